@@ -1,0 +1,49 @@
+"""Every error the runtime raises on purpose, one class a cause. The gRPC status of each is decided in cloud/service.py
+and read back in client.py; nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class SyneraError(Exception):
+    """Base of all deliberate errors; its message is written for a user."""
+
+
+class CheckpointError(SyneraError):
+    """A model folder that is missing, incomplete or not what its config says."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A model architecture (or a feature of it) that the decoder does not run."""
+
+
+class TokenizerMismatchError(SyneraError):
+    """Device and cloud, or model and trace, do not share a tokenizer."""
+
+
+class ContextOverflowError(SyneraError):
+    """A prompt or an answer that does not fit the model's context."""
+
+
+class CloudError(SyneraError):
+    """The cloud verifier could not serve a request; the device can go on alone."""
+
+
+class CloudUnavailableError(CloudError):
+    """No verifier answers: absent, dead, unreachable, or past its deadline."""
+
+
+class SessionLostError(CloudError):
+    """The verifier no longer holds this session; the device re-sends its history to heal it."""
+
+
+class CloudBusyError(CloudError):
+    """The verifier refuses more work or more sessions for now."""
+
+
+class CloudRejectedError(CloudError):
+    """The verifier refused the request as wrong; retrying it unchanged cannot help."""
+
+
+class UncoveredError(SyneraError):
+    """A replayed step leaves the recorded graph; nothing is invented, the episode ends."""

@@ -1,0 +1,59 @@
+"""The six knobs that a controller sets at each chunk, and the offload rule that they parametrise.
+
+What does not live here: how an action vector becomes knobs (synera_env/spaces.py) and who chooses them (agents/).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_DRAFT_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """One setting of the controller; the defaults never offload and run the SLM whole.
+
+    Thresholds and budget apply to the chunk in hand, exit and draft length to the next one.
+    """
+
+    confidence_threshold: float = 0.0
+    """0..1: a chunk whose least confident token is below it is uncertain; at 1 every chunk is."""
+    importance_threshold: float = 0.0
+    """0..1, a quantile: a chunk whose importance is at least this is important; at 0 every chunk is."""
+    exit_index: int = -1
+    """Which of the SLM's exits is the deepest layer run for a draft token; -1 is the last."""
+    exit_margin: float = 1.0
+    """0..1: leave at the first exit whose margin (top-1 minus top-2 probability) reaches it; 1 never leaves early."""
+    draft_length: int = 4
+    """1..8: the most tokens in a chunk."""
+    offload_budget: float = 0.0
+    """0..1: chunk t (from 1) may be offloaded while offloaded + 1 <= ceil(budget * t); 0 never, 1 no limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("confidence_threshold", "importance_threshold", "exit_margin", "offload_budget"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}={value} is outside 0..1")
+        if not 1 <= self.draft_length <= MAX_DRAFT_LENGTH:
+            raise ValueError(f"draft_length={self.draft_length} is outside 1..{MAX_DRAFT_LENGTH}")
+        if self.exit_index < -1:
+            raise ValueError(f"exit_index={self.exit_index} is below -1 (-1 is the last exit)")
+
+    def wants_offload(self, confidence: float, importance: float, chunk: int, offloaded: int) -> bool:
+        """Decide on the chunk in hand: uncertain and important and within the budget.
+
+        The rule is ours; see the class fields for each part.
+
+        Args:
+            confidence: top-1 probability of the chunk's least confident token.
+            importance: the chunk's importance, a quantile.
+            chunk: number of this chunk in the answer, from 1.
+            offloaded: chunks offloaded before it.
+        """
+        uncertain = confidence < self.confidence_threshold or self.confidence_threshold >= 1.0
+        important = importance >= self.importance_threshold
+        # The small term keeps budgets such as 0.1 * 10 from rounding up past their exact product.
+        affordable = offloaded + 1 <= math.ceil(self.offload_budget * chunk - 1e-9)
+        return uncertain and important and affordable
