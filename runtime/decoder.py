@@ -81,8 +81,8 @@ class Decoder:
         self._layers = [_layer(weights, f"model.layers.{i}.") for i in range(config.layers)]
         angles = torch.arange(config.context, dtype=torch.float32)[:, None] * inv_freq.float()[None]
         angles = torch.cat([angles, angles], -1)
-        self._cos = (angles.cos() * rope_scale).to(self._norm.dtype)  # [context, head_dim]
-        self._sin = (angles.sin() * rope_scale).to(self._norm.dtype)
+        self._cos = (angles.cos() * rope_scale).to(self._norm)  # [context, head_dim]
+        self._sin = (angles.sin() * rope_scale).to(self._norm)
 
     @classmethod
     def load(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
@@ -103,6 +103,8 @@ class Decoder:
         inv_freq, scale = _rope(raw, folder)
         weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder).items()}
         try:
+            for name in _stated_extras(config, raw):
+                _take(weights, name)
             return cls(config, weights, inv_freq, scale)
         except KeyError as missing:
             raise CheckpointError(f"the weights in {folder} lack the tensor {missing}; the download may be incomplete") from None
@@ -210,6 +212,22 @@ def _layer(weights: dict[str, Tensor], prefix: str) -> _Layer:
     )
 
 
+def _stated_extras(config: ModelConfig, raw: object) -> list[str]:
+    """Tensors that not every checkpoint has, but this one must, by its config."""
+    attention_bias, mlp_bias = getattr(raw, "attention_bias", False), getattr(raw, "mlp_bias", False)
+    names = []
+    if attention_bias or config.architecture == "Qwen2ForCausalLM":
+        names += [f"self_attn.{part}_proj.bias" for part in "qkv"]
+    if attention_bias:
+        names.append("self_attn.o_proj.bias")
+    if mlp_bias:
+        names += [f"mlp.{part}_proj.bias" for part in ("gate", "up", "down")]
+    if config.architecture == "Qwen3ForCausalLM":
+        names += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
+    extras = [f"model.layers.{layer}.{name}" for layer in range(config.layers) for name in names]
+    return extras if getattr(raw, "tie_word_embeddings", False) else [*extras, "lm_head.weight"]
+
+
 def _read_config(folder: Path) -> tuple[ModelConfig, object]:
     path = folder / "config.json"
     if not path.is_file():
@@ -270,7 +288,8 @@ def _rope(config: object, folder: Path) -> tuple[Tensor, float]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    # Some folders also hold the same weights in another form (consolidated.safetensors).
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"no *.safetensors in {folder}; convert the checkpoint with save_pretrained(..., safe_serialization=True)")
     weights = {}

@@ -1,0 +1,1 @@
+"""Engines: what runs the LLM's forwards, behind one small interface (base.py)."""

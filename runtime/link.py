@@ -1,0 +1,57 @@
+"""The network between device and cloud: what a link must answer, and its live emulation by sleeping.
+
+What does not live here: recorded or generated links (traces/) and message sizes (wire/sizes.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Link(Protocol):
+    """One-way times of messages, as a function of when they are sent."""
+
+    def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
+        """Time from device to cloud of a message sent `at_seconds` after the link's start."""
+        ...
+
+    def downlink_seconds(self, at_seconds: float, size_bytes: int) -> float:
+        """Time from cloud to device of a message sent `at_seconds` after the link's start."""
+        ...
+
+
+class LinkEmulator:
+    """Makes a fast connection feel like `link`: each message sleeps its one-way time before it goes on."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        origin_seconds: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Start the link.
+
+        Args:
+            link: the times to emulate.
+            origin_seconds: where in the link's own time it starts.
+            now: monotonic seconds.
+            sleep: waits so many seconds.
+        """
+        self._link, self._now, self._sleep = link, now, sleep
+        self.restart(origin_seconds)
+
+    def restart(self, origin_seconds: float) -> None:
+        """Let now be `origin_seconds` after the link's start."""
+        self._zero = self._now() - origin_seconds
+
+    def uplink(self, size_bytes: int) -> None:
+        """Sleep as long as a message takes to the cloud."""
+        self._sleep(self._link.uplink_seconds(self._now() - self._zero, size_bytes))
+
+    def downlink(self, size_bytes: int) -> None:
+        """Sleep as long as a message takes to the device."""
+        self._sleep(self._link.downlink_seconds(self._now() - self._zero, size_bytes))

@@ -1,0 +1,69 @@
+"""Exact sizes of the messages, by arithmetic: what a link must carry, in the live and in the replayed world.
+
+Imports neither grpc nor protobuf. What does not live here: how long a link takes for so many bytes (a link trace).
+Encoding: https://protobuf.dev/programming-guides/encoding/ (every tag of ours is one byte).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SESSION_ID_CHARACTERS = 32
+TOKENIZER_HASH_CHARACTERS = 16
+GRPC_OVERHEAD_BYTES = 120
+"""Added to every message, each way: an estimate of what HTTP/2, gRPC and TCP put around it once a connection's header
+table is warm (5 gRPC prefix, 9 to 18 frame headers, 20 to 60 indexed headers or trailers, 40 to 52 TCP/IP)."""
+
+_TAG = 1
+_DOUBLE = _TAG + 8
+
+
+def varint_bytes(value: int) -> int:
+    """Bytes of a non-negative integer as a varint: seven bits a byte."""
+    return max(1, -(-value.bit_length() // 7))
+
+
+def _integer(value: int) -> int:
+    return _TAG + varint_bytes(value) if value else 0  # proto3 omits a zero
+
+
+def _delimited(size: int) -> int:
+    return _TAG + varint_bytes(size) + size if size else 0
+
+
+def _tokens(ids: Sequence[int]) -> int:
+    return _delimited(sum(map(varint_bytes, ids)))
+
+
+def verify_request_bytes(prefix_length: int, context: Sequence[int], draft: Sequence[int], seq: int) -> int:
+    """Serialized bytes of a VerifyRequest.
+
+    Args:
+        prefix_length: tokens that the cloud holds already.
+        context: token ids that it has not seen.
+        draft: token ids to check.
+        seq: number of the check in its session.
+    """
+    return _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length) + _tokens(context) + _tokens(draft)
+
+
+def verify_response_bytes(accepted: int, next_token: int, processed_tokens: int, load: int) -> int:
+    """Serialized bytes of a VerifyResponse; its three durations always take the same room.
+
+    Args:
+        accepted: draft tokens kept.
+        next_token: token id.
+        processed_tokens: tokens that the LLM processed.
+        load: requests in the batch and waiting.
+    """
+    return _integer(accepted) + _integer(next_token) + 3 * _DOUBLE + _integer(processed_tokens) + _integer(load)
+
+
+def open_request_bytes(tokenizer_hash_characters: int = TOKENIZER_HASH_CHARACTERS) -> int:
+    """Serialized bytes of an OpenRequest."""
+    return _delimited(tokenizer_hash_characters)
+
+
+def open_response_bytes() -> int:
+    """Serialized bytes of an OpenResponse."""
+    return _delimited(SESSION_ID_CHARACTERS) + _DOUBLE

@@ -1,0 +1,84 @@
+"""Serve an LLM as a verifier, until Ctrl-C or SIGTERM.
+
+Examples:
+    python -m scripts.serve                                        # the bundled LLM on 127.0.0.1:50051
+    python -m scripts.serve --model /models/Qwen3-8B --dtype bfloat16
+    python -m scripts.serve --pace profile.json                    # this machine, with the durations of another
+    python -m scripts.serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from runtime.errors import SyneraError
+
+USER_ERROR = 2
+"""Exit code when what was asked for cannot be served."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Serve an LLM as a verifier."""
+
+    model: Path = Path("traces/bundled/pair/llm")
+    """Hugging Face folder of the LLM: config.json, *.safetensors, tokenizer.json."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 50051
+    """Port to listen on; 0 takes a free one."""
+    pace: Path | None = None
+    """JSON cloud profile whose durations are emulated."""
+    threads: int | None = None
+    """CPU threads of a forward; by default torch decides."""
+    tls_cert: Path | None = None
+    """PEM certificate chain."""
+    tls_key: Path | None = None
+    """PEM private key of the certificate."""
+    allow_plaintext: bool = False
+    """Listen without TLS on an address that other machines reach."""
+    max_sessions: int = 64
+    """Most sessions at a time; more are told to come back later."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic type; float32 makes results independent of the batch."""
+
+
+def main(arguments: Arguments) -> None:
+    """Serve; return after a graceful stop."""
+    from cloud.engine.base import EngineInfo
+    from cloud.server import ServerConfig, serve
+    from traces.profile import CloudProfile
+
+    config = ServerConfig(
+        model=arguments.model,
+        host=arguments.host,
+        port=arguments.port,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        max_sessions=arguments.max_sessions,
+        tls_certificate=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        allow_plaintext=arguments.allow_plaintext,
+        pace=None if arguments.pace is None else CloudProfile.load(arguments.pace),
+    )
+
+    def announce(port: int, info: EngineInfo) -> None:
+        paced = f", paced by {arguments.pace}" if arguments.pace else ""
+        print(f"listening on {config.address(port)} (model {info.model}, {info.architecture}, engine {info.engine}, {config.dtype}{paced})", flush=True)
+        print("next: python -m scripts.deploy (in another terminal); Ctrl-C stops this server", flush=True)
+
+    serve(config, announce)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments, description=__doc__))
+    except (SyneraError, ValueError, OSError, json.JSONDecodeError) as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        sys.exit(USER_ERROR)

@@ -1,0 +1,93 @@
+"""The metrics of an answer, defined once, and intervals for their means. No environment, no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.session import StepRecord
+
+
+@dataclass(frozen=True)
+class EpisodeMetrics:
+    """One answer. Times are of the world that produced them: simulated, paced or real."""
+
+    quality: float
+    """Task score in 0..1."""
+    reward: float
+    ttft_seconds: float
+    """Request to first committed token."""
+    tbt_mean_seconds: float
+    """Mean gap between committed tokens; tokens of one chunk are committed together."""
+    tbt_p95_seconds: float
+    seconds: float
+    """Request to last committed token."""
+    tokens: int
+    tokens_per_second: float
+    chunks: int
+    offload_rate: float
+    """Offloaded chunks / chunks."""
+    acceptance_rate: float
+    """Accepted draft tokens / offloaded draft tokens; NaN when nothing was offloaded."""
+    cloud_seconds: float
+    """This answer's share of cloud compute."""
+    cloud_tokens: int
+    uplink_bytes: int
+    downlink_bytes: int
+    joules: float
+    lost_chunks: int
+    """Offloaded chunks that got no verdict."""
+
+
+def episode_metrics(records: Sequence[StepRecord], quality: float, reward: float) -> EpisodeMetrics:
+    """Compute the metrics of a finished answer from its records."""
+    times = np.concatenate([np.full(len(r.committed), r.committed_at) for r in records])
+    gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
+    verdicts = [(r.verdict, len(r.draft.tokens)) for r in records if r.verdict is not None]
+    drafted = sum(n for _, n in verdicts)
+    return EpisodeMetrics(
+        quality=quality,
+        reward=reward,
+        ttft_seconds=float(times[0]),
+        tbt_mean_seconds=float(gaps.mean()),
+        tbt_p95_seconds=float(np.quantile(gaps, 0.95)),
+        seconds=float(times[-1]),
+        tokens=len(times),
+        tokens_per_second=float(len(times) / max(times[-1], 1e-9)),
+        chunks=len(records),
+        offload_rate=sum(r.offloaded for r in records) / len(records),
+        acceptance_rate=sum(v.accepted for v, _ in verdicts) / drafted if drafted else float("nan"),
+        cloud_seconds=sum(v.cloud_seconds for v, _ in verdicts),
+        cloud_tokens=sum(v.cloud_tokens for v, _ in verdicts),
+        uplink_bytes=sum(v.uplink_bytes for v, _ in verdicts),
+        downlink_bytes=sum(v.downlink_bytes for v, _ in verdicts),
+        joules=sum(r.joules for r in records),
+        lost_chunks=sum(r.error is not None for r in records),
+    )
+
+
+def summarise(episodes: Sequence[EpisodeMetrics | Mapping[str, float]], seed: int = 0) -> dict[str, float]:
+    """Return the mean of every metric over answers, and a 95 % bootstrap interval of quality and reward.
+
+    Answers for which a metric is NaN are left out of that metric's mean.
+    """
+    rows = [asdict(e) if isinstance(e, EpisodeMetrics) else dict(e) for e in episodes]
+    summary: dict[str, float] = {"answers": len(rows)}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows], float)
+        known = values[~np.isnan(values)]
+        summary[name] = float(known.mean()) if known.size else float("nan")
+        if name in ("quality", "reward"):
+            summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(known, seed)
+    return summary
+
+
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,29 @@
+"""Where the bundled files lie, and the bundled link sets; everything here was made by the project's own scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from traces.link import LinkTrace, constant_link, markov_link
+
+ROOT = Path(__file__).parent
+PAIR = ROOT / "pair"
+"""Folder of the bundled models: `llm`, `slm`, and their model card."""
+
+_MARKOV_SEEDS = {"train": range(100, 124), "validation": range(200, 208), "test": range(300, 308)}
+
+
+def graphs(split: str) -> Path:
+    """Return the bundled graph file of a split."""
+    return ROOT / "graphs" / f"{split}.safetensors"
+
+
+def profile(name: str) -> Path:
+    """Return the file of a bundled profile: `phone`, `gpu`, or one measured on a named machine."""
+    return ROOT / "profiles" / f"{name}.json"
+
+
+def links(split: str) -> list[LinkTrace]:
+    """Return the bundled generated links of a split: one constant, the rest Markov with seeds of that split alone."""
+    constant = {"train": 60.0, "validation": 50.0, "test": 70.0}[split]
+    return [constant_link(rtt_ms=constant), *(markov_link(seed) for seed in _MARKOV_SEEDS[split])]

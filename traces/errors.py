@@ -1,0 +1,5 @@
+"""The one error of recorded evidence."""
+
+
+class TraceError(ValueError):
+    """A trace, profile or graph file that is missing, damaged, or of another format or model; says which and the way out."""

@@ -1,0 +1,355 @@
+"""The recorder: runs both models over everything a controller can cause and writes token graphs.
+
+All children of a frontier are expanded in one batched forward of each model, likeliest first, until the graph is closed
+or its node budget is met. What does not live here: the format (graph.py) and the tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from runtime.decoder import Decoder, fingerprint
+from runtime.drafter import predict
+from runtime.errors import ContextOverflowError, TokenizerMismatchError
+from runtime.knobs import MAX_DRAFT_LENGTH
+from runtime.kv import TreeKV
+from runtime.lens import Lens, chunk_importance
+from runtime.tokenizer import load_tokenizer, tokenizer_hash
+from traces.graph import NODE_ARRAYS, GraphMeta, GraphSet
+
+_WAVE = 192  # nodes in one forward: enough to fill the cores, small enough for the attention gather
+_LENS_CHUNKS = 2000  # chunks sampled for the importance table
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt to record."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """The pair that is recorded."""
+
+    slm: Decoder
+    llm: Decoder
+    tokenizer: Tokenizer
+    slm_fingerprint: str
+    llm_fingerprint: str
+    tokenizer_hash: str
+
+    @classmethod
+    def load(cls, slm: Path, llm: Path) -> Models:
+        """Load both folders.
+
+        Raises:
+            TokenizerMismatchError: the two do not share a tokenizer.
+            CheckpointError: a folder cannot be loaded.
+        """
+        hashes = tokenizer_hash(slm), tokenizer_hash(llm)
+        if hashes[0] != hashes[1]:
+            raise TokenizerMismatchError(
+                f"the tokenizers of {slm} ({hashes[0]}) and {llm} ({hashes[1]}) differ; device and cloud must read the same tokens"
+            )
+        tokenizer = load_tokenizer(slm)
+        return cls(Decoder.load(slm), Decoder.load(llm), tokenizer, fingerprint(slm), fingerprint(llm), hashes[0])
+
+    @property
+    def context(self) -> int:
+        """The shorter context of the two."""
+        return min(self.slm.config.context, self.llm.config.context)
+
+
+@dataclass
+class _Node:
+    """A node that is known but not yet run."""
+
+    graph: int
+    index: int
+    token: int
+    path: NDArray[np.int64]  # slots from the start of the prompt to the parent
+    depth: int
+    likelihood: float  # log-probability under a controller that picks a source uniformly at each token
+
+
+@dataclass
+class _Builder:
+    """The growing graph of one prompt."""
+
+    prompt: Prompt
+    tokens: list[int]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    hidden: list[NDArray[np.float32]] = field(default_factory=list)  # [exits, hidden] of each row
+    expanded: int = 0
+    dropped: int = 0
+
+    def add(self, token: int, parent: int, depth: int) -> int:
+        self.rows.append({"token": token, "parent": parent, "depth": depth, "score": np.nan})
+        self.hidden.append(np.zeros(0, np.float32))
+        return len(self.rows) - 1
+
+    def answer(self, index: int) -> list[int]:
+        tokens: list[int] = []
+        while index > 0:
+            tokens.append(self.rows[index]["token"])
+            index = self.rows[index]["parent"]
+        return tokens[::-1]
+
+
+class Recorder:
+    """Records the graphs of prompts, a batch of prompts at a time; owns its caches."""
+
+    def __init__(
+        self,
+        models: Models,
+        score: Callable[[str, str], float],
+        max_new_tokens: int,
+        node_budget: int = 6000,
+        lens: Lens | None = None,
+    ) -> None:
+        """See the class.
+
+        Args:
+            models: the pair.
+            score: (prompt, answer) to task score in 0..1.
+            max_new_tokens: where answers are cut.
+            node_budget: most nodes that are run for one prompt.
+            lens: the lens to use; None fits one on the first batch.
+        """
+        self._models, self._score = models, score
+        self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
+        self._eos = frozenset(models.llm.config.eos_ids) | frozenset(models.slm.config.eos_ids)
+        self._exits = models.slm.config.exit_layers
+
+    def record(self, prompts: Sequence[Prompt], split: str, batch: int = 24) -> Iterator[int | GraphSet]:
+        """Record; yields the number of finished prompts after each batch, and last the graph set.
+
+        Raises:
+            ContextOverflowError: a prompt leaves no room for `max_new_tokens`.
+        """
+        encoded = [self._encode(p) for p in prompts]
+        graphs: list[dict[str, NDArray[Any]]] = []
+        closed = 0
+        order = np.random.default_rng(0).permutation(len(prompts))  # mixes kinds, so the first batch can fit the lens
+        for start in range(0, len(order), batch):
+            builders = [_Builder(prompts[i], encoded[i]) for i in order[start : start + batch]]
+            self._expand(builders)
+            if self._lens is None:
+                self._lens = _fit_lens(builders, len(self._exits))
+            graphs += [self._finish(b, self._lens) for b in builders]
+            closed += sum(b.dropped == 0 for b in builders)
+            yield len(graphs)
+        assert self._lens is not None
+        meta = self._meta([prompts[i] for i in order], split, closed / len(prompts))
+        graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
+        meta.coverage.update(coverage(graph_set))
+        yield graph_set
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        ids: list[int] = self._models.tokenizer.encode(prompt.text).ids
+        room = self._models.context - self._max_new
+        if not 0 < len(ids) <= room:
+            raise ContextOverflowError(
+                f"the prompt {prompt.text[:60]!r} has {len(ids)} tokens; with answers of {self._max_new} the context of "
+                f"{self._models.context} takes 1 to {room}"
+            )
+        return ids
+
+    def _meta(self, prompts: Sequence[Prompt], split: str, closed: float) -> GraphMeta:
+        m = self._models
+        return GraphMeta(
+            exit_layers=self._exits,
+            layers=m.slm.config.layers,
+            eos_ids=tuple(sorted(self._eos)),
+            max_new_tokens=self._max_new,
+            context=m.context,
+            slm_fingerprint=m.slm_fingerprint,
+            llm_fingerprint=m.llm_fingerprint,
+            tokenizer_hash=m.tokenizer_hash,
+            split=split,
+            prompts=tuple(p.text for p in prompts),
+            kinds=tuple(p.kind for p in prompts),
+            coverage={"closed": closed},
+            notes={"node_budget": self._budget},
+        )
+
+    # ------------------------------------------------------------ expansion
+
+    @torch.inference_mode()
+    def _expand(self, builders: list[_Builder]) -> None:
+        caches = (
+            TreeKV(self._models.slm.config.kv_shape, probe_layer=self._exits[0] - 1),
+            TreeKV(self._models.llm.config.kv_shape),
+        )
+        slots = 0
+        frontier: list[tuple[float, int, _Node]] = []
+        for g, builder in enumerate(builders):
+            *before, last = builder.tokens
+            path = np.arange(slots, slots + len(before))
+            slots += len(before)
+            if before:
+                rows = [path[: i + 1] for i in range(len(before))]
+                self._forward(caches, np.array(before), path, rows)
+            heapq.heappush(frontier, (0.0, g, _Node(g, builder.add(-1, -1, 0), last, path, 0, 0.0)))
+        pushed = len(builders)
+        while frontier:
+            wave = []
+            while frontier and len(wave) < _WAVE:
+                node = heapq.heappop(frontier)[2]
+                builder = builders[node.graph]
+                if builder.expanded >= self._budget:
+                    self._drop(builder, node)
+                    continue
+                builder.expanded += 1
+                wave.append(node)
+            if not wave:
+                break
+            own = np.arange(slots, slots + len(wave))
+            slots += len(wave)
+            paths = [np.append(node.path, slot) for node, slot in zip(wave, own, strict=True)]
+            figures = self._forward(caches, np.array([n.token for n in wave]), own, paths)
+            for row, (node, path) in enumerate(zip(wave, paths, strict=True)):
+                for child in self._settle(builders[node.graph], node, path, figures, row):
+                    pushed += 1
+                    heapq.heappush(frontier, (-child.likelihood, pushed, child))
+
+    def _forward(
+        self, caches: tuple[TreeKV, TreeKV], tokens: NDArray[np.int64], slots: NDArray[np.int64], paths: Sequence[NDArray[np.int64]]
+    ) -> dict[str, NDArray[Any]]:
+        """Run both models over rows that end the given paths; arrays are [rows, ...]."""
+        lengths = np.array([len(p) for p in paths])
+        padded = np.zeros((len(paths), lengths.max()), np.int64)
+        for row, path in enumerate(paths):
+            padded[row, : len(path)] = path
+        ids, positions = torch.from_numpy(tokens), torch.from_numpy(lengths - 1)
+        for cache in caches:
+            cache.place(torch.from_numpy(slots), torch.from_numpy(padded), torch.from_numpy(lengths))
+        slm, llm = self._models.slm, self._models.llm
+        hidden, start, guesses, states = slm.embed(ids), 0, [], []
+        for layer in self._exits:
+            hidden, start = slm.run(hidden, positions, caches[0], start, layer), layer
+            guesses.append(predict(slm.logits(hidden)))
+            states.append(hidden)
+        judged = predict(llm.logits(llm.run(llm.embed(ids), positions, caches[1])))
+        exit_token = torch.stack([g.token for g in guesses], 1)
+        assert caches[0].probed is not None
+        return {
+            "exit_token": exit_token.numpy(),
+            "confidence": torch.stack([g.confidence for g in guesses], 1).numpy(),
+            "margin": torch.stack([g.margin for g in guesses], 1).numpy(),
+            "entropy": torch.stack([g.entropy for g in guesses], 1).numpy(),
+            "runner_up": torch.stack([g.runner_up for g in guesses], 1).numpy(),
+            "llm_probability": judged.probabilities.gather(1, exit_token).numpy(),
+            "llm_token": judged.token.numpy(),
+            "attention": caches[0].probed.numpy(),
+            "hidden": torch.stack(states, 1).numpy(),
+        }
+
+    def _settle(
+        self, builder: _Builder, node: _Node, path: NDArray[np.int64], figures: dict[str, NDArray[Any]], row: int
+    ) -> Iterator[_Node]:
+        """Write a run node down and yield its children that must be run."""
+        record = builder.rows[node.index]
+        record.update({name: figures[name][row] for name in figures if name != "hidden"})
+        builder.hidden[node.index] = figures["hidden"][row].copy()
+        sources = [*(int(t) for t in figures["exit_token"][row]), int(figures["llm_token"][row])]
+        children: dict[int, int] = {}
+        for token in dict.fromkeys(sources):
+            index = children[token] = builder.add(token, node.index, node.depth + 1)
+            if token in self._eos or node.depth + 1 == self._max_new:
+                text = self._models.tokenizer.decode(builder.answer(index), skip_special_tokens=True)
+                builder.rows[index]["score"] = self._score(builder.prompt.text, text)
+            else:
+                share = math.log(sources.count(token) / len(sources))
+                yield _Node(node.graph, index, token, path, node.depth + 1, node.likelihood + share)
+        record["exit_child"] = np.array([children[t] for t in sources[:-1]], np.int32)
+        record["llm_child"] = children[sources[-1]]
+
+    @staticmethod
+    def _drop(builder: _Builder, node: _Node) -> None:
+        """Over budget: mark a child as not recorded. Its row is removed when the graph is finished."""
+        builder.dropped += 1
+        builder.rows[node.index]["dropped"] = True
+
+    def _finish(self, builder: _Builder, lens: Lens) -> dict[str, NDArray[Any]]:
+        """Turn rows into arrays; dropped rows go, and what pointed at them becomes -1."""
+        kept = [i for i, r in enumerate(builder.rows) if not r.get("dropped")]
+        renumber = np.full(len(builder.rows) + 1, -1, np.int32)  # the last entry keeps -1 at -1
+        renumber[kept] = np.arange(len(kept))
+        exits = len(self._exits)
+        arrays: dict[str, NDArray[Any]] = {"prompt_tokens": np.array(builder.tokens, np.int32)}
+        for name, (dtype, tail) in NODE_ARRAYS.items():
+            shape = (len(kept), *(exits if s == "exits" else int(s) for s in tail))
+            empty = -1 if np.issubdtype(dtype, np.integer) else 0
+            arrays[name] = np.full(shape, empty, dtype)
+        for new, old in enumerate(kept):
+            row = builder.rows[old]
+            for name in NODE_ARRAYS.keys() & row.keys():
+                arrays[name][new] = row[name]
+            if builder.hidden[old].size:
+                arrays["sketch"][new] = [lens.sketch(builder.hidden[old][e], e) for e in range(exits)]
+        for name in ("parent", "exit_child", "llm_child"):
+            arrays[name] = renumber[arrays[name]]
+        return arrays
+
+
+def _fit_lens(builders: Sequence[_Builder], exits: int) -> Lens:
+    """Fit the lens on the nodes of a batch of graphs, each node once."""
+    states = np.stack([h for b in builders for h in b.hidden if h.size])  # [nodes, exits, hidden]
+    rng = np.random.default_rng(0)
+    samples: dict[int, list[float]] = {n: [] for n in range(3, MAX_DRAFT_LENGTH + 1)}
+    for _ in range(_LENS_CHUNKS):
+        builder = builders[rng.integers(len(builders))]
+        index, rows = int(rng.integers(len(builder.rows))), []
+        while index > 0:
+            row = builder.rows[index]
+            if "attention" in row:
+                rows.append(row["attention"])
+            index = row["parent"]
+        for length in samples:
+            if len(rows) >= length - 1:
+                raw = chunk_importance(rows[: length - 1][::-1])
+                if raw is not None:
+                    samples[length].append(raw)
+    return Lens.fit([states[:, e] for e in range(exits)], {n: v for n, v in samples.items()})
+
+
+def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, float]:
+    """Return the share of steps that stay inside the graphs, by controller.
+
+    `random` picks at each token one of the exits or the LLM, uniformly; `never` follows the last exit, `always` the LLM.
+    """
+    rng = np.random.default_rng(seed)
+    exits = len(graphs.meta.exit_layers)
+    sources: dict[str, Callable[[], int]] = {
+        "random": lambda: int(rng.integers(exits + 1)),
+        "never": lambda: exits - 1,
+        "always": lambda: exits,
+    }
+    result = {}
+    for name, source in sources.items():
+        steps = inside = 0
+        for graph in graphs:
+            for _ in range(walks if name == "random" else 1):
+                node = 0
+                while np.isnan(graph.score[node]):
+                    pick = source()
+                    steps += 1
+                    node = int(graph.llm_child[node] if pick == exits else graph.exit_child[node, pick])
+                    if node < 0:
+                        break
+                    inside += 1
+        result[name] = inside / max(steps, 1)
+    return result
