@@ -1,0 +1,1 @@
+"""Who decides: rules, learned controllers, their training, evaluation and the deployable bundle."""

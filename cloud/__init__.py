@@ -1,0 +1,1 @@
+"""The verifier: the LLM behind gRPC, its sessions, batches and engines."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
 from grpc_reflection.v1alpha import reflection
 
 from cloud.batcher import Batcher, Pace
@@ -82,7 +82,9 @@ class ServerConfig:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} must be at least 1")
         if not self.lease_seconds > 0 or self.grace_seconds < 0:
-            raise ValueError(f"lease_seconds={self.lease_seconds} must be above 0 and grace_seconds={self.grace_seconds} at least 0")
+            raise ValueError(
+                f"lease_seconds={self.lease_seconds} must be above 0 and grace_seconds={self.grace_seconds} at least 0"
+            )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both a certificate and its key")
 
@@ -94,7 +96,9 @@ class ServerConfig:
 class CloudServer:
     """One verifier on the running event loop, from `start` to `stop`."""
 
-    def __init__(self, config: ServerConfig, *, engine: Engine | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: ServerConfig, *, engine: Engine | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         """Load the model.
 
         Args:
@@ -166,7 +170,9 @@ class CloudServer:
         except OSError as error:
             raise ServerStartError(f"cannot read the TLS files: {error}") from None
         except RuntimeError as error:
-            raise ServerStartError(f"cannot listen on {address}: is the port taken, or are the TLS files damaged? ({error})") from None
+            raise ServerStartError(
+                f"cannot listen on {address}: is the port taken, or are the TLS files damaged? ({error})"
+            ) from None
 
 
 def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> None:
@@ -193,7 +199,9 @@ def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> 
 
 
 @contextlib.contextmanager
-def running_server(config: ServerConfig, *, engine: Engine | None = None, now: Callable[[], float] = time.monotonic) -> Iterator[int]:
+def running_server(
+    config: ServerConfig, *, engine: Engine | None = None, now: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
     """Run a verifier on a thread of its own; for tests and benches.
 
     Args:
@@ -207,27 +215,26 @@ def running_server(config: ServerConfig, *, engine: Engine | None = None, now: C
     Raises:
         SyneraError: it could not start.
     """
-    started: Future[tuple[int, Callable[[], None]]] = Future()
+    started: Future[tuple[int, asyncio.AbstractEventLoop]] = Future()
+    asked = asyncio.Event()
 
     async def live() -> None:
-        asked, loop = asyncio.Event(), asyncio.get_running_loop()
         try:
             server = CloudServer(config, engine=engine, now=now)
-            port = await server.start()
-        except BaseException as error:  # reported to the thread that waits
+            started.set_result((await server.start(), asyncio.get_running_loop()))
+        except BaseException as error:  # raised again by the thread that waits
             started.set_exception(error)
             return
-        started.set_result((port, lambda: loop.call_soon_threadsafe(asked.set) and None))
         await asked.wait()
         await server.stop()
 
     thread = threading.Thread(target=lambda: asyncio.run(live()), name="cloud server")
     thread.start()
     try:
-        port, stop = started.result()
+        port, loop = started.result()
         try:
             yield port
         finally:
-            stop()
+            loop.call_soon_threadsafe(asked.set)
     finally:
         thread.join()

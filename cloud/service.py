@@ -64,7 +64,9 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        asked = VerifyRequest(request.session_id, request.seq, request.prefix_length, tuple(request.context), tuple(request.draft))
+        asked = VerifyRequest(
+            request.session_id, request.seq, request.prefix_length, tuple(request.context), tuple(request.draft)
+        )
         try:
             verified = await self._verification.verify(asked)
         except _EXPECTED as error:
@@ -76,7 +78,9 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
         self._verification.close(request.session_id)
         return pb.CloseResponse()
 
-    async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream the LLM's own answer."""
         try:
             async for each in self._verification.generate(tuple(request.prompt), request.max_new_tokens):

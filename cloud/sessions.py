@@ -41,7 +41,12 @@ class SessionTable:
     """Sessions by id; used by one thread (the event loop)."""
 
     def __init__(
-        self, new_cache: Callable[[], Cache], *, max_sessions: int, lease_seconds: float, now: Callable[[], float] = time.monotonic
+        self,
+        new_cache: Callable[[], Cache],
+        *,
+        max_sessions: int,
+        lease_seconds: float,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make an empty table.
 
@@ -84,7 +89,9 @@ class SessionTable:
         self._expire()
         session = self._sessions.get(session_id)
         if session is None:
-            raise SessionLostError(f"no session {session_id!r}: it ended or its lease expired; open a new one and send the whole history")
+            raise SessionLostError(
+                f"no session {session_id!r}: it ended or its lease expired; open a new one and send the whole history"
+            )
         self.renew(session)
         return session
 

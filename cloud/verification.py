@@ -43,7 +43,9 @@ class VerifyRequest:
 class Verification:
     """Sessions, checks and streams over one engine. All methods run on the event loop that made it."""
 
-    def __init__(self, info: EngineInfo, tokenizer_hash: str, table: SessionTable, batcher: Batcher, *, max_draft_tokens: int) -> None:
+    def __init__(
+        self, info: EngineInfo, tokenizer_hash: str, table: SessionTable, batcher: Batcher, *, max_draft_tokens: int
+    ) -> None:
         self.info, self.tokenizer_hash, self.max_draft_tokens = info, tokenizer_hash, max_draft_tokens
         self._table, self._batcher = table, batcher
 
@@ -75,7 +77,9 @@ class Verification:
         session = self._table.get(request.session_id)
         if session.answer is None or request.seq != session.seq:
             if request.seq != session.seq + 1:
-                raise CloudRejectedError(f"seq={request.seq} is out of order; this session takes {session.seq} (repeated) or {session.seq + 1} (next)")
+                raise CloudRejectedError(
+                    f"seq={request.seq} is out of order; this session takes {session.seq} (repeated) or {session.seq + 1} (next)"
+                )
             session.seq = request.seq
             session.running += 1
             session.answer = asyncio.create_task(self._verify(session, request, session.answer))
@@ -106,9 +110,13 @@ class Verification:
         """Check the request and forget what the device took back; return the history that it builds on."""
         prefix, have = request.prefix_length, len(session.history)
         if prefix > have:
-            raise SessionLostError(f"session {session.session_id!r} holds {have} tokens, not the {prefix} that the request builds on; open a new one and send the whole history")
+            raise SessionLostError(
+                f"session {session.session_id!r} holds {have} tokens, not the {prefix} that the request builds on; open a new one and send the whole history"
+            )
         if len(request.draft) > self.max_draft_tokens:
-            raise CloudRejectedError(f"a draft of {len(request.draft)} tokens is too long; send at most {self.max_draft_tokens}")
+            raise CloudRejectedError(
+                f"a draft of {len(request.draft)} tokens is too long; send at most {self.max_draft_tokens}"
+            )
         length = prefix + len(request.context)
         if not length:
             raise CloudRejectedError("there is no history to continue; send at least one token of context")
@@ -127,7 +135,9 @@ class Verification:
     def _check_vocabulary(self, tokens: Sequence[int]) -> None:
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.info.vocab:
             wrong = next(token for token in tokens if not 0 <= token < self.info.vocab)
-            raise CloudRejectedError(f"token {wrong} is outside the LLM's vocabulary of {self.info.vocab}; check that the tokenizers agree")
+            raise CloudRejectedError(
+                f"token {wrong} is outside the LLM's vocabulary of {self.info.vocab}; check that the tokenizers agree"
+            )
 
     async def generate(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncIterator[Outcome]:
         """Decode greedily until EOS, `max_new_tokens` or the end of the context; one outcome a token.

@@ -20,12 +20,11 @@ from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import check_plaintext, host_of
 
-_RETRIES = 2
+_RETRIES = 3
 _RETRY_SECONDS = 0.1
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
 )
 
 
@@ -187,12 +186,14 @@ class CloudClient:
         code, details = failed.code(), failed.details()
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return CloudUnavailableError(
-                f"no verifier answers at {self.target} ({details}); check the address, or start one with: python -m scripts.serve"
+                f"no verifier answers at {self.target} ({details}); check the address, or start one with: python scripts/serve.py"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CloudUnavailableError(
                 f"the verifier at {self.target} did not answer in time; it may be overloaded or stopped, or allow a longer deadline"
             )
         if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            return CloudRejectedError(f"{self.target} does not take this request ({code.name}: {details}); is it a verifier of this version?")
+            return CloudRejectedError(
+                f"{self.target} does not take this request ({code.name}: {details}); is it a verifier of this version?"
+            )
         return CloudError(f"the verifier at {self.target} failed ({code.name}: {details}); its log says more")

@@ -127,7 +127,7 @@ class RaggedKV:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         """See :class:`KVCache`; rows are split by sequence, in order."""
         parts = zip(self.caches, q.split(self.tokens), k.split(self.tokens), v.split(self.tokens), strict=True)
-        return torch.cat([cache.attend(layer, *qkv, window) for cache, *qkv in parts])
+        return torch.cat([cache.attend(layer, q_rows, k_rows, v_rows, window) for cache, q_rows, k_rows, v_rows in parts])
 
 
 class TreeKV:

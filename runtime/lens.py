@@ -109,7 +109,7 @@ class Lens:
             padded[: len(kept)] = kept / deviation[:, None]
             means.append(mean)
             directions.append(padded)
-        table = np.ones((MAX_DRAFT_LENGTH + 1, _QUANTILES), np.float32)
+        table = np.zeros((MAX_DRAFT_LENGTH + 1, _QUANTILES), np.float32)  # where nothing was sampled, all are important
         for length, values in raw_importance.items():
             if len(values):
                 table[length] = np.quantile(values, np.linspace(0, 1, _QUANTILES))

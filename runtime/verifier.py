@@ -193,11 +193,16 @@ class CloudVerifier:
     def _send(self, history: tuple[int, ...], draft: tuple[int, ...]) -> pb.VerifyResponse:
         remote = self._remote
         assert remote is not None  # _heal connects first
-        prefix = next((i for i, (a, b) in enumerate(zip(history, remote.held, strict=False)) if a != b), min(len(history), len(remote.held)))
+        prefix = next(
+            (i for i, (a, b) in enumerate(zip(history, remote.held, strict=False)) if a != b),
+            min(len(history), len(remote.held)),
+        )
         context = history[prefix:]
         remote.seq += 1
         self._up(verify_request_bytes(prefix, context, draft, remote.seq))
-        request = pb.VerifyRequest(session_id=remote.session_id, seq=remote.seq, prefix_length=prefix, context=context, draft=draft)
+        request = pb.VerifyRequest(
+            session_id=remote.session_id, seq=remote.seq, prefix_length=prefix, context=context, draft=draft
+        )
         r = self._client.verify(request)
         self._down(verify_response_bytes(r.accepted, r.next_token, r.processed_tokens, r.load))
         remote.held = [*history, *draft[: r.accepted], r.next_token]

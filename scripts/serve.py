@@ -1,33 +1,31 @@
 """Serve an LLM as a verifier, until Ctrl-C or SIGTERM.
 
 Examples:
-    python -m scripts.serve                                        # the bundled LLM on 127.0.0.1:50051
-    python -m scripts.serve --model /models/Qwen3-8B --dtype bfloat16
-    python -m scripts.serve --pace profile.json                    # this machine, with the durations of another
-    python -m scripts.serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+    python scripts/serve.py                                        # the bundled LLM on 127.0.0.1:50051
+    python scripts/serve.py --model /models/Qwen3-8B --dtype bfloat16
+    python scripts/serve.py --pace profile.json                    # this machine, with the durations of another
+    python scripts/serve.py --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
+from scripts._cli import launch
+from traces import bundled
 
-from runtime.errors import SyneraError
-
-USER_ERROR = 2
-"""Exit code when what was asked for cannot be served."""
+if TYPE_CHECKING:  # torch and grpc load only after the arguments are understood
+    from cloud.engine.base import EngineInfo
+    from cloud.server import ServerConfig
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Serve an LLM as a verifier."""
 
-    model: Path = Path("traces/bundled/pair/llm")
+    model: Path = bundled.PAIR / "llm"
     """Hugging Face folder of the LLM: config.json, *.safetensors, tokenizer.json."""
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -50,12 +48,30 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Serve; return after a graceful stop."""
-    from cloud.engine.base import EngineInfo
-    from cloud.server import ServerConfig, serve
+    """Serve; return after a graceful stop.
+
+    Raises:
+        SyneraError: the model, the certificates or the address cannot be used.
+        ValueError: an argument is outside its range, or the profile cannot be read.
+    """
+    from cloud.server import serve
+
+    config = _config(arguments)
+
+    def announce(port: int, info: EngineInfo) -> None:
+        paced = f", paced by {arguments.pace}" if arguments.pace else ""
+        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.dtype}{paced}"
+        print(f"listening on {config.address(port)} ({model})", flush=True)
+        print("next: python scripts/deploy.py, in another terminal; Ctrl-C stops this server", flush=True)
+
+    serve(config, announce)
+
+
+def _config(arguments: Arguments) -> ServerConfig:
+    from cloud.server import ServerConfig
     from traces.profile import CloudProfile
 
-    config = ServerConfig(
+    return ServerConfig(
         model=arguments.model,
         host=arguments.host,
         port=arguments.port,
@@ -68,17 +84,6 @@ def main(arguments: Arguments) -> None:
         pace=None if arguments.pace is None else CloudProfile.load(arguments.pace),
     )
 
-    def announce(port: int, info: EngineInfo) -> None:
-        paced = f", paced by {arguments.pace}" if arguments.pace else ""
-        print(f"listening on {config.address(port)} (model {info.model}, {info.architecture}, engine {info.engine}, {config.dtype}{paced})", flush=True)
-        print("next: python -m scripts.deploy (in another terminal); Ctrl-C stops this server", flush=True)
-
-    serve(config, announce)
-
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments, description=__doc__))
-    except (SyneraError, ValueError, OSError, json.JSONDecodeError) as wrong:
-        print(f"error: {wrong}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    launch(Arguments, main, __doc__)

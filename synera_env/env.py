@@ -108,7 +108,7 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
             raise ValueError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
         self.encoder, self.links, self.render_mode = encoder, tuple(links), render_mode
         self.observation_space, self.action_space = encoder.observation_space, encoder.action_space
-        self._prompts, self._fixed_preference = prompts, preference
+        self.prompt_count, self._fixed_preference = prompts, preference
         self._episode: Episode | None = None
         self._point: DecisionPoint | None = None
         self._preference = preference or Preference()
@@ -125,7 +125,7 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         unknown = set(chosen) - {"prompt", "link", "link_offset_seconds", "preference"}
         if unknown:
             raise ValueError(f"unknown reset options {sorted(unknown)}; known are prompt, link, link_offset_seconds, preference")
-        prompt = int(chosen.get("prompt", self.np_random.integers(self._prompts)))
+        prompt = int(chosen.get("prompt", self.np_random.integers(self.prompt_count)))
         link = self.links[int(chosen.get("link", self.np_random.integers(len(self.links))))]
         offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
         drawn = self._fixed_preference or Preference.sample(self.np_random)

@@ -22,7 +22,7 @@ from runtime.decoder import Decoder, fingerprint
 from runtime.drafter import predict
 from runtime.errors import ContextOverflowError, TokenizerMismatchError
 from runtime.knobs import MAX_DRAFT_LENGTH
-from runtime.kv import TreeKV
+from runtime.kv import SequenceKV, TreeKV
 from runtime.lens import Lens, chunk_importance
 from runtime.tokenizer import load_tokenizer, tokenizer_hash
 from traces.graph import NODE_ARRAYS, GraphMeta, GraphSet
@@ -353,3 +353,19 @@ def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, floa
                     inside += 1
         result[name] = inside / max(steps, 1)
     return result
+
+
+@torch.inference_mode()
+def greedy_answers(models: Models, prompts: Sequence[str], max_new_tokens: int) -> dict[str, str]:
+    """Return the LLM's own greedy answer to each prompt."""
+    llm, answers = models.llm, {}
+    for prompt in prompts:
+        ids: list[int] = models.tokenizer.encode(prompt).ids
+        cache, fresh, said = SequenceKV(llm.config.kv_shape), list(ids), list[int]()
+        while len(said) < max_new_tokens and not (said and said[-1] in llm.config.eos_ids):
+            first = len(ids) + len(said) - len(fresh)
+            hidden = llm.run(llm.embed(torch.tensor(fresh)), torch.arange(first, first + len(fresh)), cache)
+            fresh = [int(llm.logits(hidden[-1:]).argmax())]
+            said += fresh
+        answers[prompt] = models.tokenizer.decode(said, skip_special_tokens=True)
+    return answers

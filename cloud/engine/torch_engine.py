@@ -54,10 +54,13 @@ class TorchEngine:
     def forward(self, batch: Sequence[Work]) -> list[list[int]]:
         """See :class:`cloud.engine.base.Engine`; the head runs only over the positions that are wanted."""
         ids = torch.tensor([token for work in batch for token in work.tokens], device=self._device)
-        positions = torch.cat([torch.arange(work.position, work.position + len(work.tokens)) for work in batch]).to(self._device)
+        positions = torch.cat([torch.arange(work.position, work.position + len(work.tokens)) for work in batch]).to(
+            self._device
+        )
         kv = RaggedKV([work.cache for work in batch], [len(work.tokens) for work in batch])
         hidden = self._decoder.run(self._decoder.embed(ids), positions, kv)
-        rows, end = [], 0
+        rows: list[int] = []
+        end = 0
         for work in batch:
             end += len(work.tokens)
             rows += range(end - work.wanted, end)

@@ -49,4 +49,6 @@ def check_plaintext(host: str, *, encrypted: bool, allow_plaintext: bool, way_ou
         PlaintextRefusedError: plaintext to or on a host that is not loopback.
     """
     if not encrypted and not allow_plaintext and not is_loopback(host):
-        raise PlaintextRefusedError(f"refused plaintext on {host}: prompts and answers would cross the network unencrypted; {way_out}")
+        raise PlaintextRefusedError(
+            f"refused plaintext on {host}: prompts and answers would cross the network unencrypted; {way_out}"
+        )

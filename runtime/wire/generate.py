@@ -1,6 +1,7 @@
 """Regenerate the Python code of synera.proto: `python -m runtime.wire.generate`.
 
-The output is committed, so that running needs no compiler. What does not live here: the contract itself.
+The output is committed, so that running needs no compiler; commit that of the oldest grpcio-tools that pyproject.toml
+allows, as generated code refuses to run with older libraries. What does not live here: the contract itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ def generate(out: Path) -> None:
         RuntimeError: the compiler refused the proto; it printed why.
     """
     well_known = files("grpc_tools") / "_proto"
-    arguments = ["protoc", f"-I{ROOT}", f"-I{well_known}", f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", PROTO]
+    arguments = [
+        "protoc",
+        f"-I{ROOT}",
+        f"-I{well_known}",
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+        f"--grpc_python_out={out}",
+        PROTO,
+    ]
     if protoc.main(arguments):
         raise RuntimeError(f"protoc refused {PROTO}")
 

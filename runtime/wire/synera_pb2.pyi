@@ -32,7 +32,7 @@ class ModelInfoResponse(_message.Message):
     vocab: int
     engine: str
     paced: bool
-    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokenizer_hash: _Optional[str] = ..., context_tokens: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., eos_ids: _Optional[_Iterable[int]] = ..., vocab: _Optional[int] = ..., engine: _Optional[str] = ..., paced: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokenizer_hash: _Optional[str] = ..., context_tokens: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., eos_ids: _Optional[_Iterable[int]] = ..., vocab: _Optional[int] = ..., engine: _Optional[str] = ..., paced: bool = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("tokenizer_hash",)

@@ -5,7 +5,7 @@ import warnings
 
 from runtime.wire import synera_pb2 as runtime_dot_wire_dot_synera__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class SyneraStub:
+class SyneraStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -61,7 +61,7 @@ class SyneraStub:
                 _registered_method=True)
 
 
-class SyneraServicer:
+class SyneraServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def ModelInfo(self, request, context):
@@ -136,7 +136,7 @@ def add_SyneraServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Synera:
+class Synera(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from runtime.exits import Segment
-from runtime.lens import SKETCH_SIZE, Lens
 from runtime.knobs import MAX_DRAFT_LENGTH
+from runtime.lens import SKETCH_SIZE, Lens
 
 VOCAB = 61
 _SIZES: dict[str, Any] = {

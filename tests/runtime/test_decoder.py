@@ -143,7 +143,9 @@ def test_any_chunking_matches_transformers(windowed: Loaded, llama: Loaded, size
 
 @settings(max_examples=15, deadline=None)
 @given(exits=st.lists(st.integers(0, 2), min_size=1, max_size=LENGTH - 6), rolled_back=st.integers(0, 8))
-def test_mixed_exits_match_transformers_at_every_exit(llama: Loaded, windowed: Loaded, exits: list[int], rolled_back: int) -> None:
+def test_mixed_exits_match_transformers_at_every_exit(
+    llama: Loaded, windowed: Loaded, exits: list[int], rolled_back: int
+) -> None:
     for model in (llama, windowed):
         kv, ledger = model.cache(), ExitLedger(model.decoder.config.exit_layers)
         hidden = torch.zeros(3, LENGTH, model.decoder.config.hidden)
@@ -384,5 +386,5 @@ def test_bad_exit_layers_are_shown(folder: Path, exits: list[int]) -> None:
 def test_a_position_past_the_context_is_an_error_and_the_last_one_is_not(llama: Loaded) -> None:
     ids = random_ids(97)
     assert llama.forward(ids[:96], llama.cache(), 0).isfinite().all()
-    with pytest.raises(ContextOverflowError, match="position 96 .* 96 tokens"):
+    with pytest.raises(ContextOverflowError, match=r"position 96 .* 96 tokens"):
         llama.forward(ids, llama.cache(), 0)

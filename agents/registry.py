@@ -1,0 +1,34 @@
+"""Controllers by name: the rules, and any bundle by its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.base import Controller
+from agents.bundle import OnnxController
+from agents.rules import ALWAYS, DEFAULT_FIXED, NEVER, FixedRule, RandomRule
+from runtime.knobs import Knobs
+from synera_env.spaces import Encoder
+
+RULES: dict[str, Knobs] = {"never": NEVER, "always": ALWAYS, "threshold": DEFAULT_FIXED}
+"""Rules that set the same knobs at every chunk."""
+
+
+def controller(name: str, encoder: Encoder) -> Controller:
+    """Return a controller.
+
+    Args:
+        name: `never`, `always`, `threshold`, `random`, or the folder of a bundle.
+        encoder: of the environment that it will act in.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, or of another schema.
+        ValueError: no such rule and no such folder.
+    """
+    if name in RULES:
+        return FixedRule(RULES[name], encoder)
+    if name == "random":
+        return RandomRule(encoder)
+    if not Path(name).exists():
+        raise ValueError(f"no controller {name!r}: it is neither a rule ({', '.join([*RULES, 'random'])}) nor the folder of a bundle")
+    return OnnxController.load(name)

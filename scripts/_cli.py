@@ -1,0 +1,43 @@
+"""What every script shares: argument parsing, one clear line for a user's mistake, the console, the progress bar."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(soft_wrap=True, highlight=False)
+USER_ERROR = 2
+"""Exit code of a user's mistake."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+Arguments = TypeVar("Arguments")
+
+
+def launch(arguments: type[Arguments], main: Callable[[Arguments], None], description: str | None) -> None:
+    """Parse the command line into `arguments` and run `main`; end with one line, not a trace, on a user's mistake."""
+    from runtime.errors import SyneraError
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        main(tyro.cli(arguments, description=description))
+    except (SyneraError, ValueError, FileNotFoundError) as wrong:  # TraceError, BundleError, TaskError are ValueErrors
+        print(f"error: {wrong}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def progress() -> Progress:
+    """Return a progress bar with count, elapsed and remaining time."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)

@@ -1,0 +1,69 @@
+"""Tables and pictures of controllers' results, shared by the scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+_COLUMNS = (
+    ("quality", "quality", 1, 3),
+    ("TTFT ms", "ttft_seconds", 1e3, 0),
+    ("TBT ms", "tbt_mean_seconds", 1e3, 1),
+    ("TBT p95", "tbt_p95_seconds", 1e3, 0),
+    ("s/answer", "seconds", 1, 2),
+    ("offload", "offload_rate", 1, 3),
+    ("cloud s", "cloud_seconds", 1, 3),
+    ("reward", "reward", 1, 3),
+)
+
+Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""controller -> world ("replay", "live") -> metric -> mean."""
+
+
+def table(summaries: Summaries, title: str) -> Table:
+    """Controller x metrics; with two worlds each cell is replay / live. Reward has its 95 % interval."""
+    out = Table(title=title)
+    out.add_column("controller", no_wrap=True)
+    for header, *_ in _COLUMNS:
+        out.add_column(header, justify="right", no_wrap=True)
+    for name, worlds in summaries.items():
+        cells = []
+        for _, key, factor, digits in _COLUMNS:
+            cell = " / ".join(f"{w[key] * factor:.{digits}f}" for w in worlds.values())
+            if key == "reward":
+                first = next(iter(worlds.values()))
+                cell += f" [{first['reward_low']:.2f}, {first['reward_high']:.2f}]"
+            cells.append(cell)
+        out.add_row(name, *cells)
+    return out
+
+
+def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
+    """Quality against seconds an answer; one mark a controller and world, its area growing with cloud seconds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=130)
+    colours = plt.get_cmap("tab10")
+    markers: dict[str, Any] = {"replay": {"alpha": 0.35}, "live": {"edgecolors": "black", "linewidths": 0.8}}
+    for i, (name, worlds) in enumerate(summaries.items()):
+        for world, s in worlds.items():
+            area = 40 + 1500 * s["cloud_seconds"]
+            axes.scatter(s["seconds"], s["quality"], s=area, color=colours(i % 10), **markers.get(world, {}))
+        last = list(worlds.values())[-1]
+        axes.annotate(f"{name}  (reward {last['reward']:.2f})", (last["seconds"], last["quality"]), xytext=(8, 6), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("seconds an answer")
+    axes.set_ylabel("quality (mean task score)")
+    axes.set_title(title, fontsize=10)
+    axes.margins(0.18, 0.12)
+    axes.grid(alpha=0.3)
+    axes.text(0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,76 @@
+"""Measure the speed of one area, each figure beside a named peer in the same run.
+
+Examples:
+    python scripts/bench.py device
+    python scripts/bench.py device --json runs/bench/device.json --repetitions 60
+    python scripts/bench.py cloud --pair my_pair --threads 4
+
+A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
+value is the median over the turns. A missed goal is shown and is no failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.table import Table
+
+from scripts._cli import console, launch
+from scripts.benchmarks.harness import Figure, Setting, write_figures
+from traces import bundled
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of `bench.py`."""
+
+    area: tyro.conf.Positional[Literal["device", "cloud", "env"]]
+    """What to measure."""
+    json: Path | None = None
+    """File to write the figures to: a list of name, value, unit, goal, better, peer."""
+    pair: Path = bundled.PAIR
+    """Folder with the model folders slm/ and llm/."""
+    repetitions: int = 30
+    """Pairs of timings behind each figure."""
+    threads: int = 1
+    """Threads that tensor arithmetic may use, ours and the peer's alike."""
+
+    def __post_init__(self) -> None:
+        for name in ("repetitions", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def main(arguments: Arguments) -> None:
+    """Measure, print, write.
+
+    Raises:
+        SyneraError: the models cannot be used.
+        ValueError: the area has no figures.
+    """
+    setting = Setting(arguments.pair, arguments.repetitions, arguments.threads)
+    figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area}").measure(setting)
+    if not figures:
+        raise ValueError(f"the area {arguments.area!r} has no figures for {arguments.pair}")
+    console.print(_table(arguments.area, setting, figures))
+    if arguments.json is not None:
+        write_figures(figures, arguments.json)
+
+
+def _table(area: str, setting: Setting, figures: list[Figure]) -> Table:
+    table = Table(title=f"{area}: {setting.repetitions} turns, {setting.threads} thread(s)", title_justify="left")
+    for heading in ("figure", "value", "goal", "", "peer and medians"):
+        table.add_column(heading, justify="right" if heading in ("value", "goal") else "left", overflow="fold")
+    for figure in figures:
+        sign = "≥" if figure.better == "higher" else "≤"
+        mark = "[green]met[/]" if figure.met else "[red]missed[/]"
+        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", f"{sign} {figure.goal:g}", mark, figure.peer)
+    return table
+
+
+if __name__ == "__main__":
+    launch(Arguments, main, __doc__)

@@ -1,0 +1,172 @@
+"""The model core: against transformers on the same weights, and its own short cuts against the long way."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from runtime.decoder import Decoder
+from runtime.kv import RaggedKV, SequenceKV
+from scripts.benchmarks.harness import Figure, Setting, Work, speedup
+
+_DECODED = 16  # tokens in one timing of the decode step
+_DRAFT = 4  # tokens in a verified chunk
+_BATCH = 8
+_PEER = f"transformers {transformers.__version__}"
+
+
+def measure(setting: Setting) -> list[Figure]:
+    """Measure every figure of the area.
+
+    Raises:
+        CheckpointError: the pair's folder has no usable slm/ or llm/.
+    """
+    torch.set_num_threads(setting.threads)
+    transformers.utils.logging.disable_progress_bar()
+    figures = []
+    for name in ("slm", "llm"):
+        figures += _against_transformers(name, setting)
+    figures += _early_exit(setting)
+    llm = Decoder.load(setting.pair / "llm")
+    return [*figures, _verify(llm, setting), _ragged(llm, setting)]
+
+
+def _against_transformers(name: str, setting: Setting) -> list[Figure]:
+    folder = setting.pair / name
+    decoder = Decoder.load(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = _ids(decoder, _context(decoder))
+    kv, hidden = _filled(decoder, prompt)
+    cache = DynamicCache()
+    with torch.inference_mode():
+        first = model(prompt[None], past_key_values=cache).logits[:, -1].argmax(-1)
+    ours = _greedy(decoder, kv, decoder.logits(hidden[-1:]).argmax(-1))
+    return [
+        speedup(
+            f"decode {_DECODED} tokens, {name.upper()}",
+            ours,
+            _peer_greedy(model, cache, first),
+            f"{_PEER}, DynamicCache",
+            setting,
+            goal=1.0,
+        ),
+        speedup(
+            f"prefill {len(prompt)} tokens, {name.upper()}",
+            lambda: decoder.logits(_filled(decoder, prompt)[1][-1:]),
+            _peer_prefill(model, prompt),
+            f"{_PEER}, DynamicCache",
+            setting,
+            goal=1.0,
+        ),
+    ]
+
+
+def _early_exit(setting: Setting) -> list[Figure]:
+    slm = Decoder.load(setting.pair / "slm")
+    first, layers = slm.config.exit_layers[0], slm.config.layers
+    if first == layers:
+        return []
+    kv, _ = _filled(slm, _ids(slm, _context(slm)))
+    token = _ids(slm, 1)
+
+    def step(stop: int) -> Tensor:
+        length = kv.lengths[0]
+        out = slm.logits(slm.run(slm.embed(token), torch.tensor([length]), kv, 0, stop))
+        kv.truncate(length)
+        return out
+
+    name = f"draft step that leaves after layer {first} of {layers}, SLM"
+    return [speedup(name, lambda: step(first), lambda: step(layers), "our step through all layers", setting, goal=1.2)]
+
+
+def _verify(llm: Decoder, setting: Setting) -> Figure:
+    context, draft = _ids(llm, _context(llm)), _ids(llm, _DRAFT)
+    kv, _ = _filled(llm, context)
+    positions = torch.arange(len(context), len(context) + _DRAFT)
+    whole = torch.cat([context, draft])
+
+    def partial() -> Tensor:
+        out = llm.logits(llm.run(llm.embed(draft), positions, kv))
+        kv.truncate(len(context))
+        return out
+
+    name = f"verify {_DRAFT} tokens after {len(context)}, LLM"
+    return speedup(
+        name, partial, lambda: llm.logits(_filled(llm, whole)[1][-_DRAFT:]), "recomputing the whole prefix", setting, goal=2.0
+    )
+
+
+def _ragged(llm: Decoder, setting: Setting) -> Figure:
+    longest = _context(llm)
+    lengths = [longest * (i + 1) // _BATCH for i in range(_BATCH)]
+    caches = [_filled(llm, _ids(llm, length))[0] for length in lengths]
+    draft = _ids(llm, _DRAFT)
+    places = [torch.arange(length, length + _DRAFT) for length in lengths]
+    rows, positions = draft.repeat(_BATCH), torch.cat(places)
+
+    def together() -> None:
+        llm.logits(llm.run(llm.embed(rows), positions, RaggedKV(caches, [_DRAFT] * _BATCH)))
+        _restore()
+
+    def one_by_one() -> None:
+        for kv, place in zip(caches, places, strict=True):
+            llm.logits(llm.run(llm.embed(draft), place, kv))
+        _restore()
+
+    def _restore() -> None:
+        for kv, length in zip(caches, lengths, strict=True):
+            kv.truncate(length)
+
+    name = f"ragged batch of {_BATCH} chunks of {_DRAFT}, LLM"
+    return speedup(name, together, one_by_one, f"{_BATCH} forwards in turn", setting, goal=1.2)
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def _context(decoder: Decoder) -> int:
+    """Prompt length: as the bundled tasks' longest answers, or what a small model takes."""
+    return min(160, decoder.config.context - _DECODED - 1)
+
+
+def _ids(decoder: Decoder, count: int) -> Tensor:
+    return torch.randint(0, decoder.config.vocab, (count,), generator=torch.Generator().manual_seed(count))
+
+
+def _filled(decoder: Decoder, ids: Tensor) -> tuple[SequenceKV, Tensor]:
+    kv = SequenceKV(decoder.config.kv_shape)
+    return kv, decoder.run(decoder.embed(ids), torch.arange(len(ids)), kv)
+
+
+def _greedy(decoder: Decoder, kv: SequenceKV, first: Tensor) -> Work:
+    """Decode greedily from a filled cache, then put it back; `first` is the first token read, [1]."""
+    length = kv.lengths[0]
+
+    def decode() -> None:
+        token = first
+        for place in range(length, length + _DECODED):
+            token = decoder.logits(decoder.run(decoder.embed(token), torch.tensor([place]), kv)).argmax(-1)
+        kv.truncate(length)
+
+    return decode
+
+
+def _peer_greedy(model: PreTrainedModel, cache: DynamicCache, first: Tensor) -> Work:
+    @torch.inference_mode()
+    def decode() -> None:
+        token = first
+        for _ in range(_DECODED):
+            token = model(token[None], past_key_values=cache).logits[:, -1].argmax(-1)
+        cache.crop(-_DECODED)
+
+    return decode
+
+
+def _peer_prefill(model: PreTrainedModel, prompt: Tensor) -> Work:
+    @torch.inference_mode()
+    def prefill() -> None:
+        model(prompt[None], past_key_values=DynamicCache(), logits_to_keep=1)
+
+    return prefill

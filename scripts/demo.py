@@ -1,0 +1,205 @@
+"""The whole path in one command: record graphs, train PPO, deploy every controller live, hold live against replay.
+
+The verifier runs as its own process. Device and cloud are paced to the profiles of a phone and a GPU, and the link is
+emulated; --unpaced shows the raw speed. Everything goes to runs/demo.
+
+Examples:
+    python scripts/demo.py
+    python scripts/demo.py --unpaced --out runs/demo-raw
+    python scripts/demo.py --ppo.steps 20000 --test-per-kind 2   # a quick look
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.base import Controller
+from agents.bundle import OnnxController
+from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
+from agents.fleet import run_fleet
+from agents.learned import PPOConfig, write_json
+from agents.registry import RULES, controller
+from agents.rules import FixedRule, grid_search
+from scripts import record as recording
+from scripts._cli import console, launch, progress
+from scripts._report import pareto_picture, table
+from scripts._verifier import verifier_process
+from scripts.train import train
+from synera_env import summarise
+from synera_env.env import SyneraReplayEnv
+from synera_env.fidelity import replay_error, same_tokens
+from synera_env.metrics import EpisodeMetrics
+from traces import bundled, tinyworld
+from traces.graph import GraphSet
+from traces.profile import CloudProfile, DeviceProfile
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Record, train, deploy, check."""
+
+    out: Path = Path("runs/demo")
+    """Where everything goes."""
+    train_per_kind: int = 24
+    """Training prompts of each kind to record."""
+    test_per_kind: int = 6
+    """Test prompts of each kind, to validate (other ones) and to deploy on."""
+    devices: int = 8
+    """Live devices side by side."""
+    unpaced: bool = False
+    """Let device and cloud run as fast as this machine."""
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=60_000))
+    """How PPO is trained."""
+    seed: int = 0
+    """Draws links and offsets."""
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    train: GraphSet
+    validation: GraphSet
+    test: GraphSet
+
+
+def main(arguments: Arguments) -> None:
+    """Run the path; see the module docstring."""
+    import torch
+
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
+    torch.set_num_threads(os.cpu_count() or 1)
+    graphs = _record(arguments)
+    torch.set_num_threads(1)
+    device, cloud = DeviceProfile.load(bundled.profile("phone")), CloudProfile.load(bundled.profile("gpu"))
+    bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
+    with console.status("searching the best fixed thresholds"):
+        found = grid_search(SyneraReplayEnv(graphs.train, bundled.links("train"), device, cloud), episodes=96)
+    console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
+    replay = SyneraReplayEnv(graphs.test, bundled.links("test"), device, cloud)
+    controllers: dict[str, Controller] = {name: controller(name, replay.encoder) for name in ("random", *RULES)}
+    controllers |= {"best fixed": FixedRule(found.knobs, replay.encoder), "ppo": OnnxController.load(bundle)}
+    plan = make_plan(replay, len(graphs.test), arguments.seed)
+    live = _deploy(arguments, graphs, device, controllers, plan)
+    replayed = {name: [answer(replay, each, p) for p in plan] for name, each in controllers.items()}
+    _report(arguments, replay, plan, live, replayed, time.monotonic() - began)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _record(arguments: Arguments) -> _Graphs:
+    """Record training, validation and test prompts with the bundled pair; one lens, fitted on training prompts."""
+    from runtime.lens import Lens
+    from traces.record import Models
+
+    models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
+    recorded: dict[str, GraphSet] = {}
+    counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
+    lens = None
+    for split, per_kind in counts.items():
+        prompts = recording.bundled_prompts(split, per_kind, seed=3)
+        recorded[split] = recording.record(models, prompts, tinyworld.score, split, 112, 20000, lens)
+        lens = Lens.from_tensors(recorded[split].lens_tensors)
+        recorded[split].save(arguments.out / "graphs" / f"{split}.safetensors")
+        c = recorded[split].meta.coverage
+        console.print(f"  {split}: {recorded[split].nodes} nodes, {c['closed']:.0%} of graphs closed, random coverage {c['random']:.4f}")
+    return _Graphs(**recorded)
+
+
+def _deploy(
+    arguments: Arguments, graphs: _Graphs, profile: DeviceProfile, controllers: dict[str, Controller], plan: list[PlannedAnswer]
+) -> dict[str, list[Answered]]:
+    """Answer the plan live with every controller, against a verifier in its own process."""
+    from runtime.client import CloudClient
+    from runtime.lens import Lens
+    from synera_env.live import Device, LivePrompt, SyneraLiveEnv
+
+    lens = Lens.from_tensors(graphs.test.lens_tensors)
+    device = Device.load(lens=lens, profile=profile, max_new_tokens=graphs.test.meta.max_new_tokens, paced=not arguments.unpaced)
+    device.require(graphs.test.meta.slm_fingerprint, "the recorded graphs")
+    prompts = [LivePrompt(text, kind) for text, kind in zip(graphs.test.meta.prompts, graphs.test.meta.kinds, strict=True)]
+    pace = None if arguments.unpaced else bundled.profile("gpu")
+    outcomes = {}
+    with (
+        verifier_process(model=bundled.PAIR / "llm", pace=pace, log=arguments.out / "verifier.log") as target,
+        CloudClient(target) as client,
+        progress() as bar,
+    ):
+        task = bar.add_task(f"deploy live against {target}", total=len(controllers) * len(plan))
+
+        def make_env() -> SyneraLiveEnv:
+            return SyneraLiveEnv(client, device, prompts, tinyworld.score, bundled.links("test"))
+
+        for name, each in controllers.items():
+            outcomes[name] = run_fleet(make_env, each, plan, arguments.devices, lambda: bar.advance(task))
+    return outcomes
+
+
+def _metrics(answers: list[Answered]) -> list[EpisodeMetrics]:
+    return [a.metrics for a in answers if a.metrics is not None]
+
+
+def _report(
+    arguments: Arguments,
+    replay: SyneraReplayEnv,
+    plan: list[PlannedAnswer],
+    live: dict[str, list[Answered]],
+    replayed: dict[str, list[Answered]],
+    seconds: float,
+) -> None:
+    """Compare, print the table, write summary.json and the picture."""
+    summaries, identical, same_choices, errors = {}, [], {}, {}
+    for name in live:
+        summaries[name] = {"replay": summarise(_metrics(replayed[name])), "live": summarise(_metrics(live[name]))}
+        checks = [same_tokens(a.records, replay, p.prompt) for a, p in zip(live[name], plan, strict=True)]
+        identical += [c.identical for c in checks]
+        for check in checks:
+            if not check.identical:
+                console.print(f"[red]{name}: {check.first_difference}")
+        pairs = list(zip(live[name], replayed[name], strict=True))
+        same_choices[name] = float(np.mean([[r.knobs for r in a.records] == [r.knobs for r in b.records] for a, b in pairs]))
+        both = [(a.metrics, b.metrics) for a, b in pairs if a.metrics and b.metrics]
+        errors[name] = replay_error([a for a, _ in both], [b for _, b in both])
+    pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
+    console.print(table(summaries, f"replay / live ({pace}), {len(plan)} test prompts, {arguments.devices} devices"))
+    kinds = np.array([replay.graphs.meta.kinds[p.prompt] for p in plan])
+    pair = {f"{model}_score": _mean_of_kinds(kinds, live[name]) for model, name in (("llm", "always"), ("slm", "never"))}
+    share = float(np.mean(identical))
+    console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {len(identical)}")
+    console.print("answers with the same knobs live and in replay: " + ", ".join(f"{n} {s:.2f}" for n, s in same_choices.items()))
+    console.print("replay error of seconds per answer, mean: " + ", ".join(f"{n} {e['seconds']['mean']:.3f}" for n, e in errors.items()))
+    ppo, rand, best = (summaries[n]["live"]["reward"] for n in ("ppo", "random", "best fixed"))
+    console.print(f"PPO's live reward {ppo:.3f}; random {rand:.3f}; best fixed thresholds {best:.3f}")
+    summary: dict[str, Any] = {
+        "controllers": summaries,
+        "tokens_identical": share,
+        "same_knobs": same_choices,
+        "replay_error": errors,
+        "pair": pair,
+        "coverage": replay.graphs.meta.coverage,
+        "seconds": seconds,
+    }
+    write_json(arguments.out / "summary.json", summary)
+    picture = arguments.out / "pareto.png"
+    pareto_picture(summaries, picture, f"Quality against time: {len(plan)} test prompts, {pace}")
+    console.print(
+        f"{seconds:.0f} s. open {picture} for the picture, {arguments.out / 'summary.json'} for every figure, "
+        f"and training with: .venv/bin/tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"
+    )
+
+
+def _mean_of_kinds(kinds: np.ndarray, answers: list[Answered]) -> float:
+    quality = np.array([a.metrics.quality if a.metrics else np.nan for a in answers])
+    return float(np.mean([quality[kinds == kind].mean() for kind in tinyworld.KINDS]))
+
+
+if __name__ == "__main__":
+    launch(Arguments, main, __doc__)

@@ -1,0 +1,79 @@
+"""Evaluate controllers in replay on test prompts and links that no training saw.
+
+Examples:
+    python scripts/evaluate.py                                 # the rules
+    python scripts/evaluate.py --bundle runs/ppo/bundle runs/mine/bundle --search
+    python scripts/evaluate.py --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.evaluation import evaluate, make_plan
+from agents.learned import write_json
+from agents.registry import RULES, controller
+from agents.rules import FixedRule, grid_search
+from scripts._cli import console, launch, progress
+from scripts._report import pareto_picture, table
+from synera_env import summarise
+from synera_env.env import SyneraReplayEnv
+from traces import bundled
+from traces.graph import GraphSet
+from traces.profile import CloudProfile, DeviceProfile
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate controllers in replay."""
+
+    bundle: tuple[Path, ...] = ()
+    """Bundles to evaluate beside the rules."""
+    graphs: Path = field(default_factory=lambda: bundled.graphs("test"))
+    """Graph file of the test prompts."""
+    answers: int = 160
+    """Answers of each controller; prompts are visited evenly."""
+    search: bool = False
+    """Also search the best fixed thresholds, on the bundled training graphs."""
+    device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
+    """Times and energy of the device."""
+    cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
+    """Times of the cloud."""
+    seed: int = 0
+    """Draws links and offsets."""
+    json: Path | None = None
+    """Also write the figures here."""
+    picture: Path = Path("runs/evaluate.png")
+    """Quality against time, as PNG."""
+
+
+def main(arguments: Arguments) -> None:
+    """Evaluate, print the table, draw the picture."""
+    device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
+    env = SyneraReplayEnv(GraphSet.load(arguments.graphs), bundled.links("test"), device, cloud)
+    controllers = {name: controller(name, env.encoder) for name in (*RULES, "random")}
+    if arguments.search:
+        found = grid_search(SyneraReplayEnv(None, bundled.links("train"), device, cloud), episodes=96)
+        console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
+        controllers["best fixed"] = FixedRule(found.knobs, env.encoder)
+    for path in arguments.bundle:
+        controllers[path.parent.name if path.name == "bundle" else path.name] = controller(str(path), env.encoder)
+    plan = make_plan(env, arguments.answers, arguments.seed)
+    summaries = {}
+    with progress() as bar:
+        task = bar.add_task("evaluate", total=len(controllers))
+        for name, each in controllers.items():
+            answers = evaluate(env, each, plan)
+            summaries[name] = {"replay": summarise(answers) | {"uncovered_rate": 1 - len(answers) / len(plan)}}
+            bar.advance(task)
+    console.print(table(summaries, f"replay, {len(plan)} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
+    pareto_picture(summaries, arguments.picture, "Replay on test prompts")
+    if arguments.json:
+        write_json(arguments.json, summaries)
+    console.print(f"picture: {arguments.picture}")
+    console.print("next: python scripts/serve.py, then python scripts/deploy.py --controller RULE_OR_BUNDLE")
+
+
+if __name__ == "__main__":
+    launch(Arguments, main, __doc__)

@@ -1,0 +1,119 @@
+"""Record token graphs: run both models over everything a controller can cause on a set of prompts.
+
+Examples:
+    python scripts/record.py                                   # train, validation and test graphs of the bundled tasks
+    python scripts/record.py --splits test --per-kind 50
+    python scripts/record.py --slm /models/small --llm /models/large --prompts prompts.txt --max-new-tokens 64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.table import Table
+
+from scripts._cli import console, launch, progress
+from traces import bundled
+
+if TYPE_CHECKING:
+    from runtime.lens import Lens
+    from traces.graph import GraphSet
+    from traces.record import Models, Prompt
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Record token graphs."""
+
+    slm: Path = bundled.PAIR / "slm"
+    """Hugging Face folder of the SLM; `exit_layers` in its config.json names its exits."""
+    llm: Path = bundled.PAIR / "llm"
+    """Hugging Face folder of the LLM."""
+    out: Path = Path("runs/graphs")
+    """Folder; one SPLIT.safetensors each."""
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    """Which splits of the bundled tasks to record, the first of which fits the lens unless one is given."""
+    per_kind: int = 40
+    """Prompts of each bundled task kind; a quarter of it for validation and test."""
+    prompts: Path | None = None
+    """A text file, one prompt a line, instead of the bundled tasks; the score of an answer is then its agreement with the
+    LLM's own greedy answer (1 or 0)."""
+    max_new_tokens: int = 112
+    """Where answers are cut."""
+    node_budget: int = 20000
+    """Most nodes run for one prompt; a graph over it stays open, and its coverage is reported."""
+    lens: Path | None = None
+    """A file that holds a lens to use (a graph file or a bundle's lens.safetensors); by default one is fitted."""
+    threads: int = 2
+    """CPU threads."""
+
+
+def main(arguments: Arguments) -> None:
+    """Record every split."""
+    import torch
+
+    from runtime.lens import Lens
+    from traces.record import Models
+
+    torch.set_num_threads(arguments.threads)
+    models = Models.load(arguments.slm, arguments.llm)
+    lens = Lens.load(arguments.lens) if arguments.lens else None
+    table = Table("split", "prompts", "nodes", "nodes a prompt", "closed", "coverage: random", "never", "always")
+    for name, prompts, score in _sources(arguments, models):
+        graphs = record(models, prompts, score, name, arguments.max_new_tokens, arguments.node_budget, lens)
+        lens = Lens.from_tensors(graphs.lens_tensors)
+        graphs.save(arguments.out / f"{name}.safetensors")
+        c = graphs.meta.coverage
+        sizes = sorted(len(g) for g in graphs)
+        spread = f"{sizes[0]} .. {sizes[len(sizes) // 2]} .. {sizes[-1]}"
+        table.add_row(name, str(len(graphs)), str(graphs.nodes), spread, *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")))
+    console.print(table)
+    console.print(f"next: python scripts/train.py --graphs {arguments.out}")
+
+
+def record(
+    models: Models, prompts: list[Prompt], score: Callable[[str, str], float], split: str, max_new_tokens: int, node_budget: int, lens: Lens | None
+) -> GraphSet:
+    """Record one set of prompts with a progress bar."""
+    from traces.graph import GraphSet
+    from traces.record import Recorder
+
+    recorder = Recorder(models, score, max_new_tokens, node_budget, lens)
+    with progress() as bar:
+        task = bar.add_task(f"record {split}", total=len(prompts))
+        for state in recorder.record(prompts, split):
+            if isinstance(state, GraphSet):
+                return state
+            bar.update(task, completed=state)
+    raise AssertionError("the recorder ended without its graphs")
+
+
+def bundled_prompts(split: str, per_kind: int, seed: int = 0) -> list[Prompt]:
+    """Return prompts of the bundled tasks, the same number of each kind."""
+    from traces import tinyworld
+    from traces.record import Prompt
+
+    return [Prompt(t.prompt, t.kind) for kind in tinyworld.KINDS for t in tinyworld.tasks(kind, split, per_kind, seed)]
+
+
+def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Prompt], Callable[[str, str], float]]]:
+    from traces import tinyworld
+    from traces.record import Prompt, greedy_answers
+
+    if arguments.prompts is None:
+        shares = {"train": arguments.per_kind, "validation": max(1, arguments.per_kind // 4), "test": max(1, arguments.per_kind // 4)}
+        return [(split, bundled_prompts(split, shares[split]), tinyworld.score) for split in arguments.splits]
+    lines = [line.strip() for line in arguments.prompts.read_text().splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{arguments.prompts} holds no prompt; write one a line")
+    wanted = greedy_answers(models, lines, arguments.max_new_tokens)
+    return [("custom", [Prompt(line, "custom") for line in lines], lambda prompt, answer: float(wanted[prompt] == answer))]
+
+
+if __name__ == "__main__":
+    launch(Arguments, main, __doc__)

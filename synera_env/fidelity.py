@@ -1,0 +1,70 @@
+"""Live held against replay: the knobs of a live answer, fed to the replay, must give the same tokens chunk by chunk.
+
+What does not live here: the runs themselves (agents/evaluation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from runtime.errors import UncoveredError
+from runtime.session import StepRecord
+from synera_env.env import SyneraReplayEnv
+from synera_env.metrics import EpisodeMetrics
+from synera_env.spaces import FIRST_KNOBS
+from synera_env.worlds import Radio, ReplayEpisode
+
+
+@dataclass(frozen=True)
+class TokenCheck:
+    """The outcome for one answer."""
+
+    identical: bool
+    first_difference: str
+    """Where and how the two parted; empty when they did not."""
+
+
+def same_tokens(records: Sequence[StepRecord], replay: SyneraReplayEnv, prompt: int) -> TokenCheck:
+    """Feed the knobs of live records to the replay of the same prompt and compare every chunk.
+
+    A chunk that the live run sent in vain (the cloud was lost) has no counterpart in replay, which loses none.
+
+    Args:
+        records: the live answer's records.
+        replay: an environment with the graphs of the same prompts.
+        prompt: index of the prompt in its graphs.
+    """
+    episode = ReplayEpisode(
+        replay.graphs, prompt, Radio(replay.links[0]), replay.device, replay.cloud, replay.lens, np.random.default_rng(0)
+    )
+    episode.session.begin(episode.prompt_tokens, FIRST_KNOBS)
+    for number, live in enumerate(records, 1):
+        try:
+            replayed = episode.session.advance(live.knobs)
+        except UncoveredError as uncovered:
+            return TokenCheck(False, f"chunk {number}: {uncovered}")
+        for what, one, other in (
+            ("draft", live.draft.ids, replayed.record.draft.ids),
+            ("offloaded", live.offloaded, replayed.record.offloaded),
+            ("committed", live.committed, replayed.record.committed),
+        ):
+            if one != other:
+                return TokenCheck(False, f"chunk {number}: {what} live {one}, replay {other}")
+        if replayed.done != (number == len(records)):
+            return TokenCheck(False, f"chunk {number}: the replay {'ended' if replayed.done else 'went on'}, the live run did not")
+    return TokenCheck(True, "")
+
+
+def replay_error(live: Sequence[EpisodeMetrics], replayed: Sequence[EpisodeMetrics]) -> dict[str, dict[str, float]]:
+    """Return, by metric, mean and 95th percentile of |live - replay| / live over paired answers where live is not 0."""
+    errors: dict[str, dict[str, float]] = {}
+    for f in fields(EpisodeMetrics):
+        pairs = np.array([(getattr(a, f.name), getattr(b, f.name)) for a, b in zip(live, replayed, strict=True)], float)
+        known = pairs[np.isfinite(pairs).all(1) & (pairs[:, 0] != 0)]
+        if len(known):
+            relative = np.abs(known[:, 0] - known[:, 1]) / np.abs(known[:, 0])
+            errors[f.name] = {"mean": float(relative.mean()), "p95": float(np.quantile(relative, 0.95))}
+    return errors

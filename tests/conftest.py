@@ -1,0 +1,59 @@
+"""Fixtures that several rooms share: tiny random models, saved as a user would bring them.
+
+What does not live here: fixtures of one room (a conftest.py there).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[int] | None = None) -> Path:
+    """Write a random Llama (hidden 32, 4 heads, 2 KV heads, context 256) with the bundled tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from traces.tinyworld import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # The initial weights would repeat the last token for ever; these make every next token depend on the prefix.
+            weight.copy_(torch.randn(weight.shape, generator=noise) * (0.35 if weight.dim() > 1 else 0.5) + (weight.dim() == 1))
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    if exit_layers is not None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"exit_layers": exit_layers}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLM of 3 layers."""
+    return save_tiny_llama(tmp_path_factory.mktemp("pair") / "llm", layers=3, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_slm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SLM of 2 layers that can be left after each."""
+    return save_tiny_llama(tmp_path_factory.mktemp("pair") / "slm", layers=2, seed=2, exit_layers=[1, 2])

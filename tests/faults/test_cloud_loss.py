@@ -1,0 +1,147 @@
+"""What happens to an answer when its cloud goes away, comes back, or was never there."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cloud.server import ServerConfig, running_server
+from runtime.client import CloudClient
+from runtime.tokenizer import tokenizer_hash
+from runtime.verifier import CloudVerifier
+from tests.cloud.support import greedy
+from tests.faults.support import ALWAYS, ROOT, command, device, served
+
+PROMPT = [1, 60, 61, 62, 63]
+
+
+@pytest.fixture(scope="module")
+def truth(tiny_llm: Path) -> list[int]:
+    return greedy(tiny_llm, PROMPT, 40)
+
+
+class SteppedClock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def charge(self, seconds: float, since: float) -> None:
+        raise AssertionError("a verifier charges nothing")
+
+
+def test_a_cloud_killed_mid_answer_costs_quality_never_the_answer(tiny_llm: Path, truth: list[int]) -> None:
+    with (
+        served(tiny_llm) as cloud,
+        CloudClient(cloud.target) as client,
+        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+    ):
+        session = device(verifier, truth)
+        session.begin(PROMPT, ALWAYS)
+        for _ in range(3):
+            assert session.advance(ALWAYS).record.error is None
+        checked = len(session.answer)
+        assert list(session.answer) == truth[:checked]
+        cloud.process.send_signal(signal.SIGKILL)
+        cloud.process.wait()
+        while not (step := session.advance(ALWAYS)).done:
+            assert step.record.offloaded
+            assert step.record.verdict is None
+            assert step.record.error is not None
+            assert f"no verifier answers at {cloud.target}" in step.record.error
+        session.close()
+    assert len(session.answer) == len(truth)
+    assert session.answer[checked:] == tuple(t for r in session.records[3:] for t in r.draft.ids)  # its own drafts
+
+
+def test_a_cloud_that_comes_back_heals_the_answer(tiny_llm: Path, truth: list[int]) -> None:
+    clock = SteppedClock()
+    with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
+        client = CloudClient(f"127.0.0.1:{port}")
+        verifier = CloudVerifier(client, tokenizer_hash(tiny_llm), clock=clock)
+        session = device(verifier, truth)
+        session.begin(PROMPT, ALWAYS)
+        assert session.advance(ALWAYS).record.error is None
+    assert session.advance(ALWAYS).record.error is not None
+    kept = [*PROMPT, *session.answer]
+    with running_server(ServerConfig(model=tiny_llm, port=port)):
+        assert "next try in" in str(session.advance(ALWAYS).record.error)  # it does not even ask
+        kept = [*PROMPT, *session.answer]
+        clock.seconds += 1.0
+        healed = session.advance(ALWAYS).record
+        assert healed.error is None
+        assert healed.verdict is not None
+        assert list(healed.committed) == greedy(tiny_llm, kept, len(healed.committed))
+        assert healed.verdict.cloud_tokens == len(kept) + len(healed.draft.ids)  # everything was sent again
+        follows = session.advance(ALWAYS).record
+        assert follows.verdict is not None
+        assert follows.verdict.cloud_tokens == 1 + len(follows.draft.ids)  # and only once
+        verifier.shutdown()
+        client.close()
+
+
+def test_a_cloud_restarted_between_two_checks_is_not_even_noticed(tiny_llm: Path, truth: list[int]) -> None:
+    with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
+        client = CloudClient(f"127.0.0.1:{port}")
+        verifier = CloudVerifier(client, tokenizer_hash(tiny_llm))
+        session = device(verifier, truth)
+        session.begin(PROMPT, ALWAYS)
+        session.advance(ALWAYS)
+    with running_server(ServerConfig(model=tiny_llm, port=port)):
+        while not session.advance(ALWAYS).done:
+            pass
+        verifier.shutdown()
+        client.close()
+    assert [record.error for record in session.records] == [None] * len(session.records)
+    assert list(session.answer) == truth
+
+
+def test_without_any_cloud_the_device_answers_alone(truth: list[int]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with CloudClient(f"127.0.0.1:{nobody.getsockname()[1]}") as client, CloudVerifier(client, "hash") as verifier:
+            session = device(verifier, truth)
+            assert session.begin(PROMPT, ALWAYS).probe_seconds is None
+            while not session.advance(ALWAYS).done:
+                pass
+            session.close()
+    assert len(session.answer) == len(truth)
+    assert all("no verifier answers" in str(record.error) for record in session.records)
+
+
+def test_sigterm_ends_the_process_cleanly_and_a_taken_port_is_one_line(tiny_llm: Path) -> None:
+    with served(tiny_llm) as cloud:
+        assert cloud.line.startswith(f"listening on {cloud.target} (model llm, LlamaForCausalLM, engine torch, float32)")
+        second = subprocess.run(
+            command("--model", tiny_llm, "--port", cloud.port),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert second.returncode == 2
+        assert second.stderr.splitlines()[-1].startswith(f"error: cannot listen on {cloud.target}: is the port taken")
+        assert "Traceback" not in second.stderr
+        with CloudClient(cloud.target) as client:
+            assert client.model_info().model == tiny_llm.name
+        cloud.process.send_signal(signal.SIGTERM)
+        out, err = cloud.process.communicate(timeout=60)
+        assert cloud.process.returncode == 0
+        assert cloud.hint.startswith("next: ")
+        assert (out, err) == ("", "")
+
+
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("--model", tmp_path, "--port", 0), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: no model at {tmp_path}")
+    assert len(done.stderr.splitlines()) == 1

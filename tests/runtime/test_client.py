@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cloud.server import ServerConfig, running_server
+from runtime.client import CloudClient, Deadlines
+from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, CloudUnavailableError, TokenizerMismatchError
+from runtime.tokenizer import tokenizer_hash
+from runtime.verifier import CloudVerifier
+from runtime.wire.address import PlaintextRefusedError
+from runtime.wire.sizes import (
+    GRPC_OVERHEAD_BYTES,
+    open_request_bytes,
+    open_response_bytes,
+    verify_request_bytes,
+    verify_response_bytes,
+)
+from tests.cloud.support import VOCAB, FakeEngine, continuation
+
+PROMPT = (1, 2, 3)
+
+
+class ManualClock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def charge(self, seconds: float, since: float) -> None:
+        raise AssertionError("a verifier charges nothing")
+
+
+class World:
+    """A served fake LLM whose leases run on `clock`, and a client."""
+
+    def __init__(self, folder: Path, client: CloudClient, engine: FakeEngine, clock: ManualClock) -> None:
+        self.tokenizer_hash, self.client, self.engine, self.clock = tokenizer_hash(folder), client, engine, clock
+
+
+@pytest.fixture
+def world(tiny_llm: Path) -> Iterator[World]:
+    engine, clock = FakeEngine(), ManualClock()
+    config = ServerConfig(model=tiny_llm, lease_seconds=60, max_sessions=2, grace_seconds=0)
+    with running_server(config, engine=engine, now=clock.now) as port:
+        deadlines = Deadlines(verify_seconds=20)
+        with CloudClient(f"127.0.0.1:{port}", deadlines=deadlines) as client:
+            try:
+                yield World(tiny_llm, client, engine, clock)
+            finally:
+                engine.gate.set()
+
+
+@pytest.fixture
+def absent() -> str:
+    """A target where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+# ---------------------------------------------------------------- CloudClient
+
+
+def test_model_info(world: World) -> None:
+    info = world.client.model_info()
+    assert (info.model, info.engine, info.vocab, info.context_tokens, info.paced) == ("fake", "fake", VOCAB, 100, False)
+    assert (info.tokenizer_hash, info.max_draft_tokens, info.eos_ids) == (world.tokenizer_hash, 16, ())
+
+
+def test_generate_streams_the_llms_answer(world: World) -> None:
+    tokens = list(world.client.generate(PROMPT, 10))
+    assert [each.token for each in tokens] == continuation(PROMPT, 10)
+    assert all(each.queue_seconds >= 0 and each.compute_seconds > 0 for each in tokens)
+
+
+def test_closing_a_stream_frees_its_session(world: World) -> None:
+    for _ in range(5):  # more than the cloud has sessions
+        stream = world.client.generate(PROMPT, 90)
+        assert next(stream).token == continuation(PROMPT, 1)[0]
+        stream.close()  # type: ignore[attr-defined]
+        poll(lambda: not list(try_all(world)))
+
+
+def try_all(world: World) -> Iterator[CloudError]:
+    """Open every session that the cloud has, then close them; yield an error when one was still in use."""
+    opened = []
+    for _ in range(2):
+        try:
+            opened.append(world.client.open(world.tokenizer_hash))
+        except CloudBusyError as busy:
+            yield busy
+    for session_id in opened:
+        world.client.close_session(session_id)
+
+
+def poll(condition: object) -> None:
+    for _ in range(500):
+        if condition():  # type: ignore[operator]
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("it never became true")
+
+
+def test_an_absent_cloud_is_one_clear_error(absent: str) -> None:
+    with CloudClient(absent) as client:
+        for call in (client.model_info, lambda: client.open("hash"), lambda: next(client.generate(PROMPT, 3))):
+            with pytest.raises(CloudUnavailableError, match=f"no verifier answers at {absent}.*start one with"):
+                call()
+
+
+def test_past_its_deadline_the_cloud_is_unavailable(world: World) -> None:
+    world.engine.gate.clear()
+    with (
+        CloudClient(world.client.target, deadlines=Deadlines(verify_seconds=0.2)) as client,
+        CloudVerifier(client, world.tokenizer_hash) as verifier,
+    ):
+        verifier.submit(PROMPT, [1])
+        with pytest.raises(CloudUnavailableError, match="did not answer in time"):
+            verifier.result()
+
+
+class Refused(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "details"
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("code", "calls", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, 4, CloudUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 1, CloudUnavailableError),
+        (grpc.StatusCode.CANCELLED, 1, CloudUnavailableError),
+        (grpc.StatusCode.UNIMPLEMENTED, 1, CloudRejectedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, CloudRejectedError),
+        (grpc.StatusCode.UNKNOWN, 1, CloudError),
+    ],
+)
+def test_only_unavailable_is_tried_again(code: grpc.StatusCode, calls: int, kind: type[CloudError], absent: str) -> None:
+    timeouts = []
+
+    def method(request: object, timeout: float) -> None:
+        timeouts.append(timeout)
+        raise Refused(code)
+
+    with CloudClient(absent) as client, pytest.raises(kind) as caught:
+        client._call(method, None, deadline_seconds=5.0)
+    assert type(caught.value) is kind
+    assert len(timeouts) == calls
+    assert timeouts == sorted(timeouts, reverse=True)  # one deadline for all attempts
+    assert timeouts[0] <= 5.0
+
+
+def test_a_call_that_comes_back_after_a_retry_succeeds(absent: str) -> None:
+    answers = [Refused(grpc.StatusCode.UNAVAILABLE), None]
+
+    def method(request: str, timeout: float) -> str:
+        if failed := answers.pop(0):
+            raise failed
+        return request
+
+    with CloudClient(absent) as client:
+        assert client._call(method, "asked", deadline_seconds=5.0) == "asked"
+
+
+def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlaintextRefusedError, match=r"refused plaintext on 192\.0\.2\.1.*give tls_ca"):
+        CloudClient("192.0.2.1:50051")
+    CloudClient("192.0.2.1:50051", allow_plaintext=True).close()
+    with pytest.raises(FileNotFoundError):
+        CloudClient("192.0.2.1:50051", tls_ca=tmp_path / "none.pem")
+
+
+def test_deadlines_are_checked() -> None:
+    with pytest.raises(ValueError, match="open_seconds=0 must be above 0"):
+        Deadlines(open_seconds=0)
+
+
+# ---------------------------------------------------------------- CloudVerifier
+
+
+def test_checks_follow_each_other_and_count_their_bytes(world: World) -> None:
+    answer = continuation(PROMPT, 8)
+    with CloudVerifier(world.client, world.tokenizer_hash, clock=world.clock) as verifier:
+        verifier.open(len(PROMPT))
+        verifier.submit(PROMPT, answer[:2])
+        first = verifier.result()
+        assert verifier.probe_seconds() == 0.0  # the manual clock stood still
+        assert (first.accepted, first.next_token, first.cloud_tokens) == (2, answer[2], 5)
+        verifier.submit((*PROMPT, *answer[:3]), [answer[3], (answer[4] + 1) % VOCAB])
+        second = verifier.result()
+    assert (second.accepted, second.next_token, second.cloud_tokens) == (1, answer[4], 3)
+    assert second.network_seconds == 0.0  # never below
+    assert second.cloud_seconds == pytest.approx(second.compute_seconds)
+    assert first.uplink_bytes == verify_request_bytes(0, PROMPT, answer[:2], 1) + GRPC_OVERHEAD_BYTES
+    assert second.uplink_bytes == verify_request_bytes(6, [], [answer[3], (answer[4] + 1) % VOCAB], 2) + GRPC_OVERHEAD_BYTES
+    assert second.downlink_bytes == verify_response_bytes(1, answer[4], 3, 1) + GRPC_OVERHEAD_BYTES
+
+
+def test_the_device_may_go_elsewhere(world: World) -> None:
+    with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
+        verifier.submit(PROMPT, continuation(PROMPT, 3))
+        verifier.result()
+        other = (*PROMPT[:2], 9)
+        verifier.submit(other, continuation(other, 1))
+        verdict = verifier.result()
+    assert (verdict.accepted, verdict.next_token) == (1, continuation(other, 2)[1])
+    assert verdict.cloud_tokens == 2
+
+
+class RecordingLink:
+    """An emulator that only takes notes, and lets the clock pass."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.sent: list[tuple[str, int]] = []
+
+    def uplink(self, size_bytes: int) -> None:
+        self.sent.append(("up", size_bytes - GRPC_OVERHEAD_BYTES))
+        self._clock.seconds += 0.25
+
+    def downlink(self, size_bytes: int) -> None:
+        self.sent.append(("down", size_bytes - GRPC_OVERHEAD_BYTES))
+        self._clock.seconds += 0.5
+
+
+def test_every_message_goes_over_the_link_and_into_the_network_time(world: World) -> None:
+    link = RecordingLink(world.clock)
+    with CloudVerifier(world.client, world.tokenizer_hash, emulator=link, clock=world.clock) as verifier:  # type: ignore[arg-type]
+        verifier.open(3)
+        verifier.submit(PROMPT, [])
+        verdict = verifier.result()
+        assert verifier.probe_seconds() == 0.75
+    assert verdict.network_seconds == pytest.approx(0.75 - verdict.queue_seconds - verdict.compute_seconds)
+    assert link.sent == [
+        ("up", open_request_bytes()),
+        ("down", open_response_bytes()),
+        ("up", verify_request_bytes(0, PROMPT, [], 1)),
+        ("down", verify_response_bytes(0, verdict.next_token, 3, 1)),
+    ]
+
+
+def test_a_lost_session_is_healed_within_the_check(world: World) -> None:
+    answer = continuation(PROMPT, 8)
+    with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
+        verifier.open(3)
+        verifier.submit(PROMPT, answer[:2])
+        verifier.result()
+        world.clock.seconds += 61  # past the lease
+        verifier.submit((*PROMPT, *answer[:3]), answer[3:5])
+        healed = verifier.result()
+        verifier.submit((*PROMPT, *answer[:6]), answer[6:7])
+        after = verifier.result()
+    assert (healed.accepted, healed.next_token, healed.cloud_tokens) == (2, answer[5], 8)
+    assert (after.accepted, after.next_token, after.cloud_tokens) == (1, answer[7], 2)
+    once = verify_request_bytes(0, (*PROMPT, *answer[:3]), answer[3:5], 1) + GRPC_OVERHEAD_BYTES
+    assert healed.uplink_bytes > once + open_request_bytes()  # all that travelled counts
+
+
+def test_a_wrong_tokenizer_is_told_as_such(world: World) -> None:
+    with CloudVerifier(world.client, "other") as verifier:
+        verifier.open(3)
+        verifier.submit(PROMPT, [])
+        with pytest.raises(TokenizerMismatchError, match=f"'other'.*'{world.tokenizer_hash}'"):
+            verifier.result()
+        assert verifier.probe_seconds() is None
+
+
+def test_a_rejected_check_leaves_the_next_one_a_clean_session(world: World) -> None:
+    with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
+        verifier.submit(PROMPT, [VOCAB])
+        with pytest.raises(CloudRejectedError, match=f"token {VOCAB} is outside"):
+            verifier.result()
+        verifier.submit(PROMPT, [])
+        assert verifier.result().next_token == continuation(PROMPT, 1)[0]
+
+
+def check(verifier: CloudVerifier) -> int:
+    verifier.submit(PROMPT, [])
+    return verifier.result().next_token
+
+
+def test_a_full_cloud_is_busy_and_a_new_answer_releases_the_old_session(world: World) -> None:
+    def answer(verifier: CloudVerifier) -> int:
+        verifier.open(3)
+        return check(verifier)
+
+    verifiers = [CloudVerifier(world.client, world.tokenizer_hash) for _ in range(3)]
+    try:
+        for _ in range(2):
+            assert [answer(v) for v in verifiers[:2]] == continuation(PROMPT, 1) * 2
+            with pytest.raises(CloudBusyError, match="all 2 sessions are in use"):
+                answer(verifiers[2])
+        verifiers[0].shutdown()
+        assert answer(verifiers[2]) == continuation(PROMPT, 1)[0]
+    finally:
+        for each in verifiers:
+            each.shutdown()
+
+
+def test_a_dead_cloud_is_left_alone_ever_longer(absent: str) -> None:
+    clock = ManualClock()
+    with CloudClient(absent) as client, CloudVerifier(client, "hash", clock=clock) as verifier:
+        verifier.open(3)  # does not raise, does not wait
+        waits = []
+        for _ in range(6):
+            with pytest.raises(CloudUnavailableError, match="no verifier answers"):
+                check(verifier)
+            assert verifier.probe_seconds() is None
+            with pytest.raises(CloudUnavailableError, match="next try in") as refused:
+                verifier.submit(PROMPT, [])
+            waits.append(float(str(refused.value).split("next try in ")[1].split()[0]))
+            clock.seconds += waits[-1]
+        verifier.close()
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_one_check_at_a_time(world: World) -> None:
+    with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
+        with pytest.raises(RuntimeError, match="call submit"):
+            verifier.result()
+        verifier.submit(PROMPT, [])
+        with pytest.raises(RuntimeError, match="call result"):
+            verifier.submit(PROMPT, [])
+
+
+def test_shutdown_ends_the_thread_and_may_be_repeated(world: World) -> None:
+    before = set(threading.enumerate())
+    verifier = CloudVerifier(world.client, world.tokenizer_hash)
+    verifier.open(3)
+    verifier.close()
+    verifier.shutdown()
+    verifier.shutdown()
+    verifier.close()
+    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
+    assert not list(try_all(world))

@@ -1,0 +1,97 @@
+"""Who may import whom: the rooms' table, read from the source, and what `import synera_env` may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("traces", "runtime", "cloud", "synera_env", "agents", "scripts")
+ALLOWED: dict[str, set[str]] = {
+    "traces": set(),
+    "runtime": set(),
+    "cloud": {"runtime"},
+    "synera_env": {"traces", "runtime"},
+    "agents": {"synera_env"},
+    "scripts": set(ROOMS),
+}
+MODEL_RUNNERS = ("record", "pair")
+"""Beginnings of the names of those modules of traces/ that run models, and so may import the runtime."""
+
+
+def allowed_rooms(path: Path) -> set[str]:
+    """Rooms that a module, given relative to the root, may import."""
+    room = path.parts[0]
+    extra = {"runtime"} if room == "traces" and path.parts[1].startswith(MODEL_RUNNERS) else set()
+    return ALLOWED[room] | extra | {room}
+
+
+def imported_rooms(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and room of each import, wherever in the module it stands."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module]
+        yield from ((node.lineno, name.split(".")[0]) for name in names if name.split(".")[0] in (*ROOMS, "tests"))
+
+
+def violations(path: Path, source: str) -> list[str]:
+    """Imports of a module that the table forbids."""
+    found = imported_rooms(ast.parse(source))
+    return [f"{path}:{line} imports {room}" for line, room in found if room not in allowed_rooms(path)]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_keep_to_the_rooms(room: str) -> None:
+    modules = sorted((ROOT / room).rglob("*.py"))
+    if not any(module.read_text().strip() for module in modules):
+        pytest.skip(f"{room}/ is still empty")
+    found = [v for module in modules for v in violations(module.relative_to(ROOT), module.read_text())]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "forbidden"),
+    [
+        ("runtime/a.py", "import cloud.server", True),
+        ("runtime/a.py", "def f():\n    from agents import rules", True),
+        ("runtime/a.py", "from runtime.kv import SequenceKV", False),
+        ("traces/graph.py", "from runtime.lens import Lens", True),
+        ("traces/record.py", "from runtime.lens import Lens", False),
+        ("traces/record_link.py", "import runtime, agents", True),
+        ("cloud/engine/base.py", "from runtime import kv", False),
+        ("cloud/engine/base.py", "import traces.graph as graph", True),
+        ("synera_env/env.py", "from traces import graph\nfrom runtime import session", False),
+        ("synera_env/env.py", "if TYPE_CHECKING:\n    from agents.base import Controller", True),
+        ("agents/rules.py", "import synera_env.spaces", False),
+        ("scripts/train.py", "import agents, cloud, runtime, synera_env, traces", False),
+        ("scripts/train.py", "import tests.conftest", True),
+    ],
+)
+def test_the_check_itself(path: str, source: str, forbidden: bool) -> None:
+    assert bool(violations(Path(path), source)) == forbidden
+
+
+def _loaded_by(statement: str, names: tuple[str, ...]) -> str:
+    code = f"import sys\n{statement}\nprint(*[n for n in {names!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_the_environments_loads_neither_torch_nor_grpc() -> None:
+    if not (ROOT / "synera_env" / "__init__.py").is_file():
+        pytest.skip("synera_env/ is still empty")
+    assert _loaded_by("import synera_env", ("torch", "grpc", "transformers")) == ""
+
+
+def test_the_session_needs_no_models() -> None:
+    """What the replay shares with the device must stay light."""
+    modules = "runtime.session, runtime.knobs, runtime.clock, runtime.exits, runtime.lens, traces.tinyworld, traces.graph"
+    assert _loaded_by(f"import {modules}", ("torch", "grpc", "transformers")) == ""
