@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from agents.base import Controller
-from runtime.errors import CheckpointError
-from runtime.lens import Lens
+from synera_env import CheckpointError, Lens
 from synera_env.spaces import FEATURES, KNOB_NAMES, Encoder
 
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from agents.base import Controller
-from runtime.session import StepRecord
+from synera_env import StepRecord
 from synera_env.env import SyneraEnv
 from synera_env.metrics import EpisodeMetrics
 from synera_env.reward import Preference

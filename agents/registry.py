@@ -7,7 +7,7 @@ from pathlib import Path
 from agents.base import Controller
 from agents.bundle import OnnxController
 from agents.rules import ALWAYS, DEFAULT_FIXED, NEVER, FixedRule, RandomRule
-from runtime.knobs import Knobs
+from synera_env import Knobs
 from synera_env.spaces import Encoder
 
 RULES: dict[str, Knobs] = {"never": NEVER, "always": ALWAYS, "threshold": DEFAULT_FIXED}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.knobs import MAX_DRAFT_LENGTH, Knobs
+from synera_env import MAX_DRAFT_LENGTH, Knobs
 from synera_env.env import SyneraReplayEnv
 from synera_env.spaces import Encoder
 
