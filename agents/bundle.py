@@ -123,7 +123,7 @@ def _read_meta(folder: Path) -> BundleMeta:
         return BundleMeta(normaliser=normaliser, **stated)
     except FileNotFoundError:
         raise BundleError(f"no bundle at {folder}: it has no bundle.json; scripts/train.py writes one to runs/NAME/bundle") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         raise BundleError(f"{path} is damaged: {error!r}; export it again") from None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -56,7 +58,7 @@ class EpisodeMeans(BaseCallback):
 
 
 class KeepBest(BaseCallback):
-    """Evaluates on validation prompts every so many steps and keeps the best weights in memory."""
+    """Evaluates on validation prompts every so many steps and keeps the best weights, with their normaliser, in memory."""
 
     def __init__(self, env: SyneraReplayEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path) -> None:
         """See the class.
@@ -73,6 +75,8 @@ class KeepBest(BaseCallback):
         self._next = 0
         self.best_reward = -np.inf
         self.best_weights: dict[str, object] = {}
+        self.best_statistics: Any = None
+        """The observation statistics that the best weights were measured with."""
         self.best_steps = 0
 
     def _on_step(self) -> bool:
@@ -95,3 +99,5 @@ class KeepBest(BaseCallback):
         if reward > self.best_reward:
             self.best_reward, self.best_steps = reward, self.num_timesteps
             self.best_weights = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+            vec: Any = self.training_env
+            self.best_statistics = copy.deepcopy(vec.obs_rms)

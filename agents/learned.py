@@ -109,6 +109,7 @@ def train_ppo(
     folder.mkdir(parents=True, exist_ok=True)
     provenance = _provenance(config, make_env(None), validation)
     (folder / "config.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    (folder / "validation.jsonl").unlink(missing_ok=True)
     preference = Preference() if config.preference == "default" else None
     vec = VecNormalize(DummyVecEnv([lambda: make_env(preference) for _ in range(config.envs)]), norm_reward=False, gamma=1.0)
     vec.seed(config.seed)
@@ -135,6 +136,7 @@ def train_ppo(
     model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)
     best.measure()
     model.policy.load_state_dict(best.best_weights)
+    vec.obs_rms = best.best_statistics
     provenance |= {
         "train_seconds": round(time.monotonic() - started, 1),
         "best_steps": best.best_steps,

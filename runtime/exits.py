@@ -48,8 +48,8 @@ class ExitLedger:
     def segments(self, length: int, exit_index: int) -> Iterator[Segment]:
         """Yield, shallow to deep, what must run so that the first `length` positions have reached an exit.
 
-        Each segment counts as run when the next one is asked for, so a caller that stops at a confident exit leaves
-        the deeper layers pending.
+        A segment counts as run once it is yielded; a caller that stops at a confident exit leaves the deeper layers
+        pending.
         """
         for index in range(exit_index + 1):
             first = self.reached[index]

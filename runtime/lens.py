@@ -23,6 +23,7 @@ from runtime.knobs import MAX_DRAFT_LENGTH
 SKETCH_SIZE = 16
 """Principal directions kept of a hidden state."""
 _QUANTILES = 101
+_ROUNDING = 1e-5  # entries of the importance table are recorded values; a live forward may differ from them by less than this
 
 
 def chunk_importance(rows: Sequence[NDArray[np.float32]]) -> float | None:
@@ -63,7 +64,7 @@ class Lens:
         raw = chunk_importance(rows)
         if raw is None:
             return 1.0
-        return float(np.searchsorted(self.importance[length], raw, side="right") / _QUANTILES)
+        return float(np.searchsorted(self.importance[length], raw + _ROUNDING, side="right") / _QUANTILES)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,6 +91,12 @@ class Lens:
             return cls.from_tensors(load_file(path))
         except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(f"no usable lens in {path}: {error}") from None
+
+    @classmethod
+    def neutral(cls, exits: int, hidden: int) -> Lens:
+        """Return a lens that shows nothing: sketches of zeros, importance 1.0; for rules that look at neither."""
+        shapes = (exits, hidden), (exits, SKETCH_SIZE, hidden), (MAX_DRAFT_LENGTH + 1, _QUANTILES)
+        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
     @classmethod
     def fit(cls, hidden: Sequence[NDArray[np.float32]], raw_importance: dict[int, Sequence[float]]) -> Lens:

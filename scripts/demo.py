@@ -170,8 +170,10 @@ def _report(
         errors[name] = replay_error([a for a, _ in both], [b for _, b in both])
     pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
     console.print(table(summaries, f"replay / live ({pace}), {len(plan)} test prompts, {arguments.devices} devices"))
-    kinds = np.array([replay.graphs.meta.kinds[p.prompt] for p in plan])
-    pair = {f"{model}_score": _mean_of_kinds(kinds, live[name]) for model, name in (("llm", "always"), ("slm", "never"))}
+    pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
+    for model, rule in (("llm", "always"), ("slm", "never")):
+        quality = summaries[rule]["live"]["quality"]
+        console.print(f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {pair[f'{model}_score']:.4f}")
     share = float(np.mean(identical))
     console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {len(identical)}")
     console.print("answers with the same knobs live and in replay: " + ", ".join(f"{n} {s:.2f}" for n, s in same_choices.items()))
@@ -196,9 +198,15 @@ def _report(
     )
 
 
-def _mean_of_kinds(kinds: np.ndarray, answers: list[Answered]) -> float:
-    quality = np.array([a.metrics.quality if a.metrics else np.nan for a in answers])
-    return float(np.mean([quality[kinds == kind].mean() for kind in tinyworld.KINDS]))
+def _greedy_score(graphs: GraphSet, model: str) -> float:
+    """Mean task score of a model's own greedy answers to the test prompts, by no session, graph or verifier."""
+    from runtime.decoder import Decoder
+    from runtime.tokenizer import load_tokenizer
+    from traces.record import greedy_answers
+
+    folder, prompts = bundled.PAIR / model, graphs.meta.prompts
+    answers = greedy_answers(Decoder.load(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)
+    return float(np.mean([tinyworld.score(prompt, answers[prompt]) for prompt in prompts]))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Promp
     lines = [line.strip() for line in arguments.prompts.read_text().splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{arguments.prompts} holds no prompt; write one a line")
-    wanted = greedy_answers(models, lines, arguments.max_new_tokens)
+    wanted = greedy_answers(models.llm, models.tokenizer, lines, arguments.max_new_tokens)
     return [("custom", [Prompt(line, "custom") for line in lines], lambda prompt, answer: float(wanted[prompt] == answer))]
 
 

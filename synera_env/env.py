@@ -90,7 +90,7 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
     v0: first.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(self, encoder: Encoder, prompts: int, links: Sequence[LinkTrace], preference: Preference | None, render_mode: str | None) -> None:
         """Set up spaces and draws; worlds add the episode.
@@ -119,21 +119,26 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         raise NotImplementedError
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Start an answer; see the class docstring for `options`."""
+        """Start an answer; see the class docstring for `options`.
+
+        Raises:
+            ValueError: an option is unknown or out of range.
+            UncoveredError: in replay, not even the first chunk was recorded.
+        """
         super().reset(seed=seed)
         chosen = options or {}
         unknown = set(chosen) - {"prompt", "link", "link_offset_seconds", "preference"}
         if unknown:
             raise ValueError(f"unknown reset options {sorted(unknown)}; known are prompt, link, link_offset_seconds, preference")
-        prompt = int(chosen.get("prompt", self.np_random.integers(self.prompt_count)))
-        link = self.links[int(chosen.get("link", self.np_random.integers(len(self.links))))]
+        prompt = self._index(chosen, "prompt", self.prompt_count)
+        link = self.links[self._index(chosen, "link", len(self.links))]
         offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
         drawn = self._fixed_preference or Preference.sample(self.np_random)
         self._preference = chosen.get("preference") or drawn
         if self._episode is not None:
             self._episode.session.close()
+        self._point, self._reward = None, 0.0
         self._episode = self._begin(prompt, Radio(link, offset))
-        self._reward = 0.0
         self._point = self._episode.session.begin(self._episode.prompt_tokens, FIRST_KNOBS)
         info = {"prompt": self._episode.prompt, "kind": self._episode.kind, "link": link.name, "link_offset_seconds": offset}
         return self._observe(), info
@@ -183,6 +188,14 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self._episode is None:
             raise RuntimeError("no answer is under way: call reset() first")
         return self._episode.session
+
+    def _index(self, chosen: dict[str, Any], name: str, count: int) -> int:
+        """Return a reset option that counts something, or a draw; draws whether given or not, so later draws stay the same."""
+        drawn = self.np_random.integers(count)
+        index = int(chosen.get(name, drawn))
+        if not 0 <= index < count:
+            raise ValueError(f"reset option {name}={index} is outside 0..{count - 1}")
+        return index
 
     def _observe(self) -> Observation:
         if self._point is None:  # the answer is complete: nothing is in hand any more

@@ -69,7 +69,8 @@ class Device:
 
         Args:
             slm: model folder; None is the bundled one.
-            lens: the lens that the controller was trained with; None takes that of the bundled training graphs.
+            lens: the lens that the controller was trained with; None takes that of the bundled graphs if they were
+                recorded with this SLM, else one that shows nothing (enough for rules).
             profile: times and energy; None is the bundled phone.
             max_new_tokens: where answers are cut.
             paced: see the class.
@@ -78,12 +79,13 @@ class Device:
             CheckpointError, TraceError: something is missing or damaged.
         """
         folder = slm or bundled.PAIR / "slm"
+        decoder, print_of_slm = Decoder.load(folder), fingerprint(folder)
         return cls(
-            slm=Decoder.load(folder),
+            slm=decoder,
             tokenizer=load_tokenizer(folder),
             tokenizer_hash=tokenizer_hash(folder),
-            slm_fingerprint=fingerprint(folder),
-            lens=lens or Lens.from_tensors(GraphSet.load(bundled.graphs("train")).lens_tensors),
+            slm_fingerprint=print_of_slm,
+            lens=lens or _default_lens(decoder, print_of_slm),
             profile=profile or DeviceProfile.load(bundled.profile("phone")),
             max_new_tokens=max_new_tokens,
             paced=paced,
@@ -97,6 +99,13 @@ class Device:
         """
         if slm_fingerprint != self.slm_fingerprint:
             raise CheckpointError(f"{what} was made with the SLM {slm_fingerprint}, the device runs {self.slm_fingerprint}; record and train with this SLM")
+
+
+def _default_lens(slm: Decoder, slm_fingerprint: str) -> Lens:
+    graphs = GraphSet.load(bundled.graphs("train"))
+    if graphs.meta.slm_fingerprint == slm_fingerprint:
+        return Lens.from_tensors(graphs.lens_tensors)
+    return Lens.neutral(len(slm.config.exit_layers), slm.config.hidden)
 
 
 class LiveEpisode:

@@ -73,7 +73,12 @@ def summarise(episodes: Sequence[EpisodeMetrics | Mapping[str, float]], seed: in
     """Return the mean of every metric over answers, and a 95 % bootstrap interval of quality and reward.
 
     Answers for which a metric is NaN are left out of that metric's mean.
+
+    Raises:
+        ValueError: there are no answers.
     """
+    if not episodes:
+        raise ValueError("no answers to summarise")
     rows = [asdict(e) if isinstance(e, EpisodeMetrics) else dict(e) for e in episodes]
     summary: dict[str, float] = {"answers": len(rows)}
     for name in rows[0]:
@@ -86,7 +91,9 @@ def summarise(episodes: Sequence[EpisodeMetrics | Mapping[str, float]], seed: in
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean."""
+    """Return the 95 % percentile bootstrap interval of the mean; NaN where there are no values."""
+    if not len(values):
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])

@@ -181,7 +181,7 @@ class ReplayVerifier:
                 return place, wanted
             node = self._walk.follow(node, token)
         # A terminal node ends the answer: the session cuts what the LLM would say after it.
-        return len(draft), int(graph.llm_token[node]) if np.isnan(graph.score[node]) else self._meta.eos_ids[0]
+        return len(draft), int(graph.llm_token[node]) if np.isnan(graph.score[node]) else next(iter(self._meta.eos_ids), 0)
 
 
 class ReplayEpisode:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support_graphs import akin_graphs, akin_models, tiny_graphs, tiny_models  # noqa: F401 - fixtures
+
 
 def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[int] | None = None) -> Path:
     """Write a random Llama (hidden 32, 4 heads, 2 KV heads, context 256) with the bundled tokenizer."""

@@ -186,7 +186,7 @@ class GraphSet:
             for name in ("exit_layers", "eos_ids", "prompts", "kinds"):
                 fields[name] = tuple(fields[name])
             return cls(GraphMeta(**fields), _map(path), path)
-        except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{path} is damaged ({error}); record it again with scripts/record.py") from None
 
 
@@ -215,6 +215,8 @@ def _check(meta: GraphMeta, arrays: dict[str, NDArray[Any]], path: Path | None) 
     missing = {*NODE_ARRAYS, *_LENS, "prompt_tokens", "node_offsets", "prompt_offsets"} - set(arrays)
     if missing:
         raise refuse(f"it lacks {', '.join(sorted(missing))}")
+    if len(meta.kinds) != len(meta.prompts):
+        raise refuse(f"{len(meta.kinds)} kinds for {len(meta.prompts)} prompts")
     nodes, exits = len(arrays["token"]), len(meta.exit_layers)
     for name, (dtype, tail) in NODE_ARRAYS.items():
         shape = (nodes, *(exits if s == _E else s for s in tail))

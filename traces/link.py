@@ -161,7 +161,7 @@ def load_links(path: str | Path) -> list[LinkTrace]:
         ]
     except FileNotFoundError:
         raise TraceError(f"no link file at {path}") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, TraceError):
-            raise
+    except TraceError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise TraceError(f"{path} is not a link file: {error}") from None

@@ -46,11 +46,13 @@ class _JsonProfile:
         try:
             stated: dict[str, Any] = json.loads(Path(path).read_text())
             if unknown := set(stated) - known:
-                raise TraceError(f"{path}: unknown fields {sorted(unknown)}; a {cls.__name__} has {sorted(known)}")
+                raise TraceError(f"unknown fields {sorted(unknown)}; a {cls.__name__} has {sorted(known)}")
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()})
+        except TraceError as error:
+            raise TraceError(f"{path}: {error}") from None
         except FileNotFoundError:
             raise TraceError(f"no profile at {path}; measure one with scripts/measure_profiles.py") from None
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OSError) as error:
             raise TraceError(f"{path} is not a {cls.__name__}: {error}") from None
 
     def save(self, path: Path) -> None:
@@ -64,8 +66,9 @@ class _JsonProfile:
 def _require_finite(profile: object) -> None:
     for f in fields(profile):  # type: ignore[arg-type]
         value = getattr(profile, f.name)
-        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-            raise TraceError(f"{f.name}={value} must be a number that is not negative")
+        numbers = () if f.name in ("name", "source") else value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers):
+            raise TraceError(f"{f.name}={value!r} must be a number that is not negative, or a list of such")
 
 
 @dataclass(frozen=True)

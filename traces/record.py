@@ -127,7 +127,12 @@ class Recorder:
             max_new_tokens: where answers are cut.
             node_budget: most nodes that are run for one prompt.
             lens: the lens to use; None fits one on the first batch.
+
+        Raises:
+            ValueError: a limit is below 1.
         """
+        if node_budget < 1 or max_new_tokens < 1:
+            raise ValueError(f"node_budget={node_budget} and max_new_tokens={max_new_tokens} must be at least 1")
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
         self._eos = frozenset(models.llm.config.eos_ids) | frozenset(models.slm.config.eos_ids)
@@ -138,7 +143,10 @@ class Recorder:
 
         Raises:
             ContextOverflowError: a prompt leaves no room for `max_new_tokens`.
+            ValueError: there are no prompts.
         """
+        if not prompts:
+            raise ValueError("no prompts to record")
         encoded = [self._encode(p) for p in prompts]
         graphs: list[dict[str, NDArray[Any]]] = []
         closed = 0
@@ -356,16 +364,16 @@ def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, floa
 
 
 @torch.inference_mode()
-def greedy_answers(models: Models, prompts: Sequence[str], max_new_tokens: int) -> dict[str, str]:
-    """Return the LLM's own greedy answer to each prompt."""
-    llm, answers = models.llm, {}
+def greedy_answers(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int) -> dict[str, str]:
+    """Return a model's own greedy answer to each prompt, at its last exit."""
+    answers = {}
     for prompt in prompts:
-        ids: list[int] = models.tokenizer.encode(prompt).ids
-        cache, fresh, said = SequenceKV(llm.config.kv_shape), list(ids), list[int]()
-        while len(said) < max_new_tokens and not (said and said[-1] in llm.config.eos_ids):
+        ids: list[int] = tokenizer.encode(prompt).ids
+        cache, fresh, said = SequenceKV(model.config.kv_shape), list(ids), list[int]()
+        while len(said) < max_new_tokens and not (said and said[-1] in model.config.eos_ids):
             first = len(ids) + len(said) - len(fresh)
-            hidden = llm.run(llm.embed(torch.tensor(fresh)), torch.arange(first, first + len(fresh)), cache)
-            fresh = [int(llm.logits(hidden[-1:]).argmax())]
+            hidden = model.run(model.embed(torch.tensor(fresh)), torch.arange(first, first + len(fresh)), cache)
+            fresh = [int(model.logits(hidden[-1:]).argmax())]
             said += fresh
-        answers[prompt] = models.tokenizer.decode(said, skip_special_tokens=True)
+        answers[prompt] = tokenizer.decode(said, skip_special_tokens=True)
     return answers

@@ -1,10 +1,76 @@
-"""The environments: nothing is measured yet."""
+"""The environment: what replaying recorded graphs saves over running the models, and what the environment itself adds."""
 
 from __future__ import annotations
 
-from scripts.benchmarks.harness import Figure, Setting
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import synera_env  # noqa: F401 - registers the environments
+from agents.evaluation import PlannedAnswer, answer
+from agents.rules import DEFAULT_FIXED, FixedRule
+from cloud.server import ServerConfig, running_server
+from runtime.client import CloudClient
+from scripts.benchmarks.harness import Figure, Setting, compare, speedup
+from synera_env.env import SyneraEnv, SyneraReplayEnv
+from synera_env.live import Device, SyneraLiveEnv
+from synera_env.spaces import FIRST_KNOBS
+from synera_env.worlds import Radio, ReplayEpisode
+from traces import bundled
+
+_ANSWERS = 4  # in one timing
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measure every figure of the area."""
-    return []
+    """Measure every figure of the area, on the bundled test graphs.
+
+    Raises:
+        SyneraError, TraceError: the pair or its graphs cannot be used.
+    """
+    torch.set_num_threads(setting.threads)
+    replay = SyneraReplayEnv(bundled.graphs("test"), bundled.links("test"))
+    device = Device.load(setting.pair / "slm", paced=False)
+    with running_server(ServerConfig(setting.pair / "llm")) as port, CloudClient(f"127.0.0.1:{port}") as client:
+        live = SyneraLiveEnv(client, device, emulate_link=False)
+        try:
+            against_models = speedup(
+                f"{_ANSWERS} answers in replay", _answers(replay), _answers(live), "same answers by the models, unpaced, loopback gRPC", setting, 5.0
+            )
+        finally:
+            live.close()
+    return [against_models, _overhead(replay, setting), _step_rate(replay, setting)]
+
+
+def _answers(env: SyneraEnv) -> Callable[[], object]:
+    rule = FixedRule(DEFAULT_FIXED, env.encoder)
+    return lambda: [answer(env, rule, PlannedAnswer(i, 0, 0.0, i)) for i in range(_ANSWERS)]
+
+
+def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
+    def bare() -> None:
+        for i in range(_ANSWERS):
+            radio = Radio(replay.links[0])
+            episode = ReplayEpisode(replay.graphs, i, radio, replay.device, replay.cloud, replay.lens, np.random.default_rng(i))
+            episode.session.begin(episode.prompt_tokens, FIRST_KNOBS)
+            while not episode.session.advance(DEFAULT_FIXED).done:
+                pass
+
+    found = compare(_answers(replay), bare, setting.repetitions)
+    return Figure("environment over the bare session", 1 / found.speedup, "x its time", 2.5, "lower", found.describe("session without observations and rewards"))
+
+
+def _step_rate(replay: SyneraReplayEnv, setting: Setting) -> Figure:
+    peer = gym.make("CartPole-v1")
+    actions = [replay.action_space.sample() for _ in range(200)]
+
+    def run(env: gym.Env, choose: Callable[[int], object]) -> None:
+        env.reset(seed=0)
+        for i in range(200):
+            *_, terminated, truncated, _ = env.step(choose(i))
+            if terminated or truncated:
+                env.reset()
+
+    found = compare(lambda: run(replay, lambda i: actions[i]), lambda: run(peer, lambda i: i % 2), setting.repetitions)
+    return Figure("step time", 1 / found.speedup, "x its time", 40.0, "lower", found.describe("Gymnasium CartPole-v1, 200 steps"))

@@ -1,0 +1,52 @@
+"""Measure timing profiles of this machine and store them as JSON: one of a device, one of a cloud.
+
+Examples:
+    python scripts/measure_profiles.py                                 # the bundled pair, into runs/profiles
+    python scripts/measure_profiles.py --slm /models/small --llm /models/large --out profiles
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts._cli import console, launch
+from traces import bundled
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure timing profiles."""
+
+    slm: Path = bundled.PAIR / "slm"
+    """Hugging Face folder of the SLM."""
+    llm: Path = bundled.PAIR / "llm"
+    """Hugging Face folder of the LLM."""
+    out: Path = Path("runs/profiles")
+    """Folder for measured-device.json and measured-cloud.json."""
+    repetitions: int = 30
+    """Timings behind each point; the median counts."""
+    threads: int = 1
+    """CPU threads."""
+
+
+def main(arguments: Arguments) -> None:
+    """Measure, print, store."""
+    import torch
+
+    from runtime.decoder import Decoder
+    from traces.record_profile import measure_cloud, measure_device
+
+    torch.set_num_threads(arguments.threads)
+    device, device_fit = measure_device(Decoder.load(arguments.slm), "measured-device", arguments.repetitions)
+    cloud, cloud_fit = measure_cloud(Decoder.load(arguments.llm), "measured-cloud", arguments.repetitions)
+    for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
+        path = arguments.out / f"{profile.name}.json"
+        profile.save(path)
+        console.print(f"{path}: {profile}")
+        console.print(f"  fits {fit.points} timings with a mean relative error of {fit.mean_relative_error:.3f}")
+    console.print(f"next: python scripts/train.py --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json")
+
+
+if __name__ == "__main__":
+    launch(Arguments, main, __doc__)

@@ -1,0 +1,86 @@
+"""Plans that visit prompts evenly, and answers that are the same whenever they are planned the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from agents.evaluation import answer, evaluate, make_plan
+from agents.registry import controller
+from agents.rules import ALWAYS, FixedRule, RandomRule
+from synera_env import Preference
+from synera_env.env import SyneraReplayEnv
+from tests.graphs import GPU, LINKS, PHONE, Recorded
+from traces.graph import NODE_ARRAYS, GraphSet
+
+
+@pytest.mark.parametrize("answers", [1, 4, 6, 13])
+def test_every_prompt_is_visited_before_any_is_visited_again(env: SyneraReplayEnv, answers: int) -> None:
+    visits = Counter(p.prompt for p in make_plan(env, answers))
+    assert sum(visits.values()) == answers
+    counts = [visits[i] for i in range(env.prompt_count)]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_plan_is_fixed_by_its_seed(env: SyneraReplayEnv) -> None:
+    assert make_plan(env, 12, seed=0) == make_plan(env, 12, seed=0)
+    assert make_plan(env, 12, seed=0) != make_plan(env, 12, seed=1)
+    seeds = [p.seed for s in (0, 1) for p in make_plan(env, 12, seed=s)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_plan_starts_anywhere_on_every_link(env: SyneraReplayEnv) -> None:
+    plan = make_plan(env, 40)
+    assert {p.link for p in plan} == {0, 1}
+    for planned in plan:
+        assert 0 <= planned.link_offset_seconds < env.links[planned.link].seconds
+
+
+def test_the_preference_of_a_plan_is_what_the_answer_is_paid_by(env: SyneraReplayEnv) -> None:
+    free = Preference(latency=0, cost=0, energy=0, traffic=0)
+    assert {p.preference for p in make_plan(env, 3)} == {Preference()}
+    for metrics in evaluate(env, FixedRule(ALWAYS, env.encoder), make_plan(env, 6, preference=free)):
+        assert metrics.reward == pytest.approx(metrics.quality)
+
+
+@pytest.mark.parametrize("name", ["never", "always", "random"])
+def test_the_same_plan_gives_the_same_answers(env: SyneraReplayEnv, pair: Recorded, name: str) -> None:
+    plan = make_plan(env, 6, seed=4)
+    first = [answer(env, controller(name, env.encoder), p) for p in plan]
+    again = [answer(pair.env(), controller(name, env.encoder), p) for p in reversed(plan)][::-1]
+    assert [a.tokens for a in first] == [a.tokens for a in again]
+    assert [repr(a.metrics) for a in first] == [repr(a.metrics) for a in again]  # repr, as one NaN is as good as another
+
+
+def test_an_answer_comes_with_its_records_and_tokens(env: SyneraReplayEnv) -> None:
+    outcome = answer(env, FixedRule(ALWAYS, env.encoder), make_plan(env, 1)[0])
+    assert outcome.metrics is not None
+    assert outcome.tokens == tuple(t for r in outcome.records for t in r.committed)
+    assert outcome.metrics.tokens == len(outcome.tokens)
+    assert outcome.metrics.chunks == len(outcome.records)
+    assert outcome.metrics.seconds == outcome.records[-1].committed_at
+
+
+def test_what_the_graphs_do_not_know_is_left_out_not_invented(pair: Recorded) -> None:
+    """Without the LLM's child of the first prompt's root, nobody can follow the LLM there."""
+    graphs = pair.graphs
+    per_graph = [{name: getattr(g, name).copy() for name in NODE_ARRAYS} | {"prompt_tokens": g.prompt_tokens} for g in graphs]
+    per_graph[0]["llm_child"][0] = -1
+    cut = GraphSet.build(graphs.meta, per_graph, graphs.lens_tensors)
+    env = SyneraReplayEnv(cut, LINKS, PHONE, GPU)
+    plan = make_plan(env, 12)
+    outcomes = {p.prompt: answer(env, FixedRule(ALWAYS, env.encoder), p) for p in plan}
+    assert outcomes[0].metrics is None
+    assert all(outcomes[i].metrics is not None for i in range(1, 6))
+    found = evaluate(env, FixedRule(ALWAYS, env.encoder), plan)
+    assert len(found) == 10
+    kept = [p for p in plan if p.prompt != 0]
+    assert found == evaluate(pair.env(), FixedRule(ALWAYS, env.encoder), kept)
+
+
+def test_random_answers_differ_between_planned_seeds(env: SyneraReplayEnv) -> None:
+    planned = make_plan(env, 1)[0]
+    knobs = {answer(env, RandomRule(env.encoder), replace(planned, seed=s)).records[0].knobs for s in range(3)}
+    assert len(knobs) == 3

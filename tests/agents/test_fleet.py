@@ -1,0 +1,80 @@
+"""Many devices: each answer once, in the plan's order, and nothing left open."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from agents.evaluation import answer, make_plan
+from agents.fleet import run_fleet
+from agents.rules import RandomRule
+from synera_env import SyneraError
+from synera_env.env import SyneraReplayEnv
+from tests.graphs import Recorded
+
+
+class Fleet:
+    """Makes environments and counts what becomes of them."""
+
+    def __init__(self, pair: Recorded) -> None:
+        self.made: list[SyneraReplayEnv] = []
+        self.closed: list[SyneraReplayEnv] = []
+        self._pair, self._lock = pair, threading.Lock()
+
+    def __call__(self) -> SyneraReplayEnv:
+        env = self._pair.env()
+        close = env.close
+
+        def counted() -> None:
+            close()
+            self.closed.append(env)
+
+        env.close = counted  # type: ignore[method-assign]
+        with self._lock:
+            self.made.append(env)
+        return env
+
+
+@pytest.mark.parametrize("devices", [1, 4, 30])
+def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(pair: Recorded, env: SyneraReplayEnv, devices: int) -> None:
+    plan, fleet, done = make_plan(env, 14), Fleet(pair), []
+    found = run_fleet(fleet, RandomRule(env.encoder), plan, devices, lambda: done.append(1))
+    alone = [answer(env, RandomRule(env.encoder), p) for p in plan]
+    assert [a.tokens for a in found] == [a.tokens for a in alone]
+    assert [repr(a.metrics) for a in found] == [repr(a.metrics) for a in alone]  # repr, as one NaN is as good as another
+    assert len(done) == 14
+    assert len(fleet.made) == min(devices, 14)
+    assert set(fleet.closed) == set(fleet.made)
+
+
+def test_an_environment_that_cannot_be_made_ends_the_fleet(pair: Recorded, env: SyneraReplayEnv) -> None:
+    fleet = Fleet(pair)
+
+    def second_fails() -> SyneraReplayEnv:
+        if fleet.made:
+            raise SyneraError("no verifier answers")
+        return fleet()
+
+    with pytest.raises(SyneraError, match="no verifier answers"):
+        run_fleet(second_fails, RandomRule(env.encoder), make_plan(env, 40), 3)
+    assert fleet.closed == fleet.made
+
+
+def test_a_controller_that_fails_is_not_swallowed(pair: Recorded, env: SyneraReplayEnv) -> None:
+    class Broken:
+        def predict(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("a bug")
+
+    fleet = Fleet(pair)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_fleet(fleet, Broken(), make_plan(env, 6), 2)
+    assert set(fleet.closed) == set(fleet.made)
+    assert not [t for t in threading.enumerate() if t.name.startswith("device")]
+
+
+def test_an_empty_plan_asks_nobody(pair: Recorded, env: SyneraReplayEnv) -> None:
+    fleet = Fleet(pair)
+    assert run_fleet(fleet, RandomRule(env.encoder), [], 2) == []
+    assert not fleet.made

@@ -1,0 +1,98 @@
+"""Measures timing profiles of this machine: an SLM as a device runs it, an LLM as the verifier runs it.
+
+What does not live here: the profiles' form (profile.py). Energy is not measured: this machine has no meter for it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from runtime.decoder import Decoder
+from runtime.drafter import predict
+from runtime.kv import SequenceKV
+from traces.profile import CloudProfile, DeviceProfile
+
+_CONTEXT = 64  # tokens already in the cache
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted profile's agreement with what was timed."""
+
+    mean_relative_error: float
+    points: int
+
+
+def _time(work: Callable[[], object], repetitions: int) -> float:
+    """Median milliseconds, after one warm-up."""
+    work()
+    taken = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        work()
+        taken.append(1e3 * (time.perf_counter() - began))
+    return median(taken)
+
+
+def _source(what: str) -> str:
+    return f"Measured by scripts/measure_profiles.py on {platform.machine()} with {torch.get_num_threads()} thread(s): {what}."
+
+
+def _forward(model: Decoder, cache: SequenceKV, positions: int, stop: int) -> torch.Tensor:
+    cache.truncate(_CONTEXT)
+    ids = torch.arange(positions) % model.config.vocab
+    return model.run(model.embed(ids), torch.arange(_CONTEXT, _CONTEXT + positions), cache, 0, stop)
+
+
+def _warm_cache(model: Decoder) -> SequenceKV:
+    cache = SequenceKV(model.config.kv_shape, probe_layer=model.config.exit_layers[0] - 1)
+    ids = torch.arange(_CONTEXT) % model.config.vocab
+    model.run(model.embed(ids), torch.arange(_CONTEXT), cache)
+    return cache
+
+
+def measure_device(slm: Decoder, name: str, repetitions: int = 30) -> tuple[DeviceProfile, Fit]:
+    """Time an SLM by layers and positions, and fit the device cost formula by non-negative least squares."""
+    cache, rows, taken = _warm_cache(slm), [], []
+    layers = slm.config.layers
+    for stop in sorted({*slm.config.exit_layers, 1, layers}):
+        for positions in (1, 2, 4, 8, 16, 32):
+            rows.append([1.0, stop, stop * (positions - 1), 0.0])
+            taken.append(_time(lambda s=stop, p=positions: _forward(slm, cache, p, s), repetitions))  # type: ignore[misc]
+    hidden = _forward(slm, cache, 1, layers)
+    rows.append([0.0, 0.0, 0.0, 1.0])
+    taken.append(_time(lambda: [float(x) for x in predict(slm.logits(hidden))[:4]], repetitions))
+    call, layer, position, head = _fit(rows, taken)
+    profile = DeviceProfile(name, _source(f"decoder of {layers} layers, hidden {slm.config.hidden}"), call, layer, position, head)
+    return profile, _quality(rows, taken, [call, layer, position, head])
+
+
+def measure_cloud(llm: Decoder, name: str, repetitions: int = 30) -> tuple[CloudProfile, Fit]:
+    """Time an LLM's forward by tokens, all layers and the head, and fit the cloud cost formula."""
+    cache, rows, taken = _warm_cache(llm), [], []
+    for tokens in (1, 2, 4, 8, 16, 32, 64):
+        rows.append([1.0, tokens])
+        taken.append(_time(lambda t=tokens: llm.logits(_forward(llm, cache, t, llm.config.layers)).argmax(-1), repetitions))  # type: ignore[misc]
+    forward, token = _fit(rows, taken)
+    profile = CloudProfile(name, _source(f"decoder of {llm.config.layers} layers, hidden {llm.config.hidden}"), forward, token)
+    return profile, _quality(rows, taken, [forward, token])
+
+
+def _fit(rows: list[list[float]], taken: list[float]) -> list[float]:
+    # Weighted by 1/t, so that the fit is good in relative terms for short and long work alike.
+    weights = 1.0 / np.array(taken)
+    solution, _ = nnls(np.array(rows) * weights[:, None], np.array(taken) * weights)
+    return [round(float(x), 4) for x in solution]
+
+
+def _quality(rows: list[list[float]], taken: list[float], solution: list[float]) -> Fit:
+    predicted = np.array(rows) @ np.array(solution)
+    return Fit(float(np.mean(np.abs(predicted - taken) / np.array(taken))), len(taken))
