@@ -109,9 +109,10 @@ class Lens:
         means, directions = [], []
         for states in hidden:
             mean = states.mean(0)
-            _, singular, basis = np.linalg.svd(states - mean, full_matrices=False)
-            kept = basis[:SKETCH_SIZE] * np.sign(basis[:SKETCH_SIZE].sum(1, keepdims=True) + 1e-12)
-            deviation = np.maximum(singular[:SKETCH_SIZE] / np.sqrt(len(states)), 1e-6)
+            variance, basis = np.linalg.eigh(np.cov(states, rowvar=False, bias=True))  # rising order
+            variance, basis = variance[::-1][:SKETCH_SIZE], basis.T[::-1][:SKETCH_SIZE]
+            kept = basis * np.sign(basis.sum(1, keepdims=True) + 1e-12)
+            deviation = np.sqrt(np.maximum(variance, 1e-12))
             padded = np.zeros((SKETCH_SIZE, states.shape[1]), np.float32)
             padded[: len(kept)] = kept / deviation[:, None]
             means.append(mean)

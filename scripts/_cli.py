@@ -19,6 +19,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 Arguments = TypeVar("Arguments")
+_WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def launch(arguments: type[Arguments], main: Callable[[Arguments], None], description: str | None) -> None:
@@ -29,7 +30,7 @@ def launch(arguments: type[Arguments], main: Callable[[Arguments], None], descri
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         main(tyro.cli(arguments, description=description))
-    except (SyneraError, ValueError, FileNotFoundError) as wrong:  # TraceError, BundleError, TaskError are ValueErrors
+    except (SyneraError, ValueError, *_WRONG_PATH) as wrong:  # TraceError, BundleError, TaskError are ValueErrors
         print(f"error: {wrong}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

@@ -74,9 +74,8 @@ def main(arguments: Arguments) -> None:
 
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
     graphs = _record(arguments)
-    torch.set_num_threads(1)
     device, cloud = DeviceProfile.load(bundled.profile("phone")), CloudProfile.load(bundled.profile("gpu"))
     bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
     with console.status("searching the best fixed thresholds"):
@@ -98,7 +97,7 @@ def _interrupt(*_: object) -> None:
 def _record(arguments: Arguments) -> _Graphs:
     """Record training, validation and test prompts with the bundled pair; one lens, fitted on training prompts."""
     from runtime.lens import Lens
-    from traces.record import Models
+    from traces.record import Models, Recorder
 
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
     recorded: dict[str, GraphSet] = {}
@@ -106,11 +105,15 @@ def _record(arguments: Arguments) -> _Graphs:
     lens = None
     for split, per_kind in counts.items():
         prompts = recording.bundled_prompts(split, per_kind, seed=3)
-        recorded[split] = recording.record(models, prompts, tinyworld.score, split, 112, 20000, lens)
+        recorder = Recorder(models, tinyworld.score, 112, 3000, lens, keep_open=False, workers=os.cpu_count() or 1)
+        recorded[split] = recording.record(recorder, prompts, split)
         lens = Lens.from_tensors(recorded[split].lens_tensors)
         recorded[split].save(arguments.out / "graphs" / f"{split}.safetensors")
         c = recorded[split].meta.coverage
-        console.print(f"  {split}: {recorded[split].nodes} nodes, {c['closed']:.0%} of graphs closed, random coverage {c['random']:.4f}")
+        console.print(
+            f"  {split}: {recorded[split].nodes} nodes, {c['closed']:.0%} of graphs closed, random coverage {c['random']:.4f}, "
+            f"{recorded[split].meta.notes['left_out']} prompts left out as theirs did not close within 3000 nodes"
+        )
     return _Graphs(**recorded)
 
 

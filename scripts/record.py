@@ -19,9 +19,8 @@ from scripts._cli import console, launch, progress
 from traces import bundled
 
 if TYPE_CHECKING:
-    from runtime.lens import Lens
     from traces.graph import GraphSet
-    from traces.record import Models, Prompt
+    from traces.record import Models, Prompt, Recorder
 
 Split = Literal["train", "validation", "test"]
 
@@ -45,8 +44,10 @@ class Arguments:
     LLM's own greedy answer (1 or 0)."""
     max_new_tokens: int = 112
     """Where answers are cut."""
-    node_budget: int = 20000
-    """Most nodes run for one prompt; a graph over it stays open, and its coverage is reported."""
+    node_budget: int = 3000
+    """Most nodes run for one prompt; a graph that needs more stays open."""
+    open_graphs: Literal["drop", "keep"] = "drop"
+    """drop: leave out prompts whose graph stays open, and say how many; keep: keep them, with their coverage."""
     lens: Path | None = None
     """A file that holds a lens to use (a graph file or a bundle's lens.safetensors); by default one is fitted."""
     threads: int = 2
@@ -58,32 +59,31 @@ def main(arguments: Arguments) -> None:
     import torch
 
     from runtime.lens import Lens
-    from traces.record import Models
+    from traces.record import Models, Recorder
 
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
     models = Models.load(arguments.slm, arguments.llm)
     lens = Lens.load(arguments.lens) if arguments.lens else None
-    table = Table("split", "prompts", "nodes", "nodes a prompt", "closed", "coverage: random", "never", "always")
+    table = Table("split", "prompts", "nodes", "nodes a prompt", "left out", "closed", "coverage: random", "never", "always")
     for name, prompts, score in _sources(arguments, models):
-        graphs = record(models, prompts, score, name, arguments.max_new_tokens, arguments.node_budget, lens)
+        recorder = Recorder(
+            models, score, arguments.max_new_tokens, arguments.node_budget, lens, arguments.open_graphs == "keep", arguments.threads
+        )
+        graphs = record(recorder, prompts, name)
         lens = Lens.from_tensors(graphs.lens_tensors)
         graphs.save(arguments.out / f"{name}.safetensors")
         c = graphs.meta.coverage
         sizes = sorted(len(g) for g in graphs)
         spread = f"{sizes[0]} .. {sizes[len(sizes) // 2]} .. {sizes[-1]}"
-        table.add_row(name, str(len(graphs)), str(graphs.nodes), spread, *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")))
+        table.add_row(name, str(len(graphs)), str(graphs.nodes), spread, str(graphs.meta.notes["left_out"]), *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")))
     console.print(table)
     console.print(f"next: python scripts/train.py --graphs {arguments.out}")
 
 
-def record(
-    models: Models, prompts: list[Prompt], score: Callable[[str, str], float], split: str, max_new_tokens: int, node_budget: int, lens: Lens | None
-) -> GraphSet:
+def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
     """Record one set of prompts with a progress bar."""
     from traces.graph import GraphSet
-    from traces.record import Recorder
 
-    recorder = Recorder(models, score, max_new_tokens, node_budget, lens)
     with progress() as bar:
         task = bar.add_task(f"record {split}", total=len(prompts))
         for state in recorder.record(prompts, split):

@@ -102,8 +102,8 @@ class Device:
 
 
 def _default_lens(slm: Decoder, slm_fingerprint: str) -> Lens:
-    graphs = GraphSet.load(bundled.graphs("train"))
-    if graphs.meta.slm_fingerprint == slm_fingerprint:
+    path = bundled.graphs("train")
+    if path.is_file() and (graphs := GraphSet.load(path)).meta.slm_fingerprint == slm_fingerprint:
         return Lens.from_tensors(graphs.lens_tensors)
     return Lens.neutral(len(slm.config.exit_layers), slm.config.hidden)
 

@@ -96,7 +96,9 @@ def akin_graphs(akin_models: Models) -> GraphSet:
     return record_tiny(akin_models, AKIN_NEW_TOKENS)
 
 
-def last_row(decoder: Decoder, tokens: Sequence[int], *, stop: int | None = None, probe_layer: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def last_row(
+    decoder: Decoder, tokens: Sequence[int], *, stop: int | None = None, probe_layer: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Run one sequence afresh; return the probabilities [vocab] and the attention row [8] of its last token."""
     import torch
 
@@ -133,7 +135,9 @@ class InProcessVerifier:
         assert self._checking is not None
         history, draft = self._checking
         tokens = [*history, *draft]
-        hidden = self._llm.run(self._llm.embed(torch.tensor(tokens)), torch.arange(len(tokens)), SequenceKV(self._llm.config.kv_shape))
+        hidden = self._llm.run(
+            self._llm.embed(torch.tensor(tokens)), torch.arange(len(tokens)), SequenceKV(self._llm.config.kv_shape)
+        )
         choices = self._llm.logits(hidden[len(history) - 1 :]).argmax(-1).tolist()
         accepted = next((i for i, token in enumerate(draft) if token != choices[i]), len(draft))
         return Verdict(accepted, choices[accepted], 0.0, 0.0, 0.0, 0.0, len(tokens), uplink_bytes=0, downlink_bytes=0, load=0.0)

@@ -186,6 +186,8 @@ class GraphSet:
             for name in ("exit_layers", "eos_ids", "prompts", "kinds"):
                 fields[name] = tuple(fields[name])
             return cls(GraphMeta(**fields), _map(path), path)
+        except TraceError:
+            raise
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TraceError(f"{path} is damaged ({error}); record it again with scripts/record.py") from None
 

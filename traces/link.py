@@ -149,7 +149,7 @@ def load_links(path: str | Path) -> list[LinkTrace]:
     try:
         stated = json.loads(Path(path).read_text())
         if (stated.get("format"), stated.get("version")) != ("synera-links", 1):
-            raise TraceError(f"{path} is not a link file of version 1")
+            raise TraceError("it is not a link file of version 1")
         return [
             LinkTrace(
                 row["name"],
@@ -161,7 +161,7 @@ def load_links(path: str | Path) -> list[LinkTrace]:
         ]
     except FileNotFoundError:
         raise TraceError(f"no link file at {path}") from None
-    except TraceError:
-        raise
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise TraceError(f"{path} is not a link file: {error}") from None

@@ -66,7 +66,7 @@ class _JsonProfile:
 def _require_finite(profile: object) -> None:
     for f in fields(profile):  # type: ignore[arg-type]
         value = getattr(profile, f.name)
-        numbers = () if f.name in ("name", "source") else value if isinstance(value, tuple) else (value,)
+        numbers = () if f.name in ("name", "source") else value if isinstance(f.default, tuple) else (value,)
         if not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers):
             raise TraceError(f"{f.name}={value!r} must be a number that is not negative, or a list of such")
 

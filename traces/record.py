@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,8 @@ class Recorder:
         max_new_tokens: int,
         node_budget: int = 6000,
         lens: Lens | None = None,
+        keep_open: bool = True,
+        workers: int = 1,
     ) -> None:
         """See the class.
 
@@ -127,6 +130,8 @@ class Recorder:
             max_new_tokens: where answers are cut.
             node_budget: most nodes that are run for one prompt.
             lens: the lens to use; None fits one on the first batch.
+            keep_open: False leaves out the prompts whose graph is still open at its node budget.
+            workers: batches of prompts run side by side, one thread each; set torch to one thread with more than one.
 
         Raises:
             ValueError: a limit is below 1.
@@ -135,10 +140,11 @@ class Recorder:
             raise ValueError(f"node_budget={node_budget} and max_new_tokens={max_new_tokens} must be at least 1")
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
+        self._keep_open, self._workers = keep_open, workers
         self._eos = frozenset(models.llm.config.eos_ids) | frozenset(models.slm.config.eos_ids)
         self._exits = models.slm.config.exit_layers
 
-    def record(self, prompts: Sequence[Prompt], split: str, batch: int = 24) -> Iterator[int | GraphSet]:
+    def record(self, prompts: Sequence[Prompt], split: str, batch: int = 16) -> Iterator[int | GraphSet]:
         """Record; yields the number of finished prompts after each batch, and last the graph set.
 
         Raises:
@@ -148,19 +154,28 @@ class Recorder:
         if not prompts:
             raise ValueError("no prompts to record")
         encoded = [self._encode(p) for p in prompts]
-        graphs: list[dict[str, NDArray[Any]]] = []
-        closed = 0
         order = np.random.default_rng(0).permutation(len(prompts))  # mixes kinds, so the first batch can fit the lens
-        for start in range(0, len(order), batch):
-            builders = [_Builder(prompts[i], encoded[i]) for i in order[start : start + batch]]
-            self._expand(builders)
-            if self._lens is None:
-                self._lens = _fit_lens(builders, len(self._exits))
-            graphs += [self._finish(b, self._lens) for b in builders]
-            closed += sum(b.dropped == 0 for b in builders)
-            yield len(graphs)
-        assert self._lens is not None
-        meta = self._meta([prompts[i] for i in order], split, closed / len(prompts))
+        batches = [
+            [_Builder(prompts[i], encoded[i]) for i in order[start : start + batch]] for start in range(0, len(order), batch)
+        ]
+        graphs: list[dict[str, NDArray[Any]]] = []
+        kept: list[_Builder] = []
+        done = 0
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="recorder") as pool:
+            for builders in pool.map(self._expand, batches):
+                if self._lens is None:
+                    self._lens = _fit_lens(builders, len(self._exits))
+                for builder in builders:
+                    if builder.dropped == 0 or self._keep_open:
+                        graphs.append(self._finish(builder, self._lens))
+                        kept.append(builder)
+                    builder.rows, builder.hidden = [], []  # large, and written down by now
+                done += len(builders)
+                yield done
+        if not graphs or self._lens is None:
+            raise ValueError(f"none of {len(prompts)} graphs closed within {self._budget} nodes; give a larger node budget")
+        meta = self._meta([b.prompt for b in kept], split, sum(b.dropped == 0 for b in kept) / len(kept))
+        meta.notes["left_out"] = len(prompts) - len(kept)
         graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
         meta.coverage.update(coverage(graph_set))
         yield graph_set
@@ -196,7 +211,7 @@ class Recorder:
     # ------------------------------------------------------------ expansion
 
     @torch.inference_mode()
-    def _expand(self, builders: list[_Builder]) -> None:
+    def _expand(self, builders: list[_Builder]) -> list[_Builder]:
         caches = (
             TreeKV(self._models.slm.config.kv_shape, probe_layer=self._exits[0] - 1),
             TreeKV(self._models.llm.config.kv_shape),
@@ -232,6 +247,7 @@ class Recorder:
                 for child in self._settle(builders[node.graph], node, path, figures, row):
                     pushed += 1
                     heapq.heappush(frontier, (-child.likelihood, pushed, child))
+        return builders
 
     def _forward(
         self, caches: tuple[TreeKV, TreeKV], tokens: NDArray[np.int64], slots: NDArray[np.int64], paths: Sequence[NDArray[np.int64]]

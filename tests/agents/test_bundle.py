@@ -17,7 +17,11 @@ from agents.rules import ALWAYS, FixedRule
 from synera_env import FEATURES, Encoder
 from tests.graphs import Recorded
 
-ROWS = np.random.default_rng(0).uniform([f.low for f in FEATURES], [f.high for f in FEATURES], (64, len(FEATURES))).astype(np.float32)
+ROWS = (
+    np.random.default_rng(0)
+    .uniform([f.low for f in FEATURES], [f.high for f in FEATURES], (64, len(FEATURES)))
+    .astype(np.float32)
+)
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -96,7 +100,9 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     assert f"no bundle at {tmp_path / 'none'}" in refused(tmp_path / "none")
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"", b"\xff\xfe\x00", b'{"format_version": 1}', b'{"format_version": 1, "normaliser": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"", b"\xff\xfe\x00", b'{"format_version": 1}', b'{"format_version": 1, "normaliser": 3}']
+)
 def test_a_damaged_description(bundle: Path, content: bytes) -> None:
     (bundle / "bundle.json").write_bytes(content)
     assert "bundle.json" in refused(bundle)

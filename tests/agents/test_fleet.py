@@ -38,7 +38,9 @@ class Fleet:
 
 
 @pytest.mark.parametrize("devices", [1, 4, 30])
-def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(pair: Recorded, env: SyneraReplayEnv, devices: int) -> None:
+def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(
+    pair: Recorded, env: SyneraReplayEnv, devices: int
+) -> None:
     plan, fleet, done = make_plan(env, 14), Fleet(pair), []
     found = run_fleet(fleet, RandomRule(env.encoder), plan, devices, lambda: done.append(1))
     alone = [answer(env, RandomRule(env.encoder), p) for p in plan]

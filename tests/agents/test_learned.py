@@ -89,7 +89,9 @@ def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config
     return held[0], held[1]
 
 
-def test_the_bundle_acts_as_the_trained_policy(pair: Recorded, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundle_acts_as_the_trained_policy(
+    pair: Recorded, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run is repeated from its seed; its policy is compared with the bundle of the first one."""
     _, trained = _train(pair, tmp_path / "again", monkeypatch, TINY_RUN)
     loaded = OnnxController.load(run / "bundle")
@@ -110,7 +112,9 @@ def test_a_seed_fixes_the_weights(pair: Recorded, tmp_path: Path, monkeypatch: p
     assert not torch.equal(one, other)
 
 
-def test_a_second_run_into_the_same_folder_keeps_nothing_of_the_first(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_into_the_same_folder_keeps_nothing_of_the_first(
+    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = replace(TINY_RUN, steps=128, validation_answers=2)
     _train(pair, tmp_path / "run", monkeypatch, config)
     first = _lines(tmp_path / "run")
@@ -118,13 +122,17 @@ def test_a_second_run_into_the_same_folder_keeps_nothing_of_the_first(pair: Reco
     assert _lines(tmp_path / "run") == first
 
 
-def test_a_policy_that_is_exported_wrong_leaves_no_bundle(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_that_is_exported_wrong_leaves_no_bundle(
+    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def off(self: Any, observation: torch.Tensor) -> torch.Tensor:
         return self.head(self.latent(observation)) * 0.9 + 0.01
 
     monkeypatch.setattr(learned._Actor, "forward", off)
     with pytest.raises(BundleError, match="differs"):
-        train_ppo(lambda p: pair.env(preference=p), pair.env(), replace(TINY_RUN, steps=128, validation_answers=2), tmp_path / "run")
+        train_ppo(
+            lambda p: pair.env(preference=p), pair.env(), replace(TINY_RUN, steps=128, validation_answers=2), tmp_path / "run"
+        )
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "tb", "validation.jsonl"]
 
 

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from agents import rules
 from agents.evaluation import answer, evaluate, make_plan
-from agents.rules import ALWAYS, DEFAULT_FIXED, NEVER, FixedRule, RandomRule, SearchResult, grid_search, search_fixed, threshold_grid
+from agents.rules import (
+    ALWAYS,
+    DEFAULT_FIXED,
+    NEVER,
+    FixedRule,
+    RandomRule,
+    SearchResult,
+    grid_search,
+    search_fixed,
+    threshold_grid,
+)
 from synera_env import FEATURES, KNOB_NAMES, Encoder, Knobs
 from synera_env.env import SyneraReplayEnv
 

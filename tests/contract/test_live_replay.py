@@ -99,6 +99,9 @@ def test_live_and_replay_do_the_same_by_themselves(live: SyneraLiveEnv, replay: 
             assert (a.verdict is None) == (b.verdict is None)
             if a.verdict and b.verdict:
                 assert (a.verdict.accepted, a.verdict.cloud_tokens) == (b.verdict.accepted, b.verdict.cloud_tokens)
+                assert a.verdict.uplink_bytes == b.verdict.uplink_bytes
+                unknown = 2 if a is one.records[-1] else 0  # what the LLM would say past the end is not recorded
+                assert abs(a.verdict.downlink_bytes - b.verdict.downlink_bytes) <= unknown
 
 
 def test_the_pair_exercises_the_contract(replay: SyneraReplayEnv) -> None:
@@ -151,7 +154,9 @@ def test_a_controller_sees_the_same_in_both_worlds(live: SyneraLiveEnv, replay: 
         np.testing.assert_allclose(one, other, atol=1e-2)  # both keep sketches in half precision
 
 
-def test_always_is_the_llm_and_never_the_slm(live: SyneraLiveEnv, pair: Recorded, tiny_llm: Path, replay: SyneraReplayEnv) -> None:
+def test_always_is_the_llm_and_never_the_slm(
+    live: SyneraLiveEnv, pair: Recorded, tiny_llm: Path, replay: SyneraReplayEnv
+) -> None:
     for name, model in (("always", tiny_llm), ("never", pair.slm)):
         for planned in plans(replay, name):
             outcome = answer(live, TIME_BLIND[name], planned)
@@ -193,7 +198,13 @@ def test_gymnasium_accepts_the_live_environment(cloud: CloudClient, device: Devi
     from gymnasium.utils.env_checker import check_env
 
     env = gymnasium.make(
-        "SyneraLive-v0", cloud=cloud.target, device=device, prompts=pair.prompts, scorer=pair.score, emulate_link=False, render_mode="ansi"
+        "SyneraLive-v0",
+        cloud=cloud.target,
+        device=device,
+        prompts=pair.prompts,
+        scorer=pair.score,
+        emulate_link=False,
+        render_mode="ansi",
     )
     try:
         assert env.spec is not None

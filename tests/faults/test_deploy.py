@@ -119,12 +119,23 @@ def test_a_prompt_that_does_not_fit_is_said_before_any_answer(cloud: CloudClient
         SyneraLiveEnv(cloud, device, [LivePrompt("fits"), LivePrompt("river " * words)])
 
 
-def test_an_environment_that_could_not_connect_leaves_nothing_open(pair: Recorded, device: Device) -> None:
-    before = set(threading.enumerate())
-    with pytest.raises(CloudUnavailableError):
-        SyneraLiveEnv("127.0.0.1:1", device, pair.prompts)
-    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("verifier")]
-    assert not left
+def test_an_environment_closes_the_channel_that_it_opened_and_no_other(
+    cloud: CloudClient, pair: Recorded, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    close = CloudClient.close
+    monkeypatch.setattr(CloudClient, "close", lambda client: (closed.append(client.target), close(client)))
+    with pytest.raises(ContextOverflowError):
+        SyneraLiveEnv(cloud.target, device, [LivePrompt("river " * 400)])
+    assert closed == [cloud.target]  # also when it could not be made
+    SyneraLiveEnv(cloud.target, device, pair.prompts).close()
+    assert closed == [cloud.target] * 2
+    env = SyneraLiveEnv(cloud, device, pair.prompts, emulate_link=False)
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    assert len(closed) == 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("verifier")]
 
 
 def test_a_damaged_slm_is_refused(pair: Recorded, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud.server import ServerConfig, running_server
-from runtime.errors import CloudUnavailableError
+from runtime.errors import CloudUnavailableError, SyneraError
 from scripts import _verifier
+from scripts._cli import launch
 from scripts._verifier import verifier_process
 from tests.graphs import PHONE, Recorded, foreign_copy, recorded, trained
 from traces import bundled
@@ -76,6 +78,44 @@ def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- mistakes
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No arguments."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (SyneraError("no"), 2, "error: no"),
+        (ValueError("steps=0"), 2, "error: steps=0"),
+        (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
+        (IsADirectoryError(21, "Is a directory", "."), 2, "error: [Errno 21] Is a directory: '.'"),
+        (PermissionError(13, "Permission denied", "x"), 2, "error: [Errno 13] Permission denied: 'x'"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_mistakes_are_one_line(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Nothing) -> None:
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(SystemExit) as left:
+        launch(Nothing, main, None)
+    assert left.value.code == code
+    assert capsys.readouterr().err == said + "\n"
+
+
+def test_bugs_are_not_dressed_as_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(_: Nothing) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(ZeroDivisionError):
+        launch(Nothing, main, None)
 
 
 @pytest.mark.parametrize("name", ["record", "deploy"])
@@ -151,7 +191,9 @@ def test_a_bundle_of_another_slm(tmp_path: Path, files: Path, tiny_slm: Path, bu
 def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path, pair: Recorded) -> None:
     (tmp_path / "prompts.txt").write_text("\n\n".join(pair.graphs.meta.prompts[:3]) + "\n")
     models = ("--slm", tiny_slm, "--llm", tiny_llm)
-    done = script("record", *models, "--prompts", "prompts.txt", "--max-new-tokens", 4, "--out", "out", "--threads", 1, cwd=tmp_path)
+    done = script(
+        "record", *models, "--prompts", "prompts.txt", "--max-new-tokens", 4, "--out", "out", "--threads", 1, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "next: python scripts/train.py --graphs out" in done.stdout
@@ -163,7 +205,9 @@ def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path
     assert all(set(graph.score[graph.score == graph.score]) <= {0.0, 1.0} for graph in graphs)
 
 
-def test_a_bundle_answers_through_a_served_model(tmp_path: Path, files: Path, pair: Recorded, bundle: Path, verifier: str) -> None:
+def test_a_bundle_answers_through_a_served_model(
+    tmp_path: Path, files: Path, pair: Recorded, bundle: Path, verifier: str
+) -> None:
     prompts = pair.graphs.meta.prompts[:2]
     done = deploy(files, pair.slm, bundle, verifier, "--prompt", *prompts, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -176,10 +220,14 @@ def test_a_bundle_answers_through_a_served_model(tmp_path: Path, files: Path, pa
     assert "next: python scripts/evaluate.py" in done.stdout
 
 
-@pytest.mark.skipif(not bundled.graphs("train").is_file(), reason="the bundled graphs are not there; a rule's default lens looks at them")
+@pytest.mark.skipif(
+    not bundled.graphs("train").is_file(), reason="the bundled graphs are not there; a rule's default lens looks at them"
+)
 def test_a_rule_answers_for_a_users_own_slm(tmp_path: Path, files: Path, tiny_slm: Path, verifier: str) -> None:
     quick = ("--unpaced", "--no-emulate-link", "--profile", files / "phone.json", "--max-new-tokens", 6)
-    done = script("deploy", "--slm", tiny_slm, "--controller", "always", "--cloud", verifier, *quick, "--prompt", "fits", cwd=tmp_path)
+    done = script(
+        "deploy", "--slm", tiny_slm, "--controller", "always", "--cloud", verifier, *quick, "--prompt", "fits", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "answer: " in done.stdout
 
@@ -205,20 +253,29 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
 
 
 def test_the_verifiers_process_stops_on_ctrl_c(tiny_llm: Path, started: list[subprocess.Popen[str]]) -> None:
-    with pytest.raises(KeyboardInterrupt), verifier_process(model=tiny_llm, pace=None) as target:
-        host, port = target.split(":")
-        with socket.create_connection((host, int(port)), timeout=10):
-            assert started[0].poll() is None
-        raise KeyboardInterrupt
+    def interrupted() -> tuple[str, int]:
+        try:
+            with verifier_process(model=tiny_llm, pace=None) as target:
+                address = (target.split(":")[0], int(target.split(":")[1]))
+                with socket.create_connection(address, timeout=10):
+                    assert started[0].poll() is None
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            return address
+
+    address = interrupted()
     assert len(started) == 1
     assert started[0].poll() == 0  # gracefully, not killed
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)), timeout=10)
+        socket.create_connection(address, timeout=10)
 
 
 def test_a_verifier_that_does_not_start_says_where_to_look(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     log = tmp_path / "verifier.log"
-    with pytest.raises(CloudUnavailableError, match=rf"exit code 2\); see {log}"), verifier_process(model=tmp_path, pace=None, log=log):
+    with (
+        pytest.raises(CloudUnavailableError, match=rf"exit code 2\); see {log}"),
+        verifier_process(model=tmp_path, pace=None, log=log),
+    ):
         raise AssertionError("not reached")
     assert started[0].poll() == 2
     assert f"no model at {tmp_path}" in log.read_text()

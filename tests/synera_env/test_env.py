@@ -107,7 +107,9 @@ def test_the_bundled_links_and_profiles_are_the_default(akin_graphs: GraphSet) -
         ({"graphs": "nowhere/graphs.safetensors"}, TraceError, "no graph file at nowhere/graphs.safetensors"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(akin_graphs: GraphSet, changes: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_arguments_that_do_not_fit_are_named(
+    akin_graphs: GraphSet, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         make(**({"graphs": akin_graphs} | changes))
 
@@ -266,7 +268,9 @@ def test_the_offset_is_felt(env: SyneraReplayEnv) -> None:
         ({"link": -1}, ValueError, "link=-1 is outside 0..1"),
     ],
 )
-def test_options_that_make_no_sense_are_named(env: SyneraReplayEnv, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_options_that_make_no_sense_are_named(
+    env: SyneraReplayEnv, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         env.reset(seed=0, options=options)
 
@@ -323,12 +327,15 @@ def test_an_environment_goes_on_after_an_uncovered_start(open_graphs: GraphSet) 
     for prompt in range(6):
         try:
             env.reset(seed=0, options={"prompt": prompt})
-            outcomes.add("started")
         except UncoveredError as error:
-            assert env.graphs.meta.prompts[prompt][:40] in str(error)
-            outcomes.add("uncovered")
-            with pytest.raises(RuntimeError, match="call reset"):
-                env.step(np.zeros(6, np.float32))
+            reason = str(error)
+        else:
+            outcomes.add("started")
+            continue
+        outcomes.add("uncovered")
+        assert env.graphs.meta.prompts[prompt][:40] in reason
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(np.zeros(6, np.float32))
     assert outcomes == {"started", "uncovered"}
 
 

@@ -14,9 +14,19 @@ from tests.synera_env.records import draft, record, verdict
 
 def test_the_metrics_of_a_hand_made_answer() -> None:
     records = [
-        record(draft((0.9, 0.5, 0.5)), verdict(1, cloud_seconds=0.02, cloud_tokens=30, uplink_bytes=300, downlink_bytes=200), committed=2, at=0.5),
+        record(
+            draft((0.9, 0.5, 0.5)),
+            verdict(1, cloud_seconds=0.02, cloud_tokens=30, uplink_bytes=300, downlink_bytes=200),
+            committed=2,
+            at=0.5,
+        ),
         record(committed=1, at=0.75, joules=0.25),
-        record(draft((0.5,)), verdict(1, cloud_seconds=0.03, cloud_tokens=4, uplink_bytes=100, downlink_bytes=50), committed=2, at=1.25),
+        record(
+            draft((0.5,)),
+            verdict(1, cloud_seconds=0.03, cloud_tokens=4, uplink_bytes=100, downlink_bytes=50),
+            committed=2,
+            at=1.25,
+        ),
         record(error="lost", committed=3, at=3.25, joules=1.0),
     ]
     found = episode_metrics(records, quality=0.5, reward=-1.0)

@@ -21,7 +21,9 @@ NAMES = [f.name for f in FEATURES]
 grid = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 0.875, 1.0])  # exact in the float32 of an action
 
 
-def encode(at: DecisionPoint, records: list[StepRecord] | None = None, preference: Preference | None = None, exits: int = 3) -> dict[str, float]:
+def encode(
+    at: DecisionPoint, records: list[StepRecord] | None = None, preference: Preference | None = None, exits: int = 3
+) -> dict[str, float]:
     """The observation by feature name."""
     values = Encoder(exits).encode(at, records or [], preference or Preference())
     return dict(zip(NAMES, values.tolist(), strict=True))
@@ -33,7 +35,14 @@ def encode(at: DecisionPoint, records: list[StepRecord] | None = None, preferenc
 @st.composite
 def exits_and_knobs(draw: st.DrawFn, level: st.SearchStrategy[float] = grid) -> tuple[int, Knobs]:
     exits = draw(st.integers(1, 6))
-    return exits, Knobs(draw(level), draw(level), draw(st.integers(0, exits - 1)), draw(level), draw(st.integers(1, MAX_DRAFT_LENGTH)), draw(level))
+    return exits, Knobs(
+        draw(level),
+        draw(level),
+        draw(st.integers(0, exits - 1)),
+        draw(level),
+        draw(st.integers(1, MAX_DRAFT_LENGTH)),
+        draw(level),
+    )
 
 
 @given(case=exits_and_knobs())
@@ -202,7 +211,11 @@ def test_an_slm_with_one_exit_has_a_mean_exit_of_zero() -> None:
 def test_nothing_is_known_before_the_first_chunk_but_the_defaults() -> None:
     seen = encode(point())
     wanted = {
-        **{f"past_{b}_{n}": v for b in range(1, HISTORY + 1) for n, v in (("confidence", 1), ("importance", 0), ("offloaded", 0), ("accepted", 1))},
+        **{
+            f"past_{b}_{n}": v
+            for b in range(1, HISTORY + 1)
+            for n, v in (("confidence", 1), ("importance", 0), ("offloaded", 0), ("accepted", 1))
+        },
         "acceptance": 0.5,
         "offload_rate": 0,
         "chunks": 0,
@@ -220,7 +233,11 @@ def test_nothing_is_known_before_the_first_chunk_but_the_defaults() -> None:
 
 
 def test_the_last_chunks_newest_first() -> None:
-    records = [record(draft((0.3,), importance=0.1), verdict(0)), record(draft((0.8, 0.6), importance=0.2)), record(draft(), verdict(1))]
+    records = [
+        record(draft((0.3,), importance=0.1), verdict(0)),
+        record(draft((0.8, 0.6), importance=0.2)),
+        record(draft(), verdict(1)),
+    ]
     seen = encode(point(offloaded=2, generated_tokens=10), records)
     wanted = {
         "past_1_confidence": 0.5,
@@ -260,11 +277,16 @@ def test_the_link_and_the_cloud_are_estimated_from_what_was_measured() -> None:
     assert again["throughput"] == pytest.approx(math.log10(0.7 * 20_000 + 0.3 * 10_000))
 
 
-@pytest.mark.parametrize(("records", "lost"), [([record(error="x")], 1), ([record(error="x"), record()], 1), ([record(error="x"), record(None, verdict())], 0)])
+@pytest.mark.parametrize(
+    ("records", "lost"),
+    [([record(error="x")], 1), ([record(error="x"), record()], 1), ([record(error="x"), record(None, verdict())], 0)],
+)
 def test_a_lost_cloud_shows_until_the_next_verdict(records: list[Any], lost: int) -> None:
     assert encode(point(), records)["cloud_lost"] == lost
 
 
 def test_the_preference_is_seen_in_powers_of_ten() -> None:
     seen = encode(point(), preference=Preference(quality=1.0, latency=0.1, cost=100.0, energy=0.0, traffic=1e-9))
-    assert [seen[f"weight_{n}"] for n in ("quality", "latency", "cost", "energy", "traffic")] == pytest.approx([0, -1, 2, -6, -6])
+    assert [seen[f"weight_{n}"] for n in ("quality", "latency", "cost", "energy", "traffic")] == pytest.approx(
+        [0, -1, 2, -6, -6]
+    )

@@ -1,0 +1,132 @@
+"""What is bundled loads and keeps its splits apart. Files that are not made yet are skipped, with the reason."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.lens import Lens
+from traces import bundled, tinyworld
+from traces.graph import GraphSet
+from traces.profile import CloudProfile, DeviceProfile
+
+SPLITS = ("train", "validation", "test")
+
+
+def graphs(split: str) -> GraphSet:
+    path = bundled.graphs(split)
+    if not path.is_file():
+        pytest.skip(f"the bundled {split} graphs are not recorded yet")
+    return GraphSet.load(path)
+
+
+def pair_folder(model: str) -> Path:
+    folder = bundled.PAIR / model
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"the bundled {model} is not trained yet")
+    return folder
+
+
+# ---------------------------------------------------------------- links
+
+
+def test_no_link_is_in_two_splits() -> None:
+    for one, other in combinations(SPLITS, 2):
+        for a in bundled.links(one):
+            for b in bundled.links(other):
+                assert a.name != b.name
+                assert not np.array_equal(a.rtt_ms, b.rtt_ms)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_links_of_a_split_differ_and_stay_the_same(split: str) -> None:
+    links, again = bundled.links(split), bundled.links(split)
+    assert len({link.name for link in links}) == len(links) >= 9
+    assert {link.family for link in links} == {"constant", "markov"}
+    assert all(np.array_equal(a.rtt_ms, b.rtt_ms) for a, b in zip(links, again, strict=True))
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def test_every_bundled_profile_loads_and_tells_its_source() -> None:
+    assert DeviceProfile.load(bundled.profile("phone")).name == "phone"
+    assert CloudProfile.load(bundled.profile("gpu")).name == "gpu"
+    for path in sorted(bundled.profile("phone").parent.glob("*.json")):
+        kind = DeviceProfile if "layer_ms" in path.read_text() else CloudProfile
+        profile = kind.load(path)
+        assert profile.name == path.stem
+        assert len(profile.source) > 20
+
+
+# ---------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_bundled_graphs_hold_prompts_of_their_split_alone(split: str) -> None:
+    found = graphs(split)
+    assert found.meta.split == split
+    assert len(set(found.meta.prompts)) == len(found)
+    assert {tinyworld.split_of(p) for p in found.meta.prompts} == {split}
+    assert set(found.meta.kinds) == set(tinyworld.KINDS)
+    assert all(tinyworld.kind_of(p) == k for p, k in zip(found.meta.prompts, found.meta.kinds, strict=True))
+
+
+def test_bundled_splits_share_no_prompt_and_one_pair_and_lens() -> None:
+    sets = [graphs(split) for split in SPLITS]
+    for one, other in combinations(sets, 2):
+        assert not set(one.meta.prompts) & set(other.meta.prompts)
+    assert len({Lens.from_tensors(s.lens_tensors).fingerprint for s in sets}) == 1
+    assert len({(s.meta.slm_fingerprint, s.meta.llm_fingerprint, s.meta.tokenizer_hash, s.meta.exit_layers) for s in sets}) == 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_bundled_graphs_state_their_true_coverage(split: str) -> None:
+    found = graphs(split)
+    c = found.meta.coverage
+    assert c["closed"] == pytest.approx(np.mean([g.closed for g in found]))
+    assert min(c["random"], c["always"], c["never"]) > 0.99
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_bundled_graphs_leave_something_to_decide(split: str) -> None:
+    """The LLM's own answers are better than the SLM's, and neither is the whole range of scores."""
+
+    def quality(source: str) -> float:
+        scores = []
+        for graph in graphs(split):
+            node = 0
+            while np.isnan(graph.score[node]):
+                node = int(np.atleast_1d(getattr(graph, source)[node])[-1])
+            scores.append(graph.score[node])
+        return float(np.mean(scores))
+
+    assert quality("llm_child") > quality("exit_child") + 0.1
+
+
+# ---------------------------------------------------------------- pair
+
+
+def test_the_bundled_graphs_were_recorded_from_the_bundled_pair() -> None:
+    from runtime.decoder import fingerprint
+    from runtime.tokenizer import tokenizer_hash
+
+    meta = graphs("train").meta
+    assert (meta.slm_fingerprint, meta.llm_fingerprint) == (fingerprint(pair_folder("slm")), fingerprint(pair_folder("llm")))
+    assert meta.tokenizer_hash == tokenizer_hash(pair_folder("slm"))
+
+
+def test_the_bundled_pair_loads_and_shares_its_tokenizer() -> None:
+    from traces.record import Models
+
+    models = Models.load(pair_folder("slm"), pair_folder("llm"))
+    assert len(models.slm.config.exit_layers) > 1
+    assert models.slm.config.layers == models.slm.config.exit_layers[-1]
+    assert models.slm.config.eos_ids == models.llm.config.eos_ids != ()
+    assert models.slm.weight_bytes < models.llm.weight_bytes
+    prompt = tinyworld.tasks("fact", "test", 1)[0].prompt
+    unknown = models.tokenizer.token_to_id("<unk>")
+    assert unknown not in models.tokenizer.encode(prompt).ids
