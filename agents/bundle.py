@@ -99,7 +99,9 @@ class OnnxController:
         except (OSError, CheckpointError) as error:
             raise BundleError(f"bundle {folder} is incomplete: {error}") from None
         if lens.fingerprint != meta.lens_fingerprint:
-            raise BundleError(f"bundle {folder}: its lens is {lens.fingerprint}, bundle.json names {meta.lens_fingerprint}; export it again")
+            raise BundleError(
+                f"bundle {folder}: its lens is {lens.fingerprint}, bundle.json names {meta.lens_fingerprint}; export it again"
+            )
         return cls(meta, lens, policy)
 
     def predict(
@@ -122,7 +124,9 @@ def _read_meta(folder: Path) -> BundleMeta:
         normaliser = Normaliser(tuple(n["mean"]), tuple(n["variance"]), n["clip"], n["epsilon"])
         return BundleMeta(normaliser=normaliser, **stated)
     except FileNotFoundError:
-        raise BundleError(f"no bundle at {folder}: it has no bundle.json; scripts/train.py writes one to runs/NAME/bundle") from None
+        raise BundleError(
+            f"no bundle at {folder}: it has no bundle.json; scripts/train.py writes one to runs/NAME/bundle"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         raise BundleError(f"{path} is damaged: {error!r}; export it again") from None
 

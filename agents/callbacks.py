@@ -60,7 +60,9 @@ class EpisodeMeans(BaseCallback):
 class KeepBest(BaseCallback):
     """Evaluates on validation prompts every so many steps and keeps the best weights, with their normaliser, in memory."""
 
-    def __init__(self, env: SyneraReplayEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path) -> None:
+    def __init__(
+        self, env: SyneraReplayEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path
+    ) -> None:
         """See the class.
 
         Args:

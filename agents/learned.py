@@ -5,7 +5,6 @@ What does not live here: the bundle's format (bundle.py) and what TensorBoard sh
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -153,7 +152,11 @@ def _provenance(config: PPOConfig, train: SyneraReplayEnv, validation: SyneraRep
         "algorithm": "PPO",
         "config": asdict(config),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "graphs": {"train": train.graphs.meta.split, "validation": validation.graphs.meta.split, "train_prompts": len(train.graphs)},
+        "graphs": {
+            "train": train.graphs.meta.split,
+            "validation": validation.graphs.meta.split,
+            "train_prompts": len(train.graphs),
+        },
         "links": {"train": sorted({x.family for x in train.links}), "traces": len(train.links)},
         "device_profile": train.device.name,
         "cloud_profile": train.cloud.name,
@@ -174,10 +177,14 @@ class _Actor(torch.nn.Module):
 
 
 def _export(
-    model: PPO, vec: VecNormalize, controller: LearnedController, validation: SyneraReplayEnv, provenance: dict[str, Any], folder: Path
+    model: PPO,
+    vec: VecNormalize,
+    controller: LearnedController,
+    validation: SyneraReplayEnv,
+    provenance: dict[str, Any],
+    folder: Path,
 ) -> None:
     observations = _sample_observations(validation, controller, samples=256)
-    buffer = io.BytesIO()
     program = torch.onnx.export(
         _Actor(model.policy).eval(),
         (torch.zeros(2, observations.shape[1]),),
@@ -188,10 +195,9 @@ def _export(
         verbose=False,
     )
     assert program is not None  # only the legacy exporter returns nothing
-    program.save(buffer)
     meta = validation.graphs.meta
     export(
-        buffer.getvalue(),
+        program.model_proto.SerializeToString(),
         BundleMeta(
             name=folder.parent.name,
             schema_hash=validation.encoder.schema_hash,

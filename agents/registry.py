@@ -30,7 +30,9 @@ def controller(name: str, encoder: Encoder) -> Controller:
     if name == "random":
         return RandomRule(encoder)
     if not Path(name).exists():
-        raise ValueError(f"no controller {name!r}: it is neither a rule ({', '.join([*RULES, 'random'])}) nor the folder of a bundle")
+        raise ValueError(
+            f"no controller {name!r}: it is neither a rule ({', '.join([*RULES, 'random'])}) nor the folder of a bundle"
+        )
     loaded = OnnxController.load(name)
     if loaded.meta.schema_hash != encoder.schema_hash:
         raise BundleError(

@@ -107,7 +107,9 @@ class Decoder:
                 _take(weights, name)
             return cls(config, weights, inv_freq, scale)
         except KeyError as missing:
-            raise CheckpointError(f"the weights in {folder} lack the tensor {missing}; the download may be incomplete") from None
+            raise CheckpointError(
+                f"the weights in {folder} lack the tensor {missing}; the download may be incomplete"
+            ) from None
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -231,7 +233,9 @@ def _stated_extras(config: ModelConfig, raw: object) -> list[str]:
 def _read_config(folder: Path) -> tuple[ModelConfig, object]:
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"no model at {folder}: it has no config.json; give a Hugging Face folder (config.json, *.safetensors, tokenizer.json)")
+        raise CheckpointError(
+            f"no model at {folder}: it has no config.json; give a Hugging Face folder (config.json, *.safetensors, tokenizer.json)"
+        )
     try:
         stated = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -250,7 +254,9 @@ def _read_config(folder: Path) -> tuple[ModelConfig, object]:
     layers = c.num_hidden_layers
     exits = tuple(stated.get("exit_layers") or (layers,))
     if list(exits) != sorted(set(exits)) or exits[0] < 1 or exits[-1] != layers:
-        raise CheckpointError(f"{path}: exit_layers={list(exits)} must rise from at least 1 and end with the last layer, {layers}")
+        raise CheckpointError(
+            f"{path}: exit_layers={list(exits)} must rise from at least 1 and end with the last layer, {layers}"
+        )
     eos = c.eos_token_id
     window = getattr(c, "sliding_window", None)
     kinds = getattr(c, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
@@ -291,7 +297,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     # Some folders also hold the same weights in another form (consolidated.safetensors).
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"no *.safetensors in {folder}; convert the checkpoint with save_pretrained(..., safe_serialization=True)")
+        raise CheckpointError(
+            f"no *.safetensors in {folder}; convert the checkpoint with save_pretrained(..., safe_serialization=True)"
+        )
     weights = {}
     for file in files:
         try:

@@ -62,7 +62,9 @@ class SequenceKV:
     Rollback is `truncate`; memory doubles when full and is freed with the object.
     """
 
-    def __init__(self, shape: KVShape, *, probe_layer: int | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+    def __init__(
+        self, shape: KVShape, *, probe_layer: int | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         self.shape = shape
         self.lengths = [0] * shape.layers
         self.probe_layer = probe_layer
@@ -106,7 +108,11 @@ class SequenceKV:
             self.probed = attention_rows(q, keys[None], mask, last)
         plain = tokens == 1 and window is None
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], keys[None], values[None], attn_mask=None if plain else mask, enable_gqa=q.shape[1] != keys.shape[0]
+            q.transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            attn_mask=None if plain else mask,
+            enable_gqa=q.shape[1] != keys.shape[0],
         )
         return out[0].transpose(0, 1)
 

@@ -112,9 +112,9 @@ class Lens:
             variance, basis = np.linalg.eigh(np.cov(states, rowvar=False, bias=True))  # rising order
             variance, basis = variance[::-1][:SKETCH_SIZE], basis.T[::-1][:SKETCH_SIZE]
             kept = basis * np.sign(basis.sum(1, keepdims=True) + 1e-12)
-            deviation = np.sqrt(np.maximum(variance, 1e-12))
+            seen = variance > 1e-10 * max(float(variance[0]), 1e-10)  # fewer samples than directions leave the rest unseen
             padded = np.zeros((SKETCH_SIZE, states.shape[1]), np.float32)
-            padded[: len(kept)] = kept / deviation[:, None]
+            padded[: len(kept)][seen] = kept[seen] / np.sqrt(variance[seen])[:, None]
             means.append(mean)
             directions.append(padded)
         table = np.zeros((MAX_DRAFT_LENGTH + 1, _QUANTILES), np.float32)  # where nothing was sampled, all are important

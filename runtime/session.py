@@ -212,7 +212,9 @@ class Limits:
 class Session:
     """One answer at a time; see the module docstring. Reusable: `begin` starts over."""
 
-    def __init__(self, drafter: Drafter, verifier: Verifier, clock: Clock, energy: EnergyModel, lens: Lens, limits: Limits) -> None:
+    def __init__(
+        self, drafter: Drafter, verifier: Verifier, clock: Clock, energy: EnergyModel, lens: Lens, limits: Limits
+    ) -> None:
         self._drafter, self._verifier, self._clock = drafter, verifier, clock
         self._energy, self._lens, self._limits = energy, lens, limits
         self._prompt: tuple[int, ...] = ()

@@ -12,7 +12,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(soft_wrap=True, highlight=False)
+# Where output is not a terminal there is no width to respect; tables of results need about this much.
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 150)
 USER_ERROR = 2
 """Exit code of a user's mistake."""
 INTERRUPTED = 130

@@ -55,14 +55,21 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
         for world, s in worlds.items():
             area = 40 + 1500 * s["cloud_seconds"]
             axes.scatter(s["seconds"], s["quality"], s=area, color=colours(i % 10), **markers.get(world, {}))
-        last = list(worlds.values())[-1]
-        axes.annotate(f"{name}  (reward {last['reward']:.2f})", (last["seconds"], last["quality"]), xytext=(8, 6), textcoords="offset points", fontsize=8)
+        axes.scatter([], [], s=60, color=colours(i % 10), label=f"{name}  (reward {list(worlds.values())[-1]['reward']:.2f})")
     axes.set_xlabel("seconds an answer")
     axes.set_ylabel("quality (mean task score)")
     axes.set_title(title, fontsize=10)
-    axes.margins(0.18, 0.12)
+    axes.legend(
+        loc="lower right",
+        fontsize=8,
+        title="controller (live reward)" if any("live" in w for w in summaries.values()) else "controller",
+        title_fontsize=8,
+    )
+    axes.margins(0.12, 0.12)
     axes.grid(alpha=0.3)
-    axes.text(0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray")
+    axes.text(
+        0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path)

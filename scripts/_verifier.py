@@ -42,7 +42,9 @@ def verifier_process(*, model: Path, pace: Path | None, threads: int = 1, log: P
             if ready := re.match(r"listening on (\S+)", line):
                 yield ready[1]
                 return
-        raise CloudUnavailableError(f"the verifier ended before it was ready (exit code {process.wait()}); see {log or 'its standard error'}")
+        raise CloudUnavailableError(
+            f"the verifier ended before it was ready (exit code {process.wait()}); see {log or 'its standard error'}"
+        )
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -126,7 +126,9 @@ def _deploy(
     from synera_env.live import Device, LivePrompt, SyneraLiveEnv
 
     lens = Lens.from_tensors(graphs.test.lens_tensors)
-    device = Device.load(lens=lens, profile=profile, max_new_tokens=graphs.test.meta.max_new_tokens, paced=not arguments.unpaced)
+    device = Device.load(
+        lens=lens, profile=profile, max_new_tokens=graphs.test.meta.max_new_tokens, paced=not arguments.unpaced
+    )
     device.require(graphs.test.meta.slm_fingerprint, "the recorded graphs")
     prompts = [LivePrompt(text, kind) for text, kind in zip(graphs.test.meta.prompts, graphs.test.meta.kinds, strict=True)]
     pace = None if arguments.unpaced else bundled.profile("gpu")
@@ -176,11 +178,17 @@ def _report(
     pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
     for model, rule in (("llm", "always"), ("slm", "never")):
         quality = summaries[rule]["live"]["quality"]
-        console.print(f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {pair[f'{model}_score']:.4f}")
+        console.print(
+            f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {pair[f'{model}_score']:.4f}"
+        )
     share = float(np.mean(identical))
     console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {len(identical)}")
-    console.print("answers with the same knobs live and in replay: " + ", ".join(f"{n} {s:.2f}" for n, s in same_choices.items()))
-    console.print("replay error of seconds per answer, mean: " + ", ".join(f"{n} {e['seconds']['mean']:.3f}" for n, e in errors.items()))
+    console.print(
+        "answers with the same knobs live and in replay: " + ", ".join(f"{n} {s:.2f}" for n, s in same_choices.items())
+    )
+    console.print(
+        "replay error of seconds per answer, mean: " + ", ".join(f"{n} {e['seconds']['mean']:.3f}" for n, e in errors.items())
+    )
     ppo, rand, best = (summaries[n]["live"]["reward"] for n in ("ppo", "random", "best fixed"))
     console.print(f"PPO's live reward {ppo:.3f}; random {rand:.3f}; best fixed thresholds {best:.3f}")
     summary: dict[str, Any] = {

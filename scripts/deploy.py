@@ -85,7 +85,13 @@ def main(arguments: Arguments) -> None:
                 link = (arguments.seed + index) % len(env.links)
                 planned = PlannedAnswer(index, link, 0.0, arguments.seed + index, arguments.preference)
                 outcome = answer(env, chosen, planned)
-                _show(text, env.answer_text, outcome.records, device.tokenizer, env.links[link].name if arguments.emulate_link else "real")
+                _show(
+                    text,
+                    env.answer_text,
+                    outcome.records,
+                    device.tokenizer,
+                    env.links[link].name if arguments.emulate_link else "real",
+                )
         finally:
             env.close()
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
@@ -108,7 +114,14 @@ def _show(prompt: str, text: str, records: tuple[StepRecord, ...], tokenizer: To
         kept = f"{r.verdict.accepted}/{len(r.draft.tokens)}" if r.verdict else ""
         words = [tokenizer.decode(list(ids), skip_special_tokens=False) for ids in (r.draft.ids, r.committed)]
         table.add_row(
-            str(number), words[0], f"{r.draft.confidence:.3f}", f"{r.draft.importance:.2f}", decision, kept, words[1], f"{r.committed_at:.3f}"
+            str(number),
+            words[0],
+            f"{r.draft.confidence:.3f}",
+            f"{r.draft.importance:.2f}",
+            decision,
+            kept,
+            words[1],
+            f"{r.committed_at:.3f}",
         )
     console.print(table)
     console.print(f"answer: {text}", markup=False)

@@ -45,7 +45,9 @@ def main(arguments: Arguments) -> None:
         profile.save(path)
         console.print(f"{path}: {profile}")
         console.print(f"  fits {fit.points} timings with a mean relative error of {fit.mean_relative_error:.3f}")
-    console.print(f"next: python scripts/train.py --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json")
+    console.print(
+        f"next: python scripts/train.py --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json"
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,13 @@ def main(arguments: Arguments) -> None:
     table = Table("split", "prompts", "nodes", "nodes a prompt", "left out", "closed", "coverage: random", "never", "always")
     for name, prompts, score in _sources(arguments, models):
         recorder = Recorder(
-            models, score, arguments.max_new_tokens, arguments.node_budget, lens, arguments.open_graphs == "keep", arguments.threads
+            models,
+            score,
+            arguments.max_new_tokens,
+            arguments.node_budget,
+            lens,
+            arguments.open_graphs == "keep",
+            arguments.threads,
         )
         graphs = record(recorder, prompts, name)
         lens = Lens.from_tensors(graphs.lens_tensors)
@@ -75,7 +81,14 @@ def main(arguments: Arguments) -> None:
         c = graphs.meta.coverage
         sizes = sorted(len(g) for g in graphs)
         spread = f"{sizes[0]} .. {sizes[len(sizes) // 2]} .. {sizes[-1]}"
-        table.add_row(name, str(len(graphs)), str(graphs.nodes), spread, str(graphs.meta.notes["left_out"]), *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")))
+        table.add_row(
+            name,
+            str(len(graphs)),
+            str(graphs.nodes),
+            spread,
+            str(graphs.meta.notes["left_out"]),
+            *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")),
+        )
     console.print(table)
     console.print(f"next: python scripts/train.py --graphs {arguments.out}")
 
@@ -106,7 +119,11 @@ def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Promp
     from traces.record import Prompt, greedy_answers
 
     if arguments.prompts is None:
-        shares = {"train": arguments.per_kind, "validation": max(1, arguments.per_kind // 4), "test": max(1, arguments.per_kind // 4)}
+        shares = {
+            "train": arguments.per_kind,
+            "validation": max(1, arguments.per_kind // 4),
+            "test": max(1, arguments.per_kind // 4),
+        }
         return [(split, bundled_prompts(split, shares[split]), tinyworld.score) for split in arguments.splits]
     lines = [line.strip() for line in arguments.prompts.read_text().splitlines() if line.strip()]
     if not lines:

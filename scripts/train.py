@@ -52,7 +52,12 @@ def main(arguments: Arguments) -> None:
 
 
 def train(
-    train_graphs: GraphSet, validation_graphs: GraphSet, device: DeviceProfile, cloud: CloudProfile, config: PPOConfig, folder: Path
+    train_graphs: GraphSet,
+    validation_graphs: GraphSet,
+    device: DeviceProfile,
+    cloud: CloudProfile,
+    config: PPOConfig,
+    folder: Path,
 ) -> Path:
     """Train with a progress bar; return the bundle's folder."""
     import torch

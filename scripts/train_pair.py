@@ -42,7 +42,7 @@ def main(arguments: Arguments) -> None:
     steps = {"slm": arguments.slm_steps, "llm": arguments.llm_steps}
     if not arguments.only_measure:
         for name, recipe in recipes.items():
-            chosen = recipe if steps[name] is None else replace(recipe, steps=steps[name])
+            chosen = replace(recipe, steps=steps[name] or recipe.steps)
             pair.train(name, chosen, arguments.out, arguments.device)
     console.print("measuring on test prompts ...")
     card = pair.write_card(arguments.out, arguments.test_prompts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -90,9 +90,11 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
     v0: first.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - the base class declares it so
 
-    def __init__(self, encoder: Encoder, prompts: int, links: Sequence[LinkTrace], preference: Preference | None, render_mode: str | None) -> None:
+    def __init__(
+        self, encoder: Encoder, prompts: int, links: Sequence[LinkTrace], preference: Preference | None, render_mode: str | None
+    ) -> None:
         """Set up spaces and draws; worlds add the episode.
 
         Args:
@@ -107,7 +109,7 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
         self.encoder, self.links, self.render_mode = encoder, tuple(links), render_mode
-        self.observation_space, self.action_space = encoder.observation_space, encoder.action_space
+        self.observation_space, self.action_space = encoder.observation_space, encoder.action_space  # type: ignore[assignment]
         self.prompt_count, self._fixed_preference = prompts, preference
         self._episode: Episode | None = None
         self._point: DecisionPoint | None = None
@@ -129,7 +131,9 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         chosen = options or {}
         unknown = set(chosen) - {"prompt", "link", "link_offset_seconds", "preference"}
         if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known are prompt, link, link_offset_seconds, preference")
+            raise ValueError(
+                f"unknown reset options {sorted(unknown)}; known are prompt, link, link_offset_seconds, preference"
+            )
         prompt = self._index(chosen, "prompt", self.prompt_count)
         link = self.links[self._index(chosen, "link", len(self.links))]
         offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
@@ -161,7 +165,12 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         terms = reward_terms(step.record, step.record.committed_at - before, quality, self._preference)
         reward = sum(terms.values())
         self._reward += reward
-        info: dict[str, Any] = {"reward_terms": terms, "knobs": asdict(knobs), "offloaded": step.record.offloaded, "uncovered": False}
+        info: dict[str, Any] = {
+            "reward_terms": terms,
+            "knobs": asdict(knobs),
+            "offloaded": step.record.offloaded,
+            "uncovered": False,
+        }
         if step.done:
             info["episode_metrics"] = asdict(episode_metrics(session.records, quality, self._reward))
         return self._observe(), reward, step.done, False, info
@@ -204,9 +213,9 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
 
 
 class SyneraReplayEnv(SyneraEnv):
-    __doc__ = f"""The environment over recorded token graphs, link traces and timing profiles. Deterministic by seed.
+    """`SyneraReplay-v0`: the environment over recorded token graphs, link traces and timing profiles.
 
-    {SyneraEnv.__doc__}
+    Deterministic by seed; needs no model. Actions, observations and reward: see :class:`SyneraEnv`.
     """
 
     def __init__(

@@ -54,7 +54,9 @@ def same_tokens(records: Sequence[StepRecord], replay: SyneraReplayEnv, prompt: 
             if one != other:
                 return TokenCheck(False, f"chunk {number}: {what} live {one}, replay {other}")
         if replayed.done != (number == len(records)):
-            return TokenCheck(False, f"chunk {number}: the replay {'ended' if replayed.done else 'went on'}, the live run did not")
+            return TokenCheck(
+                False, f"chunk {number}: the replay {'ended' if replayed.done else 'went on'}, the live run did not"
+            )
     return TokenCheck(True, "")
 
 

@@ -98,7 +98,9 @@ class Device:
             CheckpointError: the fingerprints differ.
         """
         if slm_fingerprint != self.slm_fingerprint:
-            raise CheckpointError(f"{what} was made with the SLM {slm_fingerprint}, the device runs {self.slm_fingerprint}; record and train with this SLM")
+            raise CheckpointError(
+                f"{what} was made with the SLM {slm_fingerprint}, the device runs {self.slm_fingerprint}; record and train with this SLM"
+            )
 
 
 def _default_lens(slm: Decoder, slm_fingerprint: str) -> Lens:
@@ -111,7 +113,9 @@ def _default_lens(slm: Decoder, slm_fingerprint: str) -> Lens:
 class LiveEpisode:
     """One live answer."""
 
-    def __init__(self, prompt: LivePrompt, tokens: tuple[int, ...], session: Session, device: Device, scorer: Scorer | None) -> None:
+    def __init__(
+        self, prompt: LivePrompt, tokens: tuple[int, ...], session: Session, device: Device, scorer: Scorer | None
+    ) -> None:
         self.prompt, self.kind, self.prompt_tokens, self.session = prompt.text, prompt.kind, tokens, session
         self._device, self._scorer = device, scorer
 
@@ -125,9 +129,9 @@ class LiveEpisode:
 
 
 class SyneraLiveEnv(SyneraEnv):
-    __doc__ = f"""The environment over the live runtime and a real gRPC verifier. Not deterministic: times are real.
+    """`SyneraLive-v0`: the environment over the live runtime and a real gRPC verifier.
 
-    {SyneraEnv.__doc__}
+    Not deterministic, as times are real. Actions, observations and reward: see :class:`SyneraEnv`.
     """
 
     def __init__(
@@ -189,6 +193,7 @@ class SyneraLiveEnv(SyneraEnv):
                 f"the cloud {client.target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {self.device.tokenizer_hash}; "
                 "serve an LLM that shares the SLM's tokenizer"
             )
+        self._eos_ids = frozenset(info.eos_ids) | frozenset(self.device.slm.config.eos_ids)
         return min(info.context_tokens, self.device.slm.config.context)
 
     def _encode(self, prompt: LivePrompt) -> tuple[int, ...]:
@@ -205,8 +210,7 @@ class SyneraLiveEnv(SyneraEnv):
         emulator = LinkEmulator(radio) if self._emulate else None
         self._verifier = CloudVerifier(self._client, self.device.tokenizer_hash, emulator=emulator, clock=self._clock)  # type: ignore[arg-type]
         drafter = ModelDrafter(self.device.slm, self.device.lens, self._clock, self.device.profile)
-        config = self.device.slm.config
-        limits = Limits(self.device.max_new_tokens, frozenset(config.eos_ids), self._context)
+        limits = Limits(self.device.max_new_tokens, self._eos_ids, self._context)
         session = Session(drafter, self._verifier, self._clock, self.device.profile, self.device.lens, limits)
         return LiveEpisode(self._prompts[prompt], self._encoded[prompt], session, self.device, self._scorer)
 

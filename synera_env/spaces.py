@@ -49,9 +49,15 @@ def _features() -> tuple[Feature, ...]:
             unit(f"margin_{i}", "top-1 minus top-2 probability; 1 past the end"),
             Feature(f"entropy_{i}", "nats; 0 past the end", 0.0, 16.0),
         ]
-    rows += [unit("least_confidence", "lowest confidence of the draft"), unit("importance", "quantile of the chunk's importance")]
+    rows += [
+        unit("least_confidence", "lowest confidence of the draft"),
+        unit("importance", "quantile of the chunk's importance"),
+    ]
     rows += [unit("mean_exit", "mean exit index of the draft / last exit index")]
-    rows += [Feature(f"sketch_{i}", "last draft token's hidden state on principal direction i, in deviations", -8.0, 8.0) for i in range(SKETCH_SIZE)]
+    rows += [
+        Feature(f"sketch_{i}", "last draft token's hidden state on principal direction i, in deviations", -8.0, 8.0)
+        for i in range(SKETCH_SIZE)
+    ]
     for back in range(1, HISTORY + 1):
         rows += [
             unit(f"past_{back}_confidence", "lowest confidence of the chunk that many back; 1 before the first"),
@@ -73,7 +79,10 @@ def _features() -> tuple[Feature, ...]:
         Feature("load", "requests waiting or running at the cloud, last hint / 8", 0.0, 128.0),
         unit("cloud_lost", "1 if the last offloaded chunk got no verdict"),
     ]
-    rows += [Feature(f"weight_{n}", "log10 of the preference weight (-6 for 0)", -6.0, 6.0) for n in ("quality", "latency", "cost", "energy", "traffic")]
+    rows += [
+        Feature(f"weight_{n}", "log10 of the preference weight (-6 for 0)", -6.0, 6.0)
+        for n in ("quality", "latency", "cost", "energy", "traffic")
+    ]
     return tuple(rows)
 
 

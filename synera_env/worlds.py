@@ -116,7 +116,9 @@ class Radio:
 class ReplayVerifier:
     """Implements :class:`runtime.session.Verifier` over a graph, a link trace and a cloud profile."""
 
-    def __init__(self, walk: _Walk, meta: GraphMeta, clock: SimulatedClock, radio: Radio, cloud: CloudProfile, rng: np.random.Generator) -> None:
+    def __init__(
+        self, walk: _Walk, meta: GraphMeta, clock: SimulatedClock, radio: Radio, cloud: CloudProfile, rng: np.random.Generator
+    ) -> None:
         self._walk, self._meta, self._clock, self._radio, self._cloud, self._rng = walk, meta, clock, radio, cloud, rng
         self._seen = self._computed = self._seq = 0
         self._opened_at = self._probe = 0.0
@@ -188,7 +190,14 @@ class ReplayEpisode:
     """One replayed answer: a session over a graph, and its score."""
 
     def __init__(
-        self, graphs: GraphSet, index: int, radio: Radio, device: DeviceProfile, cloud: CloudProfile, lens: Lens, rng: np.random.Generator
+        self,
+        graphs: GraphSet,
+        index: int,
+        radio: Radio,
+        device: DeviceProfile,
+        cloud: CloudProfile,
+        lens: Lens,
+        rng: np.random.Generator,
     ) -> None:
         meta, graph = graphs.meta, graphs[index]
         self._walk = _Walk(graph)

@@ -140,7 +140,9 @@ class GraphSet:
         return len(self._arrays["token"])
 
     @classmethod
-    def build(cls, meta: GraphMeta, graphs: Sequence[dict[str, NDArray[Any]]], lens: dict[str, NDArray[np.float32]]) -> GraphSet:
+    def build(
+        cls, meta: GraphMeta, graphs: Sequence[dict[str, NDArray[Any]]], lens: dict[str, NDArray[np.float32]]
+    ) -> GraphSet:
         """Lay the graphs end to end.
 
         Args:

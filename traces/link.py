@@ -33,7 +33,9 @@ class LinkTrace:
     def __post_init__(self) -> None:
         lengths = {len(self.rtt_ms), len(self.uplink_mbps), len(self.downlink_mbps)}
         if len(lengths) != 1 or 0 in lengths:
-            raise TraceError(f"link trace {self.name!r}: its three series have lengths {sorted(lengths)}; they must be equal and not empty")
+            raise TraceError(
+                f"link trace {self.name!r}: its three series have lengths {sorted(lengths)}; they must be equal and not empty"
+            )
         if self.step_seconds <= 0:
             raise TraceError(f"link trace {self.name!r}: step_seconds={self.step_seconds} must be positive")
         for name in ("rtt_ms", "uplink_mbps", "downlink_mbps"):
@@ -95,7 +97,12 @@ BAD = LinkState(rtt_ms=280.0, uplink_mbps=0.4, downlink_mbps=1.5, dwell_seconds=
 
 
 def markov_link(
-    seed: int, seconds: float = 120.0, good: LinkState = GOOD, bad: LinkState = BAD, step_seconds: float = 0.1, spread: float = 0.25
+    seed: int,
+    seconds: float = 120.0,
+    good: LinkState = GOOD,
+    bad: LinkState = BAD,
+    step_seconds: float = 0.1,
+    spread: float = 0.25,
 ) -> LinkTrace:
     """A link that alternates between a good and a bad state with exponential stays (Gilbert-Elliott).
 

@@ -53,9 +53,7 @@ class ModelRecipe:
 
 
 LLM = ModelRecipe(hidden=192, layers=8, heads=6, mlp=512, steps=1500)
-SLM = ModelRecipe(
-    hidden=128, layers=4, heads=4, mlp=352, steps=700, exit_layers=(1, 2, 3), offered_exits=(2, 4), seed=1
-)
+SLM = ModelRecipe(hidden=128, layers=4, heads=4, mlp=352, steps=700, exit_layers=(1, 2, 3), offered_exits=(2, 4), seed=1)
 
 
 # ---------------------------------------------------------------- data
@@ -73,7 +71,7 @@ def _pack(tokenizer: Tokenizer, recipe: ModelRecipe, step: int) -> _Batch:
     ids = np.zeros((recipe.rows, recipe.row_tokens), dtype=np.int64)
     labels = np.full_like(ids, -100)
     used, misses = np.zeros(recipe.rows, dtype=int), 0
-    eos = tokenizer.token_to_id("<eos>")
+    eos = int(tokenizer.token_to_id("<eos>") or 0)
     for task in tinyworld.stream(rng, _FORM_WEIGHTS):
         prompt = tokenizer.encode(task.prompt).ids
         document = [*prompt, *tokenizer.encode(task.answer, add_special_tokens=False).ids, eos]
@@ -245,7 +243,9 @@ class Measured:
         return float(np.mean([self.scores[k] for k in tinyworld.KINDS]))
 
 
-def measure(folder: Path, prompts_per_kind: int = 200, split: str = "test", forms: tuple[str, ...] = tinyworld.KINDS) -> list[Measured]:
+def measure(
+    folder: Path, prompts_per_kind: int = 200, split: str = "test", forms: tuple[str, ...] = tinyworld.KINDS
+) -> list[Measured]:
     """Score an exported model at each of its exits, greedily, in fp32.
 
     Args:
@@ -268,7 +268,9 @@ def measure(folder: Path, prompts_per_kind: int = 200, split: str = "test", form
         scores, right, seen = {}, 0, 0
         for form in forms:
             tasks = tinyworld.tasks(form, split, prompts_per_kind, seed=1)
-            scores[form] = float(np.mean([tinyworld.score(t.prompt, a) for t, a in zip(tasks, _answers(model, tokenizer, tasks), strict=True)]))
+            scores[form] = float(
+                np.mean([tinyworld.score(t.prompt, a) for t, a in zip(tasks, _answers(model, tokenizer, tasks), strict=True)])
+            )
             if form in tinyworld.KINDS:
                 r, s = _teacher_forced(model, tokenizer, tasks)
                 right, seen = right + r, seen + s
@@ -285,7 +287,9 @@ def _answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks:
 
 
 @torch.inference_mode()
-def _teacher_forced(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: list[tinyworld.Task]) -> tuple[int, int]:
+def _teacher_forced(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tasks: list[tinyworld.Task]
+) -> tuple[int, int]:
     right = seen = 0
     for task in tasks:
         prompt = tokenizer(task.prompt)["input_ids"]
@@ -331,7 +335,9 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
     for name, exits in measured.items():
         for m in exits:
             scores = " | ".join(f"{m.scores[form]:.3f}" for form in tinyworld.FORMS)
-            lines.append(f"| {name} | {m.exit_layer} | {scores} | {m.mean_score:.3f} | {m.token_accuracy:.3f} | {m.relative_cost:.2f} |")
+            lines.append(
+                f"| {name} | {m.exit_layer} | {scores} | {m.mean_score:.3f} | {m.token_accuracy:.3f} | {m.relative_cost:.2f} |"
+            )
     sizes = {name: sum(f.stat().st_size for f in (out / name).glob("*.safetensors")) / 1e6 for name in measured}
     lines += ["", f"Size: LLM {sizes['llm']:.1f} MB, SLM {sizes['slm']:.1f} MB. Licence: Apache-2.0.", ""]
     card = out / "README.md"

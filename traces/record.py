@@ -228,7 +228,7 @@ class Recorder:
             heapq.heappush(frontier, (0.0, g, _Node(g, builder.add(-1, -1, 0), last, path, 0, 0.0)))
         pushed = len(builders)
         while frontier:
-            wave = []
+            wave: list[_Node] = []
             while frontier and len(wave) < _WAVE:
                 node = heapq.heappop(frontier)[2]
                 builder = builders[node.graph]
@@ -250,7 +250,11 @@ class Recorder:
         return builders
 
     def _forward(
-        self, caches: tuple[TreeKV, TreeKV], tokens: NDArray[np.int64], slots: NDArray[np.int64], paths: Sequence[NDArray[np.int64]]
+        self,
+        caches: tuple[TreeKV, TreeKV],
+        tokens: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        paths: Sequence[NDArray[np.int64]],
     ) -> dict[str, NDArray[Any]]:
         """Run both models over rows that end the given paths; arrays are [rows, ...]."""
         lengths = np.array([len(p) for p in paths])
@@ -335,7 +339,7 @@ def _fit_lens(builders: Sequence[_Builder], exits: int) -> Lens:
     rng = np.random.default_rng(0)
     samples: dict[int, list[float]] = {n: [] for n in range(3, MAX_DRAFT_LENGTH + 1)}
     for _ in range(_LENS_CHUNKS):
-        builder = builders[rng.integers(len(builders))]
+        builder = builders[int(rng.integers(len(builders)))]
         index, rows = int(rng.integers(len(builder.rows))), []
         while index > 0:
             row = builder.rows[index]

@@ -71,7 +71,9 @@ def measure_device(slm: Decoder, name: str, repetitions: int = 30) -> tuple[Devi
     rows.append([0.0, 0.0, 0.0, 1.0])
     taken.append(_time(lambda: [float(x) for x in predict(slm.logits(hidden))[:4]], repetitions))
     call, layer, position, head = _fit(rows, taken)
-    profile = DeviceProfile(name, _source(f"decoder of {layers} layers, hidden {slm.config.hidden}"), call, layer, position, head)
+    profile = DeviceProfile(
+        name, _source(f"decoder of {layers} layers, hidden {slm.config.hidden}"), call, layer, position, head
+    )
     return profile, _quality(rows, taken, [call, layer, position, head])
 
 

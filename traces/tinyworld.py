@@ -94,30 +94,215 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "When the summer ends there is a great feast of {v}.",
     ),
 }
-_TRADES = (
-    "wool glass salt honey paper rope lamps bells boats soap candles leather pottery silver carpets barrels hats clocks "
-    "knives nets baskets cheese wine bread ink tiles flutes drums saddles gloves kites mirrors dyes silk linen combs oil "
-    "chairs masks maps"
-).split()
-_FEASTS = (
-    "lanterns apples masks bells rain snow fires boats stars moons songs bread wine flowers horses drums kites ghosts "
-    "wolves swans owls bears crowns mirrors ribbons candles giants shadows fish torches harvest salt shells clouds stones "
-    "dreams winds honey feathers swords"
-).split()
-_FIRST = (
-    "Mira Tomas Lena Oskar Ines Felix Nora Pavel Ruth Anton Clara Hugo Elsa Viktor Greta Emil Sofia Martin Alma Jonas "
-    "Irma Karl Vera Otto Hanna Leon Ada Rolf Maud Boris Edda Simon Lucia Peter Tilda Max Olga Ralf Wanda Igor"
-).split()
-_LAST = (
-    "Voss Lindt Karr Benn Holm Fisk Rask Dahl Moor Stein Brandt Falk Winter Sommer Graf Keller Roth Vogel Ziegler Busch "
-    "Lang Kranz Horn Adler Berg Thal Frost Hagen Kern Lorenz Maass Nolte Oster Pohl Quist Reimer Sandor Treu Ulm Wieland"
-).split()
-_ITEMS = "apples coins stamps cards shells beads books marbles pears nuts plums eggs".split()
-_GOODS = "pens cups lamps hats ropes maps bowls combs keys belts bags rings forks jars mats pots".split()
+_TRADES = [
+    "wool",
+    "glass",
+    "salt",
+    "honey",
+    "paper",
+    "rope",
+    "lamps",
+    "bells",
+    "boats",
+    "soap",
+    "candles",
+    "leather",
+    "pottery",
+    "silver",
+    "carpets",
+    "barrels",
+    "hats",
+    "clocks",
+    "knives",
+    "nets",
+    "baskets",
+    "cheese",
+    "wine",
+    "bread",
+    "ink",
+    "tiles",
+    "flutes",
+    "drums",
+    "saddles",
+    "gloves",
+    "kites",
+    "mirrors",
+    "dyes",
+    "silk",
+    "linen",
+    "combs",
+    "oil",
+    "chairs",
+    "masks",
+    "maps",
+]
+_FEASTS = [
+    "lanterns",
+    "apples",
+    "masks",
+    "bells",
+    "rain",
+    "snow",
+    "fires",
+    "boats",
+    "stars",
+    "moons",
+    "songs",
+    "bread",
+    "wine",
+    "flowers",
+    "horses",
+    "drums",
+    "kites",
+    "ghosts",
+    "wolves",
+    "swans",
+    "owls",
+    "bears",
+    "crowns",
+    "mirrors",
+    "ribbons",
+    "candles",
+    "giants",
+    "shadows",
+    "fish",
+    "torches",
+    "harvest",
+    "salt",
+    "shells",
+    "clouds",
+    "stones",
+    "dreams",
+    "winds",
+    "honey",
+    "feathers",
+    "swords",
+]
+_FIRST = [
+    "Mira",
+    "Tomas",
+    "Lena",
+    "Oskar",
+    "Ines",
+    "Felix",
+    "Nora",
+    "Pavel",
+    "Ruth",
+    "Anton",
+    "Clara",
+    "Hugo",
+    "Elsa",
+    "Viktor",
+    "Greta",
+    "Emil",
+    "Sofia",
+    "Martin",
+    "Alma",
+    "Jonas",
+    "Irma",
+    "Karl",
+    "Vera",
+    "Otto",
+    "Hanna",
+    "Leon",
+    "Ada",
+    "Rolf",
+    "Maud",
+    "Boris",
+    "Edda",
+    "Simon",
+    "Lucia",
+    "Peter",
+    "Tilda",
+    "Max",
+    "Olga",
+    "Ralf",
+    "Wanda",
+    "Igor",
+]
+_LAST = [
+    "Voss",
+    "Lindt",
+    "Karr",
+    "Benn",
+    "Holm",
+    "Fisk",
+    "Rask",
+    "Dahl",
+    "Moor",
+    "Stein",
+    "Brandt",
+    "Falk",
+    "Winter",
+    "Sommer",
+    "Graf",
+    "Keller",
+    "Roth",
+    "Vogel",
+    "Ziegler",
+    "Busch",
+    "Lang",
+    "Kranz",
+    "Horn",
+    "Adler",
+    "Berg",
+    "Thal",
+    "Frost",
+    "Hagen",
+    "Kern",
+    "Lorenz",
+    "Maass",
+    "Nolte",
+    "Oster",
+    "Pohl",
+    "Quist",
+    "Reimer",
+    "Sandor",
+    "Treu",
+    "Ulm",
+    "Wieland",
+]
+_ITEMS = ["apples", "coins", "stamps", "cards", "shells", "beads", "books", "marbles", "pears", "nuts", "plums", "eggs"]
+_GOODS = [
+    "pens",
+    "cups",
+    "lamps",
+    "hats",
+    "ropes",
+    "maps",
+    "bowls",
+    "combs",
+    "keys",
+    "belts",
+    "bags",
+    "rings",
+    "forks",
+    "jars",
+    "mats",
+    "pots",
+]
 _ADD = ("{n} finds {k} more.", "{n} buys {k} more.", "{n} is given {k} more.")
 _SUBTRACT = ("{n} gives away {k}.", "{n} loses {k}.", "{n} sells {k}.")
-_MULTIPLY = ("Then there are {k} times as many.",)
-_EXTRA_WORDS = "Describe Sketch Expand Bill has have does How many now cost so far total answer at What".split()
+_MULTIPLY: tuple[str, ...] = ("Then there are {k} times as many.",)
+_EXTRA_WORDS = [
+    "Describe",
+    "Sketch",
+    "Expand",
+    "Bill",
+    "has",
+    "have",
+    "does",
+    "How",
+    "many",
+    "now",
+    "cost",
+    "so",
+    "far",
+    "total",
+    "answer",
+    "at",
+    "What",
+]
 
 
 class TaskError(ValueError):
@@ -158,7 +343,11 @@ def world() -> World:
     """Return the one bundled world (seeded; the same on every machine)."""
     rng = np.random.default_rng(_WORLD_SEED)
     towns = _names(
-        rng, _TOWNS, "bel mar tor ves cal dun fen gar hol kes lor nim pel ros sal", "a e i o u", "mora dale wick stad burn ford ham"
+        rng,
+        _TOWNS,
+        "bel mar tor ves cal dun fen gar hol kes lor nim pel ros sal",
+        "a e i o u",
+        "mora dale wick stad burn ford ham",
     )
     rivers = _names(rng, 60, "sa vi lo ka mu ne ri to", "r l n s", "n a e ve th")
     pick = rng.choice
@@ -195,6 +384,7 @@ def _problem_prompt(rng: np.random.Generator) -> str:
     name, value = str(rng.choice(_FIRST)), int(rng.integers(5, 100))
     item = str(rng.choice(_ITEMS))
     text = [f"{name} has {value} {item}."]
+    wordings: tuple[str, ...]
     for _ in range(rng.integers(2, 5)):
         operation = rng.choice(["+", "*"] if value < 5 else ["+", "-", "*"] if value <= 200 else ["+", "-"])
         if operation == "*":

@@ -36,7 +36,12 @@ def measure(setting: Setting) -> list[Figure]:
         live = SyneraLiveEnv(client, device, emulate_link=False)
         try:
             against_models = speedup(
-                f"{_ANSWERS} answers in replay", _answers(replay), _answers(live), "same answers by the models, unpaced, loopback gRPC", setting, 5.0
+                f"{_ANSWERS} answers in replay",
+                _answers(replay),
+                _answers(live),
+                "same answers by the models, unpaced, loopback gRPC",
+                setting,
+                5.0,
             )
         finally:
             live.close()
@@ -58,7 +63,14 @@ def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
                 pass
 
     found = compare(_answers(replay), bare, setting.repetitions)
-    return Figure("environment over the bare session", 1 / found.speedup, "x its time", 2.5, "lower", found.describe("session without observations and rewards"))
+    return Figure(
+        "environment over the bare session",
+        1 / found.speedup,
+        "x its time",
+        2.5,
+        "lower",
+        found.describe("session without observations and rewards"),
+    )
 
 
 def _step_rate(replay: SyneraReplayEnv, setting: Setting) -> Figure:
@@ -73,4 +85,6 @@ def _step_rate(replay: SyneraReplayEnv, setting: Setting) -> Figure:
                 env.reset()
 
     found = compare(lambda: run(replay, lambda i: actions[i]), lambda: run(peer, lambda i: i % 2), setting.repetitions)
-    return Figure("step time", 1 / found.speedup, "x its time", 40.0, "lower", found.describe("Gymnasium CartPole-v1, 200 steps"))
+    return Figure(
+        "step time", 1 / found.speedup, "x its time", 40.0, "lower", found.describe("Gymnasium CartPole-v1, 200 steps")
+    )
