@@ -10,7 +10,7 @@ import numpy as np
 from agents.base import Controller
 from synera_env import StepRecord
 from synera_env.env import SyneraEnv
-from synera_env.metrics import EpisodeMetrics
+from synera_env.metrics import EpisodeMetrics, bootstrap_interval, prompt_means, summarise
 from synera_env.reward import Preference
 
 
@@ -29,6 +29,7 @@ class PlannedAnswer:
 class Answered:
     """What came of a planned answer."""
 
+    prompt: int
     metrics: EpisodeMetrics | None
     """None when the replay left the recorded graph."""
     records: tuple[StepRecord, ...]
@@ -58,7 +59,39 @@ def answer(env: SyneraEnv, controller: Controller, planned: PlannedAnswer) -> An
         start = np.zeros(1, bool)
         if terminated or truncated:
             metrics = EpisodeMetrics(**info["episode_metrics"]) if terminated else None
-            return Answered(metrics, tuple(env.session.records), env.session.answer)
+            return Answered(planned.prompt, metrics, tuple(env.session.records), env.session.answer)
+
+
+def summarise_answers(answers: Sequence[Answered]) -> dict[str, float]:
+    """Return `synera_env.summarise` of the answers that were covered, intervals by prompt, and the uncovered rate."""
+    covered = [(a.metrics, a.prompt) for a in answers if a.metrics is not None]
+    summary = summarise([m for m, _ in covered], [p for _, p in covered])
+    return summary | {"uncovered_rate": 1 - len(covered) / len(answers)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean reward of one controller minus another's on the same answers, with its 95 % interval by prompt."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> Difference:
+    """Compare two controllers on one plan, answer by answer; answers that either left uncovered are left out.
+
+    Raises:
+        ValueError: they were not run on the same plan, or share no covered answer.
+    """
+    pairs = [(a.prompt, a.metrics, b.metrics) for a, b in zip(ours, theirs, strict=True) if a.metrics and b.metrics]
+    if not pairs or [a.prompt for a in ours] != [b.prompt for b in theirs]:
+        raise ValueError("the two controllers share no covered answer of one plan")
+    differences = prompt_means([a.reward - b.reward for _, a, b in pairs], [p for p, _, _ in pairs])
+    return Difference(float(differences.mean()), *bootstrap_interval(differences))
 
 
 def evaluate(env: SyneraEnv, controller: Controller, plan: Sequence[PlannedAnswer]) -> list[EpisodeMetrics]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from agents.base import Controller
 from agents.bundle import OnnxController
-from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
+from agents.evaluation import Answered, PlannedAnswer, answer, make_plan, reward_difference, summarise_answers
 from agents.fleet import run_fleet
 from agents.learned import PPOConfig, write_json
 from agents.registry import RULES, controller
@@ -32,10 +32,8 @@ from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
 from scripts._verifier import verifier_process
 from scripts.train import train
-from synera_env import summarise
 from synera_env.env import SyneraReplayEnv
 from synera_env.fidelity import replay_error, same_tokens
-from synera_env.metrics import EpisodeMetrics
 from traces import bundled, tinyworld
 from traces.graph import GraphSet
 from traces.profile import CloudProfile, DeviceProfile
@@ -47,15 +45,15 @@ class Arguments:
 
     out: Path = Path("runs/demo")
     """Where everything goes."""
-    train_per_kind: int = 24
+    train_per_kind: int = 32
     """Training prompts of each kind to record."""
-    test_per_kind: int = 6
+    test_per_kind: int = 8
     """Test prompts of each kind, to validate (other ones) and to deploy on."""
     devices: int = 8
     """Live devices side by side."""
     unpaced: bool = False
     """Let device and cloud run as fast as this machine."""
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=60_000))
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=120_000))
     """How PPO is trained."""
     seed: int = 0
     """Draws links and offsets."""
@@ -87,7 +85,7 @@ def main(arguments: Arguments) -> None:
     plan = make_plan(replay, len(graphs.test), arguments.seed)
     live = _deploy(arguments, graphs, device, controllers, plan)
     replayed = {name: [answer(replay, each, p) for p in plan] for name, each in controllers.items()}
-    _report(arguments, replay, plan, live, replayed, time.monotonic() - began)
+    _report(arguments, replay, live, replayed, began)
 
 
 def _interrupt(*_: object) -> None:
@@ -148,61 +146,77 @@ def _deploy(
     return outcomes
 
 
-def _metrics(answers: list[Answered]) -> list[EpisodeMetrics]:
-    return [a.metrics for a in answers if a.metrics is not None]
+@dataclass(frozen=True)
+class _Agreement:
+    """How a controller's live answers compare with its replayed ones."""
+
+    tokens_identical: float
+    """Share of live answers whose tokens the replay reproduces from the live knobs, chunk by chunk."""
+    same_knobs: float
+    """Share for which the controller, deciding by itself in both worlds, set the same knobs."""
+    same_tokens: float
+    """Share for which that gave the same tokens."""
+    replay_error: dict[str, dict[str, float]]
+
+
+def _agreement(name: str, replay: SyneraReplayEnv, live: list[Answered], replayed: list[Answered]) -> _Agreement:
+    checks = [same_tokens(a.records, replay, a.prompt) for a in live]
+    for check in checks:
+        if not check.identical:
+            console.print(f"[red]{name}: {check.first_difference}")
+    pairs = list(zip(live, replayed, strict=True))
+    both = [(a.metrics, b.metrics) for a, b in pairs if a.metrics and b.metrics]
+    return _Agreement(
+        tokens_identical=float(np.mean([c.identical for c in checks])),
+        same_knobs=float(np.mean([[r.knobs for r in a.records] == [r.knobs for r in b.records] for a, b in pairs])),
+        same_tokens=float(np.mean([a.tokens == b.tokens for a, b in pairs])),
+        replay_error=replay_error([a for a, _ in both], [b for _, b in both]),
+    )
 
 
 def _report(
     arguments: Arguments,
     replay: SyneraReplayEnv,
-    plan: list[PlannedAnswer],
     live: dict[str, list[Answered]],
     replayed: dict[str, list[Answered]],
-    seconds: float,
+    began: float,
 ) -> None:
     """Compare, print the table, write summary.json and the picture."""
-    summaries, identical, same_choices, errors = {}, [], {}, {}
-    for name in live:
-        summaries[name] = {"replay": summarise(_metrics(replayed[name])), "live": summarise(_metrics(live[name]))}
-        checks = [same_tokens(a.records, replay, p.prompt) for a, p in zip(live[name], plan, strict=True)]
-        identical += [c.identical for c in checks]
-        for check in checks:
-            if not check.identical:
-                console.print(f"[red]{name}: {check.first_difference}")
-        pairs = list(zip(live[name], replayed[name], strict=True))
-        same_choices[name] = float(np.mean([[r.knobs for r in a.records] == [r.knobs for r in b.records] for a, b in pairs]))
-        both = [(a.metrics, b.metrics) for a, b in pairs if a.metrics and b.metrics]
-        errors[name] = replay_error([a for a, _ in both], [b for _, b in both])
+    summaries = {n: {"replay": summarise_answers(replayed[n]), "live": summarise_answers(live[n])} for n in live}
+    agreement = {n: _agreement(n, replay, live[n], replayed[n]) for n in live}
     pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
-    console.print(table(summaries, f"replay / live ({pace}), {len(plan)} test prompts, {arguments.devices} devices"))
+    prompts = len(replay.graphs)
+    console.print(table(summaries, f"replay / live ({pace}), {prompts} test prompts, {arguments.devices} devices"))
     pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
     for model, rule in (("llm", "always"), ("slm", "never")):
-        quality = summaries[rule]["live"]["quality"]
-        console.print(
-            f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {pair[f'{model}_score']:.4f}"
-        )
-    share = float(np.mean(identical))
-    console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {len(identical)}")
-    console.print(
-        "answers with the same knobs live and in replay: " + ", ".join(f"{n} {s:.2f}" for n, s in same_choices.items())
-    )
-    console.print(
-        "replay error of seconds per answer, mean: " + ", ".join(f"{n} {e['seconds']['mean']:.3f}" for n, e in errors.items())
-    )
-    ppo, rand, best = (summaries[n]["live"]["reward"] for n in ("ppo", "random", "best fixed"))
-    console.print(f"PPO's live reward {ppo:.3f}; random {rand:.3f}; best fixed thresholds {best:.3f}")
+        quality, own = summaries[rule]["live"]["quality"], pair[f"{model}_score"]
+        console.print(f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {own:.4f}")
+    share = float(np.mean([a.tokens_identical for a in agreement.values()]))
+    console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {prompts * len(live)}")
+    for what, of in (("knobs", "same_knobs"), ("tokens", "same_tokens")):
+        shares = ", ".join(f"{n} {getattr(a, of):.2f}" for n, a in agreement.items())
+        console.print(f"same {what} live and in replay, each deciding by itself: {shares}")
+    seconds_error = ", ".join(f"{n} {a.replay_error['seconds']['mean']:.3f}" for n, a in agreement.items())
+    console.print(f"replay error of seconds per answer, mean of |live - replay| / live: {seconds_error}")
+    differences = {}
+    for other in ("random", "best fixed"):
+        for world, outcomes in (("replay", replayed), ("live", live)):
+            difference = reward_difference(outcomes["ppo"], outcomes[other])
+            differences[f"{world}: ppo - {other}"] = asdict(difference)
+            console.print(f"{world}: reward of ppo minus {other}, same answers, 95 % interval by prompt: {difference}")
+    seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "controllers": summaries,
         "tokens_identical": share,
-        "same_knobs": same_choices,
-        "replay_error": errors,
+        "agreement": {n: asdict(a) for n, a in agreement.items()},
+        "reward_differences": differences,
         "pair": pair,
         "coverage": replay.graphs.meta.coverage,
         "seconds": seconds,
     }
     write_json(arguments.out / "summary.json", summary)
     picture = arguments.out / "pareto.png"
-    pareto_picture(summaries, picture, f"Quality against time: {len(plan)} test prompts, {pace}")
+    pareto_picture(summaries, picture, f"Quality against time: {prompts} test prompts, {pace}")
     console.print(
         f"{seconds:.0f} s. open {picture} for the picture, {arguments.out / 'summary.json'} for every figure, "
         f"and training with: .venv/bin/tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"

@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agents.evaluation import evaluate, make_plan
+from agents.evaluation import Answered, answer, make_plan, reward_difference, summarise_answers
 from agents.learned import write_json
 from agents.registry import RULES, controller
 from agents.rules import FixedRule, grid_search
 from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
-from synera_env import summarise
 from synera_env.env import SyneraReplayEnv
 from traces import bundled
 from traces.graph import GraphSet
@@ -60,14 +59,19 @@ def main(arguments: Arguments) -> None:
     for path in arguments.bundle:
         controllers[path.parent.name if path.name == "bundle" else path.name] = controller(str(path), env.encoder)
     plan = make_plan(env, arguments.answers, arguments.seed)
-    summaries = {}
+    summaries: dict[str, dict[str, dict[str, float]]] = {}
+    answered: dict[str, list[Answered]] = {}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers))
         for name, each in controllers.items():
-            answers = evaluate(env, each, plan)
-            summaries[name] = {"replay": summarise(answers) | {"uncovered_rate": 1 - len(answers) / len(plan)}}
+            answered[name] = [answer(env, each, planned) for planned in plan]
+            summaries[name] = {"replay": summarise_answers(answered[name])}
             bar.advance(task)
     console.print(table(summaries, f"replay, {len(plan)} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
+    reference = "best fixed" if "best fixed" in answered else "threshold"
+    for name in [n for n in answered if n not in RULES and n not in ("random", reference)]:
+        difference = reward_difference(answered[name], answered[reference])
+        console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
     pareto_picture(summaries, arguments.picture, "Replay on test prompts")
     if arguments.json:
         write_json(arguments.json, summaries)

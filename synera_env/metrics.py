@@ -69,16 +69,26 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, reward: float
     )
 
 
-def summarise(episodes: Sequence[EpisodeMetrics | Mapping[str, float]], seed: int = 0) -> dict[str, float]:
+def summarise(
+    episodes: Sequence[EpisodeMetrics | Mapping[str, float]], prompts: Sequence[int] | None = None, seed: int = 0
+) -> dict[str, float]:
     """Return the mean of every metric over answers, and a 95 % bootstrap interval of quality and reward.
 
     Answers for which a metric is NaN are left out of that metric's mean.
+
+    Args:
+        episodes: the answers.
+        prompts: which prompt each answers; answers to one prompt are not independent, so the interval then resamples
+            prompts (their means), not answers.
+        seed: of the resampling.
 
     Raises:
         ValueError: there are no answers.
     """
     if not episodes:
         raise ValueError("no answers to summarise")
+    if prompts is not None and len(prompts) != len(episodes):
+        raise ValueError(f"{len(prompts)} prompts for {len(episodes)} answers")
     rows = [asdict(e) if isinstance(e, EpisodeMetrics) else dict(e) for e in episodes]
     summary: dict[str, float] = {"answers": len(rows)}
     for name in rows[0]:
@@ -86,8 +96,18 @@ def summarise(episodes: Sequence[EpisodeMetrics | Mapping[str, float]], seed: in
         known = values[~np.isnan(values)]
         summary[name] = float(known.mean()) if known.size else float("nan")
         if name in ("quality", "reward"):
-            summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(known, seed)
+            units = known if prompts is None else prompt_means(values, prompts)
+            summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(units, seed)
     return summary
+
+
+def prompt_means(values: Sequence[float] | NDArray[np.float64], prompts: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean of the values of each prompt, NaN values left out; prompts without any are not there."""
+    by_prompt: dict[int, list[float]] = {}
+    for prompt, value in zip(prompts, values, strict=True):
+        if not np.isnan(value):
+            by_prompt.setdefault(prompt, []).append(float(value))
+    return np.array([np.mean(v) for v in by_prompt.values()])
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
