@@ -104,6 +104,18 @@ class OnnxController:
             )
         return cls(meta, lens, policy)
 
+    def require_lens(self, lens: Lens) -> None:
+        """Refuse an environment whose graphs were recorded with another lens: its observations mean something else.
+
+        Raises:
+            BundleError: the lenses differ.
+        """
+        if lens.fingerprint != self.lens.fingerprint:
+            raise BundleError(
+                f"bundle {self.meta.name!r} was trained with the lens {self.lens.fingerprint}, these graphs hold {lens.fingerprint}; "
+                "record them with scripts/record.py --lens BUNDLE/lens.safetensors"
+            )
+
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.float32], Any]:

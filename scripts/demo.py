@@ -93,24 +93,31 @@ def _interrupt(*_: object) -> None:
 
 
 def _record(arguments: Arguments) -> _Graphs:
-    """Record training, validation and test prompts with the bundled pair; one lens, fitted on training prompts."""
+    """Record training, validation and test prompts with the bundled pair, and the lens of the bundled graphs."""
     from runtime.lens import Lens
     from traces.record import Models, Recorder
 
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
     recorded: dict[str, GraphSet] = {}
     counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
-    lens = None
+    lens = Lens.from_tensors(GraphSet.load(bundled.graphs("train")).lens_tensors)
     for split, per_kind in counts.items():
         prompts = recording.bundled_prompts(split, per_kind, seed=3)
-        recorder = Recorder(models, tinyworld.score, 112, 3000, lens, keep_open=False, workers=os.cpu_count() or 1)
+        recorder = Recorder(
+            models,
+            tinyworld.score,
+            bundled.MAX_NEW_TOKENS,
+            bundled.NODE_BUDGET,
+            lens,
+            keep_open=False,
+            workers=os.cpu_count() or 1,
+        )
         recorded[split] = recording.record(recorder, prompts, split)
-        lens = Lens.from_tensors(recorded[split].lens_tensors)
         recorded[split].save(arguments.out / "graphs" / f"{split}.safetensors")
         c = recorded[split].meta.coverage
         console.print(
             f"  {split}: {recorded[split].nodes} nodes, {c['closed']:.0%} of graphs closed, random coverage {c['random']:.4f}, "
-            f"{recorded[split].meta.notes['left_out']} prompts left out as theirs did not close within 3000 nodes"
+            f"{recorded[split].meta.notes['left_out']} prompts left out as theirs did not close within {bundled.NODE_BUDGET} nodes"
         )
     return _Graphs(**recorded)
 

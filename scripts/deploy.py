@@ -50,7 +50,7 @@ class Arguments:
     """What the controller should value."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the verifier's certificate; required unless the verifier is on this machine."""
-    max_new_tokens: int = 112
+    max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
     """Draws the link and where in it an answer starts."""

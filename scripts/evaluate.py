@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agents.bundle import OnnxController
 from agents.evaluation import Answered, answer, make_plan, reward_difference, summarise_answers
 from agents.learned import write_json
 from agents.registry import RULES, controller
@@ -57,7 +58,10 @@ def main(arguments: Arguments) -> None:
         console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
         controllers["best fixed"] = FixedRule(found.knobs, env.encoder)
     for path in arguments.bundle:
-        controllers[path.parent.name if path.name == "bundle" else path.name] = controller(str(path), env.encoder)
+        loaded = controller(str(path), env.encoder)
+        if isinstance(loaded, OnnxController):
+            loaded.require_lens(env.lens)
+        controllers[path.parent.name if path.name == "bundle" else path.name] = loaded
     plan = make_plan(env, arguments.answers, arguments.seed)
     summaries: dict[str, dict[str, dict[str, float]]] = {}
     answered: dict[str, list[Answered]] = {}

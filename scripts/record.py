@@ -42,9 +42,9 @@ class Arguments:
     prompts: Path | None = None
     """A text file, one prompt a line, instead of the bundled tasks; the score of an answer is then its agreement with the
     LLM's own greedy answer (1 or 0)."""
-    max_new_tokens: int = 112
+    max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut."""
-    node_budget: int = 3000
+    node_budget: int = bundled.NODE_BUDGET
     """Most nodes run for one prompt; a graph that needs more stays open."""
     open_graphs: Literal["drop", "keep"] = "drop"
     """drop: leave out prompts whose graph stays open, and say how many; keep: keep them, with their coverage."""

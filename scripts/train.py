@@ -1,7 +1,7 @@
 """Train a controller with PPO on recorded traces, and export it as a deployable bundle.
 
 Examples:
-    python scripts/train.py                                    # bundled graphs, about 3 minutes
+    python scripts/train.py                                    # bundled graphs, a minute or two
     python scripts/train.py --name mine --graphs runs/graphs --ppo.steps 400000
     python scripts/train.py --ppo.preference sampled           # one policy for any preference weights
 """

@@ -23,9 +23,9 @@ class Arguments:
     out: Path = Path("runs/pair")
     """Where the folders `slm` and `llm`, the checkpoints and the model card go."""
     slm_steps: int | None = None
-    """Optimiser steps of the SLM; by default the recipe's."""
+    """Optimiser steps of the SLM, without a restart; by default the recipe's."""
     llm_steps: int | None = None
-    """Optimiser steps of the LLM; by default the recipe's."""
+    """Optimiser steps of the LLM, without a restart; by default the recipe's."""
     device: str = "cpu"
     """torch device: cpu or cuda."""
     test_prompts: int = 200
@@ -42,7 +42,8 @@ def main(arguments: Arguments) -> None:
     steps = {"slm": arguments.slm_steps, "llm": arguments.llm_steps}
     if not arguments.only_measure:
         for name, recipe in recipes.items():
-            chosen = replace(recipe, steps=steps[name] or recipe.steps)
+            asked = steps[name]
+            chosen = recipe if asked is None else replace(recipe, steps=asked, restart_steps=0)
             pair.train(name, chosen, arguments.out, arguments.device)
     console.print("measuring on test prompts ...")
     card = pair.write_card(arguments.out, arguments.test_prompts)

@@ -62,7 +62,7 @@ class Device:
         slm: Path | None = None,
         lens: Lens | None = None,
         profile: DeviceProfile | None = None,
-        max_new_tokens: int = 112,
+        max_new_tokens: int = bundled.MAX_NEW_TOKENS,
         paced: bool = True,
     ) -> Device:
         """Load a device.

@@ -40,19 +40,28 @@ class ModelRecipe:
     offered_exits: tuple[int, ...] = ()
     """The exits that the exported config names (`exit_layers`), ending with the last layer."""
     exit_loss_weight: float = 0.3
+    restart_steps: int = 0
+    """Further steps after `steps`, from half the learning rate falling to 2 %."""
     rows: int = 32
     row_tokens: int = 192
     learning_rate: float = 3e-3
     seed: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.steps + self.restart_steps
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.restart_steps < 0:
+            raise ValueError(f"restart_steps={self.restart_steps} must not be negative")
 
 
-LLM = ModelRecipe(hidden=192, layers=8, heads=6, mlp=512, steps=1500)
+LLM = ModelRecipe(hidden=192, layers=8, heads=6, mlp=512, steps=1500, restart_steps=700)
 SLM = ModelRecipe(hidden=128, layers=4, heads=4, mlp=352, steps=700, exit_layers=(1, 2, 3), offered_exits=(2, 4), seed=1)
 
 
@@ -122,10 +131,12 @@ def _optimizers(model: nn.Module, recipe: ModelRecipe) -> list[torch.optim.Optim
     ]
 
 
-def _lr_scale(step: int, steps: int) -> float:
-    """60 steps of warm-up, constant for half the time, then linear to 2 %."""
+def _lr_scale(step: int, recipe: ModelRecipe) -> float:
+    """60 steps of warm-up, constant for half the time, then linear to 2 %; a restart falls from half to 2 %."""
+    if step >= recipe.steps:
+        return 0.5 - 0.48 * (step - recipe.steps) / recipe.restart_steps
     warm = min(1.0, (step + 1) / 60)
-    decay = max(0.0, (step - steps / 2) / (steps / 2))
+    decay = max(0.0, (step - recipe.steps / 2) / (recipe.steps / 2))
     return warm * (1.0 - 0.98 * decay)
 
 
@@ -175,10 +186,10 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first = state["step"]
-    for step in _progress(f"train {name}", range(first, recipe.steps), recipe.steps, first):
+    for step in _progress(f"train {name}", range(first, recipe.total_steps), recipe.total_steps, first):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _lr_scale(step, recipe.steps)
+                group["lr"] = recipe.learning_rate * _lr_scale(step, recipe)
             optimizer.zero_grad()
         batch = _pack(tokenizer, recipe, step)
         batch = _Batch(batch.ids.to(device), batch.labels.to(device))
@@ -191,7 +202,7 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
         if (step + 1) % 20 == 0:
             with (out / f"{name}.log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "loss": round(loss.item(), 4), "time": time.time()}) + "\n")
-        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
+        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.total_steps:
             _save_checkpoint(checkpoint, model, optimizers, step + 1)
             _export(model, tokenizer, out / name)
     return out / name
@@ -323,7 +334,7 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
         "",
         "A tiny LLM and an early-exit SLM (Hugging Face Llama, bf16 safetensors) that answer the prompts of the generated",
         "world in `traces/tinyworld.py`. Trained from nothing on generated text by `python scripts/train_pair.py`",
-        f"(SLM {SLM.steps} steps, LLM {LLM.steps} steps of {LLM.rows} x {LLM.row_tokens} tokens, seeds {SLM.seed} and {LLM.seed}). They know nothing else.",
+        f"(SLM {SLM.total_steps} steps, LLM {LLM.total_steps} steps of {LLM.rows} x {LLM.row_tokens} tokens, seeds {SLM.seed} and {LLM.seed}). They know nothing else.",
         "",
         f"Measured by `python scripts/train_pair.py --only-measure`: {prompts_per_kind} test prompts of each kind that training never saw,",
         "greedy, fp32. Score: exact value (fact), final number (problem, bill), token F1 over facts (description), exact text",

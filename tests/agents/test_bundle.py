@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from agents.bundle import BundleError, Normaliser, OnnxController, export
 from agents.rules import ALWAYS, FixedRule
-from synera_env import FEATURES, Encoder
+from synera_env import FEATURES, Encoder, Lens
 from tests.graphs import Recorded
 
 ROWS = (
@@ -190,3 +190,11 @@ def test_a_new_export_replaces_the_old_one_whole(bundle: Path) -> None:
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["bundle"]
     assert sorted(p.name for p in bundle.iterdir()) == ["bundle.json", "lens.safetensors", "policy.onnx"]
     np.testing.assert_array_equal(OnnxController.load(bundle).predict(ROWS)[0], loaded.predict(ROWS)[0])
+
+
+def test_graphs_of_another_lens_are_refused(bundle: Path) -> None:
+    loaded = OnnxController.load(bundle)
+    loaded.require_lens(loaded.lens)
+    other = Lens(loaded.lens.mean + 1, loaded.lens.directions, loaded.lens.importance)
+    with pytest.raises(BundleError, match=other.fingerprint):
+        loaded.require_lens(other)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from agents.evaluation import answer, evaluate, make_plan
+from agents.evaluation import Answered, answer, evaluate, make_plan, reward_difference, summarise_answers
 from agents.registry import controller
 from agents.rules import ALWAYS, FixedRule, RandomRule
-from synera_env import Preference
+from synera_env import EpisodeMetrics, Preference
 from synera_env.env import SyneraReplayEnv
 from tests.graphs import GPU, LINKS, PHONE, Recorded
 from traces.graph import NODE_ARRAYS, GraphSet
@@ -84,3 +84,21 @@ def test_random_answers_differ_between_planned_seeds(env: SyneraReplayEnv) -> No
     planned = make_plan(env, 1)[0]
     knobs = {answer(env, RandomRule(env.encoder), replace(planned, seed=s)).records[0].knobs for s in range(3)}
     assert len(knobs) == 3
+
+
+def test_two_controllers_are_compared_answer_by_answer_and_by_prompt() -> None:
+    def answered(prompt: int, reward: float | None) -> Answered:
+        metrics = None if reward is None else EpisodeMetrics(**{f.name: 1 for f in fields(EpisodeMetrics)} | {"reward": reward})
+        return Answered(prompt, metrics, (), ())
+
+    ours = [answered(0, 1.0), answered(0, 2.0), answered(1, 3.0), answered(2, None)]
+    theirs = [answered(0, 0.0), answered(0, 1.0), answered(1, 1.0), answered(2, 5.0)]
+    difference = reward_difference(ours, theirs)
+    assert difference.mean == pytest.approx((1.0 + 2.0) / 2)  # prompt 0 counts once, the uncovered one not at all
+    assert difference.low == pytest.approx(1.0)
+    assert difference.high == pytest.approx(2.0)
+    summary = summarise_answers(ours)
+    assert summary["uncovered_rate"] == 0.25
+    assert summary["reward"] == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="one plan"):
+        reward_difference(ours, [answered(9, 1.0) for _ in ours])

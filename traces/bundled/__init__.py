@@ -10,6 +10,11 @@ ROOT = Path(__file__).parent
 PAIR = ROOT / "pair"
 """Folder of the bundled models: `llm`, `slm`, and their model card."""
 
+MAX_NEW_TOKENS = 112
+"""Where answers to the bundled tasks are cut; the longest reference answer is shorter."""
+NODE_BUDGET = 3000
+"""Most nodes run for a bundled prompt; prompts whose graph needs more are left out."""
+
 _MARKOV_SEEDS = {"train": range(100, 124), "validation": range(200, 208), "test": range(300, 308)}
 
 
