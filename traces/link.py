@@ -103,6 +103,7 @@ def markov_link(
     bad: LinkState = BAD,
     step_seconds: float = 0.1,
     spread: float = 0.25,
+    family: str = "markov",
 ) -> LinkTrace:
     """A link that alternates between a good and a bad state with exponential stays (Gilbert-Elliott).
 
@@ -113,6 +114,7 @@ def markov_link(
         bad: the other.
         step_seconds: sampling step.
         spread: standard deviation of the logarithm of the round trip and rates around their medians.
+        family: names the kind of link that the states describe.
     """
     rng = np.random.default_rng([seed, 1])
     samples = max(1, round(seconds / step_seconds))
@@ -128,7 +130,7 @@ def markov_link(
             state.downlink_mbps * noise[2],
         )
         place, is_good = stop, not is_good
-    return LinkTrace(f"markov-{seed}", "markov", step_seconds, rtt, up, down)
+    return LinkTrace(f"{family}-{seed}", family, step_seconds, rtt, up, down)
 
 
 def save_links(links: list[LinkTrace], path: Path) -> None:

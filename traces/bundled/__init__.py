@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traces.link import LinkTrace, constant_link, markov_link
+from traces.link import LinkState, LinkTrace, constant_link, markov_link
 
 ROOT = Path(__file__).parent
 PAIR = ROOT / "pair"
@@ -15,7 +15,10 @@ MAX_NEW_TOKENS = 112
 NODE_BUDGET = 3000
 """Most nodes run for a bundled prompt; prompts whose graph needs more are left out."""
 
-_MARKOV_SEEDS = {"train": range(100, 124), "validation": range(200, 208), "test": range(300, 308)}
+_MARKOV_SEEDS = {"train": range(100, 124), "validation": range(200, 208), "test": range(300, 304)}
+_REMOTE_GOOD = LinkState(rtt_ms=110.0, uplink_mbps=5.0, downlink_mbps=15.0, dwell_seconds=4.0)
+_REMOTE_BAD = LinkState(rtt_ms=450.0, uplink_mbps=0.2, downlink_mbps=0.8, dwell_seconds=3.0)
+_REMOTE_SEEDS = range(400, 404)
 
 
 def graphs(split: str) -> Path:
@@ -29,6 +32,12 @@ def profile(name: str) -> Path:
 
 
 def links(split: str) -> list[LinkTrace]:
-    """Return the bundled generated links of a split: one constant, the rest Markov with seeds of that split alone."""
+    """Return the bundled generated links of a split, with seeds of that split alone.
+
+    One constant and Markov links; for the test also a family that no other split has, of a farther cloud over a worse
+    network, so that half of the test's changing links are of a kind never trained on.
+    """
     constant = {"train": 60.0, "validation": 50.0, "test": 70.0}[split]
-    return [constant_link(rtt_ms=constant), *(markov_link(seed) for seed in _MARKOV_SEEDS[split])]
+    seeds = _REMOTE_SEEDS if split == "test" else ()
+    unseen = [markov_link(seed, good=_REMOTE_GOOD, bad=_REMOTE_BAD, family="remote") for seed in seeds]
+    return [constant_link(rtt_ms=constant), *(markov_link(seed) for seed in _MARKOV_SEEDS[split]), *unseen]
