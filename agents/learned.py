@@ -107,7 +107,7 @@ def train_ppo(
     """
     folder.mkdir(parents=True, exist_ok=True)
     provenance = _provenance(config, make_env(None), validation)
-    (folder / "config.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    write_json(folder / "config.json", provenance)
     (folder / "validation.jsonl").unlink(missing_ok=True)
     preference = Preference() if config.preference == "default" else None
     vec = VecNormalize(DummyVecEnv([lambda: make_env(preference) for _ in range(config.envs)]), norm_reward=False, gamma=1.0)
