@@ -52,7 +52,7 @@ class Arguments:
     devices: int = 8
     """Live devices side by side."""
     unpaced: bool = False
-    """Let device and cloud run as fast as this machine."""
+    """Let device and cloud run as fast as this machine; the replay then uses profiles measured on one like it."""
     ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=120_000))
     """How PPO is trained."""
     seed: int = 0
@@ -74,7 +74,8 @@ def main(arguments: Arguments) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
     graphs = _record(arguments)
-    device, cloud = DeviceProfile.load(bundled.profile("phone")), CloudProfile.load(bundled.profile("gpu"))
+    names = ("measured-device", "measured-cloud") if arguments.unpaced else ("phone", "gpu")
+    device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
     bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
     with console.status("searching the best fixed thresholds"):
         found = grid_search(SyneraReplayEnv(graphs.train, bundled.links("train"), device, cloud), episodes=96)

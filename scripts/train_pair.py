@@ -37,6 +37,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Train, measure, write the card."""
     from traces import pair
+    from traces.pair_card import write_card
 
     recipes = {"slm": pair.SLM, "llm": pair.LLM}
     steps = {"slm": arguments.slm_steps, "llm": arguments.llm_steps}
@@ -46,7 +47,7 @@ def main(arguments: Arguments) -> None:
             chosen = recipe if asked is None else replace(recipe, steps=asked, restart_steps=0)
             pair.train(name, chosen, arguments.out, arguments.device)
     console.print("measuring on test prompts ...")
-    card = pair.write_card(arguments.out, arguments.test_prompts)
+    card = write_card(arguments.out, arguments.test_prompts)
     console.print(card.read_text(), markup=False)
     console.print(f"next: python scripts/record.py --slm {arguments.out / 'slm'} --llm {arguments.out / 'llm'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ class Episode(Protocol):
         ...
 
 
-class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
+class SyneraEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     """Offloading decisions of device-cloud LLM inference, one chunk of draft tokens a step.
 
     ## Description
@@ -116,9 +117,9 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._preference = preference or Preference()
         self._reward = 0.0
 
+    @abstractmethod
     def _begin(self, prompt: int, radio: Radio) -> Episode:
         """Make the episode of a world."""
-        raise NotImplementedError
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Start an answer; see the class docstring for `options`.

@@ -18,7 +18,7 @@ def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[i
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from traces.tinyworld import build_tokenizer
+    from traces.vocabulary import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = LlamaConfig(

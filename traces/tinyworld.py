@@ -1,6 +1,7 @@
-"""The bundled tasks: a generated world, four kinds of prompts with exactly scored answers, and their tokenizer.
+"""The bundled tasks: a generated world, four kinds of prompts with exactly scored answers.
 
-What lives here: prompts, reference answers, scores, splits. What does not: models, training, recorded traces.
+What lives here: prompts, reference answers, scores, splits. What does not: the words (wording.py), their tokenizer
+(vocabulary.py), models, training, recorded traces.
 
 Every prompt determines its reference answer: :func:`solve` parses the prompt against the world and works the answer
 out, so scoring needs no stored key. Splits are a property of the prompt text (:func:`split_of`), hence disjoint by
@@ -18,291 +19,17 @@ from functools import lru_cache
 
 import numpy as np
 
+from traces import wording
+from traces.wording import ATTRIBUTES
+
 KINDS = ("fact", "problem", "bill", "description")
 """The four scored task kinds."""
 FORMS = (*KINDS, "sketch", "expansion")
 """The kinds and the two sketch forms of a description (prompt to key facts; key facts of a sentence to the sentence)."""
 SPLITS = ("train", "validation", "test")
-ATTRIBUTES = ("river", "founding", "trade", "mayor", "neighbour", "feast")
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<ans>", "<unk>")
 
 _TOWNS = 400
 _WORLD_SEED = 7
-_QUESTIONS: dict[str, tuple[str, ...]] = {
-    "river": (
-        "Which river runs through {t}?",
-        "What is the river of {t}?",
-        "On which river does {t} stand?",
-        "Tell me the river of {t}.",
-    ),
-    "founding": (
-        "When was {t} founded?",
-        "What is the founding year of {t}?",
-        "In which year was {t} founded?",
-        "Tell me the founding year of {t}.",
-    ),
-    "trade": (
-        "What do the people of {t} make?",
-        "What is the trade of {t}?",
-        "By which trade does {t} live?",
-        "Tell me the trade of {t}.",
-    ),
-    "mayor": (
-        "Who is the mayor of {t}?",
-        "What is the name of the mayor of {t}?",
-        "Who leads {t}?",
-        "Tell me the mayor of {t}.",
-    ),
-    "neighbour": (
-        "Which town lies nearest to {t}?",
-        "What is the neighbour of {t}?",
-        "Which town is next to {t}?",
-        "Tell me the neighbour of {t}.",
-    ),
-    "feast": (
-        "Which feast is held in {t}?",
-        "What is the feast of {t}?",
-        "What do the people of {t} celebrate?",
-        "Tell me the feast of {t}.",
-    ),
-}
-_FACT_ANSWER = "The {a} of {t} is {v}."
-# Two wordings an attribute: sentences at even and odd places of a description differ.
-_SENTENCES: dict[str, tuple[str, str]] = {
-    "river": (
-        "The river that runs through {t} from north to south is the {v}.",
-        "Its old stone bridges cross the wide river {v}.",
-    ),
-    "founding": (
-        "The town of {t} was founded long ago, in the year {v}.",
-        "The first houses were built in the year {v}.",
-    ),
-    "trade": (
-        "Most of the people of {t} live by making {v}.",
-        "In every street one can find a shop that sells {v}.",
-    ),
-    "mayor": (
-        "The mayor who leads the council of {t} is {v}.",
-        "For many years the mayor of the town has been {v}.",
-    ),
-    "neighbour": (
-        "A day of walking brings you from {t} to the town of {v}.",
-        "The nearest town on the road is called {v}.",
-    ),
-    "feast": (
-        "Once a year the whole of {t} meets for the feast of {v}.",
-        "When the summer ends there is a great feast of {v}.",
-    ),
-}
-_TRADES = [
-    "wool",
-    "glass",
-    "salt",
-    "honey",
-    "paper",
-    "rope",
-    "lamps",
-    "bells",
-    "boats",
-    "soap",
-    "candles",
-    "leather",
-    "pottery",
-    "silver",
-    "carpets",
-    "barrels",
-    "hats",
-    "clocks",
-    "knives",
-    "nets",
-    "baskets",
-    "cheese",
-    "wine",
-    "bread",
-    "ink",
-    "tiles",
-    "flutes",
-    "drums",
-    "saddles",
-    "gloves",
-    "kites",
-    "mirrors",
-    "dyes",
-    "silk",
-    "linen",
-    "combs",
-    "oil",
-    "chairs",
-    "masks",
-    "maps",
-]
-_FEASTS = [
-    "lanterns",
-    "apples",
-    "masks",
-    "bells",
-    "rain",
-    "snow",
-    "fires",
-    "boats",
-    "stars",
-    "moons",
-    "songs",
-    "bread",
-    "wine",
-    "flowers",
-    "horses",
-    "drums",
-    "kites",
-    "ghosts",
-    "wolves",
-    "swans",
-    "owls",
-    "bears",
-    "crowns",
-    "mirrors",
-    "ribbons",
-    "candles",
-    "giants",
-    "shadows",
-    "fish",
-    "torches",
-    "harvest",
-    "salt",
-    "shells",
-    "clouds",
-    "stones",
-    "dreams",
-    "winds",
-    "honey",
-    "feathers",
-    "swords",
-]
-_FIRST = [
-    "Mira",
-    "Tomas",
-    "Lena",
-    "Oskar",
-    "Ines",
-    "Felix",
-    "Nora",
-    "Pavel",
-    "Ruth",
-    "Anton",
-    "Clara",
-    "Hugo",
-    "Elsa",
-    "Viktor",
-    "Greta",
-    "Emil",
-    "Sofia",
-    "Martin",
-    "Alma",
-    "Jonas",
-    "Irma",
-    "Karl",
-    "Vera",
-    "Otto",
-    "Hanna",
-    "Leon",
-    "Ada",
-    "Rolf",
-    "Maud",
-    "Boris",
-    "Edda",
-    "Simon",
-    "Lucia",
-    "Peter",
-    "Tilda",
-    "Max",
-    "Olga",
-    "Ralf",
-    "Wanda",
-    "Igor",
-]
-_LAST = [
-    "Voss",
-    "Lindt",
-    "Karr",
-    "Benn",
-    "Holm",
-    "Fisk",
-    "Rask",
-    "Dahl",
-    "Moor",
-    "Stein",
-    "Brandt",
-    "Falk",
-    "Winter",
-    "Sommer",
-    "Graf",
-    "Keller",
-    "Roth",
-    "Vogel",
-    "Ziegler",
-    "Busch",
-    "Lang",
-    "Kranz",
-    "Horn",
-    "Adler",
-    "Berg",
-    "Thal",
-    "Frost",
-    "Hagen",
-    "Kern",
-    "Lorenz",
-    "Maass",
-    "Nolte",
-    "Oster",
-    "Pohl",
-    "Quist",
-    "Reimer",
-    "Sandor",
-    "Treu",
-    "Ulm",
-    "Wieland",
-]
-_ITEMS = ["apples", "coins", "stamps", "cards", "shells", "beads", "books", "marbles", "pears", "nuts", "plums", "eggs"]
-_GOODS = [
-    "pens",
-    "cups",
-    "lamps",
-    "hats",
-    "ropes",
-    "maps",
-    "bowls",
-    "combs",
-    "keys",
-    "belts",
-    "bags",
-    "rings",
-    "forks",
-    "jars",
-    "mats",
-    "pots",
-]
-_ADD = ("{n} finds {k} more.", "{n} buys {k} more.", "{n} is given {k} more.")
-_SUBTRACT = ("{n} gives away {k}.", "{n} loses {k}.", "{n} sells {k}.")
-_MULTIPLY: tuple[str, ...] = ("Then there are {k} times as many.",)
-_EXTRA_WORDS = [
-    "Describe",
-    "Sketch",
-    "Expand",
-    "Bill",
-    "has",
-    "have",
-    "does",
-    "How",
-    "many",
-    "now",
-    "cost",
-    "so",
-    "far",
-    "total",
-    "answer",
-    "at",
-    "What",
-]
 
 
 class TaskError(ValueError):
@@ -355,10 +82,10 @@ def world() -> World:
         town: {
             "river": str(pick(rivers)),
             "founding": str(rng.integers(1100, 1900)),
-            "trade": str(pick(_TRADES)),
-            "mayor": f"{pick(_FIRST)} {pick(_LAST)}",
+            "trade": str(pick(wording.TRADES)),
+            "mayor": f"{pick(wording.FIRST)} {pick(wording.LAST)}",
             "neighbour": towns[(i + 1 + int(rng.integers(len(towns) - 1))) % len(towns)],
-            "feast": str(pick(_FEASTS)),
+            "feast": str(pick(wording.FEASTS)),
         }
         for i, town in enumerate(towns)
     }
@@ -376,33 +103,33 @@ def split_of(prompt: str) -> str:
 
 def _fact_prompt(rng: np.random.Generator) -> str:
     attribute = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
-    wordings = _QUESTIONS[attribute]
+    wordings = wording.QUESTIONS[attribute]
     return wordings[rng.integers(len(wordings))].format(t=_any_town(rng))
 
 
 def _problem_prompt(rng: np.random.Generator) -> str:
-    name, value = str(rng.choice(_FIRST)), int(rng.integers(5, 100))
-    item = str(rng.choice(_ITEMS))
+    name, value = str(rng.choice(wording.FIRST)), int(rng.integers(5, 100))
+    item = str(rng.choice(wording.ITEMS))
     text = [f"{name} has {value} {item}."]
     wordings: tuple[str, ...]
     for _ in range(rng.integers(2, 5)):
         operation = rng.choice(["+", "*"] if value < 5 else ["+", "-", "*"] if value <= 200 else ["+", "-"])
         if operation == "*":
             k = int(rng.integers(2, 5))
-            wordings, value = _MULTIPLY, value * k
+            wordings, value = wording.MULTIPLY, value * k
         elif operation == "+":
             k = int(rng.integers(2, 100))
-            wordings, value = _ADD, value + k
+            wordings, value = wording.ADD, value + k
         else:
             k = int(rng.integers(1, min(value, 100)))
-            wordings, value = _SUBTRACT, value - k
+            wordings, value = wording.SUBTRACT, value - k
         text.append(wordings[rng.integers(len(wordings))].format(n=name, k=k))
     text.append(f"How many {item} does {name} have now?")
     return " ".join(text)
 
 
 def _bill_prompt(rng: np.random.Generator) -> str:
-    goods = rng.choice(_GOODS, size=rng.integers(2, 4), replace=False)
+    goods = rng.choice(wording.GOODS, size=rng.integers(2, 4), replace=False)
     lines = [f"{rng.integers(2, 10)} {good} at {rng.integers(2, 40)}" for good in goods]
     return f"Bill: {', '.join(lines)}. What is the total?"
 
@@ -490,9 +217,9 @@ def kind_of(prompt: str) -> str:
 @lru_cache(maxsize=1)
 def _question_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple(
-        (attribute, re.compile(re.escape(wording).replace(r"\{t\}", r"(\w+)")))
-        for attribute, wordings in _QUESTIONS.items()
-        for wording in wordings
+        (attribute, re.compile(re.escape(text).replace(r"\{t\}", r"(\w+)")))
+        for attribute, texts in wording.QUESTIONS.items()
+        for text in texts
     )
 
 
@@ -516,7 +243,7 @@ def _solve_fact(prompt: str) -> str:
     if parsed is None:
         raise TaskError(f"cannot parse {prompt!r} as a question about a town")
     town, attribute = parsed
-    return _FACT_ANSWER.format(a=attribute, t=town, v=world().facts[town][attribute])
+    return wording.FACT_ANSWER.format(a=attribute, t=town, v=world().facts[town][attribute])
 
 
 def _solve_problem(prompt: str) -> str:
@@ -547,7 +274,7 @@ def _solve_bill(prompt: str) -> str:
 def _solve_description(prompt: str) -> str:
     town, attributes = _parse_topics(prompt)
     facts = world().facts[town]
-    return " ".join(_SENTENCES[a][i % 2].format(t=town, v=facts[a]) for i, a in enumerate(attributes))
+    return " ".join(wording.SENTENCES[a][i % 2].format(t=town, v=facts[a]) for i, a in enumerate(attributes))
 
 
 def _solve_sketch(prompt: str) -> str:
@@ -559,7 +286,7 @@ def _solve_expansion(prompt: str) -> str:
     match = re.fullmatch(r"Expand (\w+), (first|then): (\w+) ([\w ]+)\.", prompt)
     if not match or match[3] not in ATTRIBUTES:
         raise TaskError(f"cannot parse {prompt!r}; expected 'Expand TOWN, first: ATTRIBUTE VALUE.'")
-    return _SENTENCES[match[3]][match[2] == "then"].format(t=match[1], v=match[4])
+    return wording.SENTENCES[match[3]][match[2] == "then"].format(t=match[1], v=match[4])
 
 
 _SOLVERS: dict[str, Callable[[str], str]] = {
@@ -587,9 +314,9 @@ def solve(prompt: str) -> str:
 @lru_cache(maxsize=1)
 def _sentence_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple(
-        (attribute, re.compile(re.escape(wording).replace(r"\{t\}", r"\w+").replace(r"\{v\}", r"([\w ]+)")))
-        for attribute, wordings in _SENTENCES.items()
-        for wording in wordings
+        (attribute, re.compile(re.escape(text).replace(r"\{t\}", r"\w+").replace(r"\{v\}", r"([\w ]+)")))
+        for attribute, texts in wording.SENTENCES.items()
+        for text in texts
     )
 
 
@@ -642,45 +369,3 @@ def score(prompt: str, answer: str) -> float:
         TaskError: the prompt is of no bundled kind.
     """
     return _SCORERS[kind_of(prompt)](prompt, answer)
-
-
-# ---------------------------------------------------------------- tokenizer
-
-
-def vocabulary() -> list[str]:
-    """Return every token of the bundled tokenizer, special tokens first, in a fixed order."""
-    texts = [w for group in (*_QUESTIONS.values(), *_SENTENCES.values()) for w in group]
-    texts += [_FACT_ANSWER, *_ADD, *_SUBTRACT, *_MULTIPLY, "first then ; : , . ? + - x ="]
-    texts += [*ATTRIBUTES, *_TRADES, *_FEASTS, *_FIRST, *_LAST, *_ITEMS, *_GOODS, *_EXTRA_WORDS]
-    texts += [*world().towns, *(v for f in world().facts.values() for a, v in f.items() if a != "founding")]
-    words = {w for text in texts for w in re.findall(r"[A-Za-z]+|[^\sA-Za-z\d{}]", re.sub(r"\{\w\}", " ", text))}
-    return [*SPECIAL_TOKENS, *"0123456789", *sorted(words)]
-
-
-def build_tokenizer() -> Tokenizer:  # type: ignore[name-defined]  # noqa: F821
-    """Build the bundled `tokenizers.Tokenizer`: whole words, single digits, punctuation.
-
-    `encode(prompt)` gives `<bos> prompt <ans>`, ready for the models; `encode(answer, add_special_tokens=False)` the
-    bare answer; `decode` gives the text back exactly (numbers joined, punctuation attached).
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    ids = {token: i for i, token in enumerate(vocabulary())}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation()]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <ans>", special_tokens=[("<bos>", ids["<bos>"]), ("<ans>", ids["<ans>"])]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace(Regex(r"^"), " "),
-            decoders.Fuse(),
-            decoders.Replace(Regex(r"(?<=\d) (?=\d)"), ""),
-            decoders.Replace(Regex(r" (?=[.,;:?])"), ""),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return tokenizer

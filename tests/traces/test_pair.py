@@ -12,7 +12,7 @@ import torch
 
 from runtime.decoder import Decoder
 from runtime.tokenizer import load_tokenizer, tokenizer_hash
-from traces import pair, tinyworld
+from traces import pair, pair_card, tinyworld, vocabulary
 
 TINY = pair.ModelRecipe(
     hidden=16,
@@ -29,7 +29,7 @@ TINY = pair.ModelRecipe(
 
 
 def test_rows_hold_whole_documents_and_only_answers_are_learned() -> None:
-    tokenizer = tinyworld.build_tokenizer()
+    tokenizer = vocabulary.build_tokenizer()
     batch = pair._pack(tokenizer, TINY, step=0)
     ids, labels = batch.ids.numpy(), batch.labels.numpy()
     eos, bos = tokenizer.token_to_id("<eos>"), tokenizer.token_to_id("<bos>")
@@ -46,7 +46,7 @@ def test_rows_hold_whole_documents_and_only_answers_are_learned() -> None:
 
 
 def test_a_step_is_seeded_by_its_number() -> None:
-    tokenizer = tinyworld.build_tokenizer()
+    tokenizer = vocabulary.build_tokenizer()
     one, same, other = (pair._pack(tokenizer, TINY, step).ids for step in (3, 3, 4))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -96,7 +96,7 @@ def test_the_export_loads_in_the_runtime_and_in_transformers(tmp_path: Path) -> 
 
 def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
     folder = pair.train("slm", replace(TINY, steps=2, restart_steps=0), tmp_path)
-    shallow, deep = pair.measure(folder, prompts_per_kind=2, forms=tinyworld.FORMS)
+    shallow, deep = pair_card.measure(folder, prompts_per_kind=2, forms=tinyworld.FORMS)
     assert (shallow.exit_layer, deep.exit_layer) == (1, 3)
     assert shallow.relative_cost < deep.relative_cost == 1.0
     assert set(deep.scores) == set(tinyworld.FORMS)
@@ -105,7 +105,7 @@ def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
 
 def test_a_card_needs_both_models(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train_pair"):
-        pair.write_card(tmp_path)
+        pair_card.write_card(tmp_path)
 
 
 @pytest.mark.parametrize(

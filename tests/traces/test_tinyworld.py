@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from traces import tinyworld
-from traces.tinyworld import ATTRIBUTES, FORMS, KINDS, SPECIAL_TOKENS, SPLITS, Task, TaskError
+from traces import tinyworld, vocabulary
+from traces.tinyworld import ATTRIBUTES, FORMS, KINDS, SPLITS, Task, TaskError
 
 COUNT = 40
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return tinyworld.build_tokenizer()
+    return vocabulary.build_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +239,10 @@ def test_numbers_are_single_digits(tokenizer: Tokenizer) -> None:
 
 
 def test_the_vocabulary_is_fixed_and_has_no_double(tokenizer: Tokenizer) -> None:
-    words = tinyworld.vocabulary()
-    assert words == tinyworld.vocabulary()
+    words = vocabulary.vocabulary()
+    assert words == vocabulary.vocabulary()
     assert len(words) == len(set(words)) == tokenizer.get_vocab_size()
-    assert tuple(words[:5]) == SPECIAL_TOKENS
+    assert tuple(words[:5]) == vocabulary.SPECIAL_TOKENS
     assert [tokenizer.token_to_id(word) for word in words] == list(range(len(words)))
 
 
