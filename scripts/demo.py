@@ -49,14 +49,19 @@ class Arguments:
     """Training prompts of each kind to record."""
     test_per_kind: int = 8
     """Test prompts of each kind, to validate (other ones) and to deploy on."""
-    devices: int = 8
-    """Live devices side by side."""
+    devices: int | None = None
+    """Live devices side by side; by default 8, or 1 when unpaced, as they would share this machine's cores."""
     unpaced: bool = False
     """Let device and cloud run as fast as this machine; the replay then uses profiles measured on one like it."""
     ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=120_000))
     """How PPO is trained."""
     seed: int = 0
     """Draws links and offsets."""
+
+    @property
+    def side_by_side(self) -> int:
+        """Devices that run at a time."""
+        return self.devices or (1 if self.unpaced else 8)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _deploy(
             return SyneraLiveEnv(client, device, prompts, tinyworld.score, bundled.links("test"))
 
         for name, each in controllers.items():
-            outcomes[name] = run_fleet(make_env, each, plan, arguments.devices, lambda: bar.advance(task))
+            outcomes[name] = run_fleet(make_env, each, plan, arguments.side_by_side, lambda: bar.advance(task))
     return outcomes
 
 
@@ -194,7 +199,7 @@ def _report(
     agreement = {n: _agreement(n, replay, live[n], replayed[n]) for n in live}
     pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
     prompts = len(replay.graphs)
-    console.print(table(summaries, f"replay / live ({pace}), {prompts} test prompts, {arguments.devices} devices"))
+    console.print(table(summaries, f"replay / live ({pace}), {prompts} test prompts, {arguments.side_by_side} device(s)"))
     pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
     for model, rule in (("llm", "always"), ("slm", "never")):
         quality, own = summaries[rule]["live"]["quality"], pair[f"{model}_score"]
