@@ -92,6 +92,8 @@ class KeepBest(BaseCallback):
     def measure(self) -> None:
         """Evaluate now; called once more after training."""
         episodes = evaluate(self._env, self._controller, self._plan)
+        if not episodes:
+            raise ValueError("no validation answer stays inside the recorded graphs; record them with a larger node budget")
         reward = float(np.mean([e.reward for e in episodes]))
         quality = float(np.mean([e.quality for e in episodes]))
         self.logger.record("validation/reward", reward)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from rich.table import Table
 
 from scripts._cli import console, launch, progress
@@ -36,12 +37,12 @@ class Arguments:
     out: Path = Path("runs/graphs")
     """Folder; one SPLIT.safetensors each."""
     splits: tuple[Split, ...] = ("train", "validation", "test")
-    """Which splits of the bundled tasks to record, the first of which fits the lens unless one is given."""
+    """Which splits to record; the first fits the lens unless one is given."""
     per_kind: int = 40
     """Prompts of each bundled task kind; a quarter of it for validation and test."""
     prompts: Path | None = None
-    """A text file, one prompt a line, instead of the bundled tasks; the score of an answer is then its agreement with the
-    LLM's own greedy answer (1 or 0)."""
+    """A text file, one prompt a line, instead of the bundled tasks: 70 % for training, 15 % each for validation and test.
+    The score of an answer is then its agreement with the LLM's own greedy answer (1 or 0)."""
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut."""
     node_budget: int = bundled.NODE_BUDGET
@@ -125,11 +126,28 @@ def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Promp
             "test": max(1, arguments.per_kind // 4),
         }
         return [(split, bundled_prompts(split, shares[split]), tinyworld.score) for split in arguments.splits]
-    lines = [line.strip() for line in arguments.prompts.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{arguments.prompts} holds no prompt; write one a line")
+    shared = _split(arguments.prompts)
+    asked = [(split, shared[split]) for split in arguments.splits]
+    lines = [line for _, part in asked for line in part]
     wanted = greedy_answers(models.llm, models.tokenizer, lines, arguments.max_new_tokens)
-    return [("custom", [Prompt(line, "custom") for line in lines], lambda prompt, answer: float(wanted[prompt] == answer))]
+
+    def agreement(prompt: str, answer: str) -> float:
+        return float(wanted[prompt] == answer)
+
+    return [(split, [Prompt(line, "custom") for line in part], agreement) for split, part in asked]
+
+
+def _split(path: Path) -> dict[str, list[str]]:
+    """Divide the distinct prompts of a file: 70 % train, 15 % validation, 15 % test, at least one each."""
+    lines = list(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
+    if len(lines) < 3:
+        raise ValueError(
+            f"{path} holds {len(lines)} distinct prompts; write at least 3, one a line: train, validation and test need one each"
+        )
+    held = max(1, round(0.15 * len(lines)))
+    order = np.random.default_rng(0).permutation(len(lines))
+    parts = {"test": order[:held], "validation": order[held : 2 * held], "train": order[2 * held :]}
+    return {split: [lines[i] for i in sorted(chosen)] for split, chosen in parts.items()}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main(arguments: Arguments) -> None:
     validation = GraphSet.load(arguments.graphs / "validation.safetensors")
     bundle = train(train_graphs, validation, device, cloud, arguments.ppo, Path("runs") / arguments.name)
     console.print(f"bundle: {bundle}")
-    console.print(f"next: python scripts/evaluate.py --bundle {bundle}")
+    console.print(f"next: python scripts/evaluate.py --graphs {arguments.graphs / 'test.safetensors'} --bundle {bundle}")
     console.print(f"      tensorboard --logdir {bundle.parent / 'tb'}")
 
 

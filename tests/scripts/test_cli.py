@@ -197,12 +197,13 @@ def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "next: python scripts/train.py --graphs out" in done.stdout
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["custom.safetensors"]
-    graphs = GraphSet.load(tmp_path / "out" / "custom.safetensors")
-    assert set(graphs.meta.prompts) == set(pair.graphs.meta.prompts[:3])
-    assert graphs.meta.coverage["closed"] == 1.0
-    assert all(1.0 in graph.score for graph in graphs)  # the LLM's own answer is in each, and is right
-    assert all(set(graph.score[graph.score == graph.score]) <= {0.0, 1.0} for graph in graphs)
+    recorded = {p.stem: GraphSet.load(p) for p in (tmp_path / "out").iterdir()}
+    assert set(recorded) == {"train", "validation", "test"}  # what train.py and evaluate.py ask for
+    assert sorted(p for g in recorded.values() for p in g.meta.prompts) == sorted(pair.graphs.meta.prompts[:3])
+    for graphs in recorded.values():
+        assert graphs.meta.coverage["closed"] == 1.0
+        assert all(1.0 in graph.score for graph in graphs)  # the LLM's own answer is in each, and is right
+        assert all(set(graph.score[graph.score == graph.score]) <= {0.0, 1.0} for graph in graphs)
 
 
 def test_a_bundle_answers_through_a_served_model(
