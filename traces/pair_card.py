@@ -108,7 +108,7 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
         "world in `traces/tinyworld.py`. Trained from nothing on generated text by `python scripts/train_pair.py`",
         f"(SLM {SLM.total_steps} steps, LLM {LLM.total_steps} steps of {LLM.rows} x {LLM.row_tokens} tokens, seeds {SLM.seed} and {LLM.seed}). They know nothing else.",
         "",
-        f"Measured by `python scripts/train_pair.py --only-measure`: {prompts_per_kind} test prompts of each kind that training never saw,",
+        f"Measured by `python scripts/train_pair.py --only-measure --out FOLDER` on this folder: {prompts_per_kind} test prompts of each kind that training never saw,",
         "greedy, fp32. Score: exact value (fact), final number (problem, bill), token F1 over facts (description), exact text",
         "(sketch, expansion). Mean: over the first four. Token accuracy: teacher-forced, same four. Cost: parameters read for a token.",
         "",
