@@ -75,8 +75,8 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, weights: dict[str, Tensor], inv_freq: Tensor, rope_scale: float) -> None:
         self.config = config
-        self._embedding = _take(weights, "model.embed_tokens.weight")
-        self._norm = _take(weights, "model.norm.weight")
+        self._embedding = weights["model.embed_tokens.weight"]
+        self._norm = weights["model.norm.weight"]
         self._head = weights.get("lm_head.weight", self._embedding)
         self._layers = [_layer(weights, f"model.layers.{i}.") for i in range(config.layers)]
         angles = torch.arange(config.context, dtype=torch.float32)[:, None] * inv_freq.float()[None]
@@ -103,8 +103,8 @@ class Decoder:
         inv_freq, scale = _rope(raw, folder)
         weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder).items()}
         try:
-            for name in _stated_extras(config, raw):
-                _take(weights, name)
+            if absent := [name for name in _stated_extras(config, raw) if name not in weights]:
+                raise KeyError(absent[0])
             return cls(config, weights, inv_freq, scale)
         except KeyError as missing:
             raise CheckpointError(
@@ -178,10 +178,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # ---------------------------------------------------------------- loading
 
 
-def _take(weights: dict[str, Tensor], name: str) -> Tensor:
-    return weights[name]
-
-
 def _layer(weights: dict[str, Tensor], prefix: str) -> _Layer:
     def fused(names: tuple[str, ...], kind: str) -> Tensor | None:
         parts = [weights.get(f"{prefix}{name}.{kind}") for name in names]
@@ -199,8 +195,8 @@ def _layer(weights: dict[str, Tensor], prefix: str) -> _Layer:
     qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     gate_up = ("mlp.gate_proj", "mlp.up_proj")
     return _Layer(
-        norm_in=_take(weights, prefix + "input_layernorm.weight"),
-        norm_mlp=_take(weights, prefix + "post_attention_layernorm.weight"),
+        norm_in=weights[prefix + "input_layernorm.weight"],
+        norm_mlp=weights[prefix + "post_attention_layernorm.weight"],
         qkv=matrix(*qkv),
         qkv_bias=fused(qkv, "bias"),
         out=matrix("self_attn.o_proj"),

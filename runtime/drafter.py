@@ -15,7 +15,7 @@ from torch import Tensor
 from runtime.clock import Clock
 from runtime.decoder import Decoder
 from runtime.errors import CheckpointError
-from runtime.exits import ExitLedger, Segment
+from runtime.exits import ExitLedger, Segment, resolve_exit
 from runtime.kv import SequenceKV
 from runtime.lens import Lens
 from runtime.session import DraftToken
@@ -46,17 +46,6 @@ def predict(logits: Tensor) -> Prediction:
     top, ids = probabilities.topk(2, -1)
     entropy = torch.special.entr(probabilities).sum(-1)
     return Prediction(ids[:, 0], top[:, 0], top[:, 0] - top[:, 1], entropy, ids[:, 1], probabilities)
-
-
-def resolve_exit(exit_index: int, exits: int) -> int:
-    """Turn the knob's exit index (-1 is the last) into 0..exits-1.
-
-    Raises:
-        ValueError: there is no such exit.
-    """
-    if exit_index >= exits:
-        raise ValueError(f"exit_index={exit_index}, but the SLM has only {exits} exits (0..{exits - 1})")
-    return exits - 1 if exit_index == -1 else exit_index
 
 
 class ModelDrafter:

@@ -61,3 +61,14 @@ class ExitLedger:
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on."""
         self.reached = [min(n, length) for n in self.reached]
+
+
+def resolve_exit(exit_index: int, exits: int) -> int:
+    """Turn the knob's exit index (-1 is the last) into 0..exits-1.
+
+    Raises:
+        ValueError: there is no such exit.
+    """
+    if exit_index >= exits:
+        raise ValueError(f"exit_index={exit_index}, but the SLM has only {exits} exits (0..{exits - 1})")
+    return exits - 1 if exit_index == -1 else exit_index

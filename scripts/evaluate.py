@@ -35,7 +35,7 @@ class Arguments:
     answers: int = 160
     """Answers of each controller; prompts are visited evenly."""
     search: bool = False
-    """Also search the best fixed thresholds, on the bundled training graphs."""
+    """Also search the best fixed thresholds, on the train.safetensors beside the graph file."""
     device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
@@ -54,7 +54,9 @@ def main(arguments: Arguments) -> None:
     env = SyneraReplayEnv(GraphSet.load(arguments.graphs), bundled.links("test"), device, cloud)
     controllers = {name: controller(name, env.encoder) for name in (*RULES, "random")}
     if arguments.search:
-        found = grid_search(SyneraReplayEnv(None, bundled.links("train"), device, cloud), episodes=96)
+        found = grid_search(
+            SyneraReplayEnv(arguments.graphs.with_name("train.safetensors"), bundled.links("train"), device, cloud), episodes=96
+        )
         console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
         controllers["best fixed"] = FixedRule(found.knobs, env.encoder)
     for path in arguments.bundle:

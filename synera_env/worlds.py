@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.clock import SimulatedClock
 from runtime.errors import UncoveredError
-from runtime.exits import ExitLedger
+from runtime.exits import ExitLedger, resolve_exit
 from runtime.lens import Lens
 from runtime.session import DraftToken, Limits, Session, Verdict
 from runtime.wire.sizes import (
@@ -71,7 +71,7 @@ class ReplayDrafter:
         graph, node = self._walk.graph, self._walk.nodes[-1]
         began = self._clock.now()
         length = self._walk.prompt_tokens + len(self._walk.nodes) - 1
-        deepest = len(self._ledger.exit_layers) - 1 if exit_index == -1 else exit_index
+        deepest = resolve_exit(exit_index, len(self._ledger.exit_layers))
         self._ledger.truncate(length - 1)
         ran, heads, left = [], 0, deepest
         for segment in self._ledger.segments(length, deepest):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,3 +235,32 @@ def _check(meta: GraphMeta, arrays: dict[str, NDArray[Any]], path: Path | None) 
         index = arrays[name].reshape(nodes, -1)
         if (index < -1).any() or (index >= sizes[:, None]).any():
             raise refuse(f"{name} points outside its graph")
+
+
+def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, float]:
+    """Return the share of steps that stay inside the graphs, by controller.
+
+    `random` picks at each token one of the exits or the LLM, uniformly; `never` follows the last exit, `always` the LLM.
+    """
+    rng = np.random.default_rng(seed)
+    exits = len(graphs.meta.exit_layers)
+    sources: dict[str, Callable[[], int]] = {
+        "random": lambda: int(rng.integers(exits + 1)),
+        "never": lambda: exits - 1,
+        "always": lambda: exits,
+    }
+    result = {}
+    for name, source in sources.items():
+        steps = inside = 0
+        for graph in graphs:
+            for _ in range(walks if name == "random" else 1):
+                node = 0
+                while np.isnan(graph.score[node]):
+                    pick = source()
+                    steps += 1
+                    node = int(graph.llm_child[node] if pick == exits else graph.exit_child[node, pick])
+                    if node < 0:
+                        break
+                    inside += 1
+        result[name] = inside / max(steps, 1)
+    return result

@@ -26,7 +26,7 @@ from runtime.knobs import MAX_DRAFT_LENGTH
 from runtime.kv import SequenceKV, TreeKV
 from runtime.lens import Lens, chunk_importance
 from runtime.tokenizer import load_tokenizer, tokenizer_hash
-from traces.graph import NODE_ARRAYS, GraphMeta, GraphSet
+from traces.graph import NODE_ARRAYS, GraphMeta, GraphSet, coverage
 
 _WAVE = 192  # nodes in one forward: enough to fill the cores, small enough for the attention gather
 _LENS_CHUNKS = 2000  # chunks sampled for the importance table
@@ -352,35 +352,6 @@ def _fit_lens(builders: Sequence[_Builder], exits: int) -> Lens:
                 if raw is not None:
                     samples[length].append(raw)
     return Lens.fit([states[:, e] for e in range(exits)], {n: v for n, v in samples.items()})
-
-
-def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, float]:
-    """Return the share of steps that stay inside the graphs, by controller.
-
-    `random` picks at each token one of the exits or the LLM, uniformly; `never` follows the last exit, `always` the LLM.
-    """
-    rng = np.random.default_rng(seed)
-    exits = len(graphs.meta.exit_layers)
-    sources: dict[str, Callable[[], int]] = {
-        "random": lambda: int(rng.integers(exits + 1)),
-        "never": lambda: exits - 1,
-        "always": lambda: exits,
-    }
-    result = {}
-    for name, source in sources.items():
-        steps = inside = 0
-        for graph in graphs:
-            for _ in range(walks if name == "random" else 1):
-                node = 0
-                while np.isnan(graph.score[node]):
-                    pick = source()
-                    steps += 1
-                    node = int(graph.llm_child[node] if pick == exits else graph.exit_child[node, pick])
-                    if node < 0:
-                        break
-                    inside += 1
-        result[name] = inside / max(steps, 1)
-    return result
 
 
 @torch.inference_mode()

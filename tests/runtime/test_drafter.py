@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from runtime.clock import SimulatedClock
 from runtime.decoder import Decoder
-from runtime.drafter import ModelDrafter, predict, resolve_exit
+from runtime.drafter import ModelDrafter, predict
 from runtime.errors import CheckpointError
-from runtime.exits import ExitLedger, Segment
+from runtime.exits import ExitLedger, Segment, resolve_exit
 from runtime.kv import ATTENTION_WINDOW, SequenceKV
 from runtime.lens import SKETCH_SIZE
 from runtime.session import DraftToken

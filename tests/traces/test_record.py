@@ -13,8 +13,8 @@ from runtime.errors import ContextOverflowError, TokenizerMismatchError
 from runtime.lens import Lens
 from tests.support_graphs import AKIN_NEW_TOKENS, RANDOM_NEW_TOKENS, last_row, record_tiny, text_score, tiny_prompts
 from traces import record
-from traces.graph import Graph, GraphSet
-from traces.record import Models, Prompt, Recorder, coverage, greedy_answers
+from traces.graph import Graph, GraphSet, coverage
+from traces.record import Models, Prompt, Recorder, greedy_answers
 
 SMALL_BUDGET = 60
 
