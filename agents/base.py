@@ -21,7 +21,7 @@ class Controller(Protocol):
         """Choose knobs.
 
         Args:
-            observation: float32 [features] or [batch, features], as `synera_env.spaces.Encoder` makes it.
+            observation: float32 [features] or [batch, features], as `synera_env.synera.schema.Encoder` makes it.
             state: what the last call returned; at an episode's start None or the episode's seed.
             episode_start: bool [batch], True where an episode begins.
             deterministic: take the most likely action of a stochastic controller.

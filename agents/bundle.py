@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from agents.base import Controller
 from synera_env import CheckpointError, Lens
-from synera_env.spaces import FEATURES, KNOB_NAMES, Encoder
+from synera_env.synera.schema import FEATURES, KNOB_NAMES, Encoder
 
 FORMAT_VERSION = 1
 PARITY_LIMIT = 1e-5

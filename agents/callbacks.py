@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.base import Controller
 from agents.evaluation import PlannedAnswer, evaluate
-from synera_env.env import SyneraReplayEnv
+from synera_env.synera.env import SyneraReplayEnv
 
 _METRICS = ("reward", "quality", "seconds", "ttft_seconds", "offload_rate", "cloud_seconds", "joules", "tokens")
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from agents.base import Controller
 from synera_env import StepRecord
-from synera_env.env import SyneraEnv
 from synera_env.metrics import EpisodeMetrics, bootstrap_interval, prompt_means, summarise
 from synera_env.reward import Preference
+from synera_env.synera.env import SyneraEnv
 
 
 @dataclass(frozen=True)

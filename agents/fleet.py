@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from agents.base import Controller
 from agents.evaluation import Answered, PlannedAnswer, answer
-from synera_env.env import SyneraEnv
+from synera_env.synera.env import SyneraEnv
 
 
 def run_fleet(

@@ -26,8 +26,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agents.bundle import BundleMeta, Normaliser, export
 from agents.callbacks import EpisodeMeans, KeepBest
 from agents.evaluation import make_plan
-from synera_env.env import SyneraReplayEnv
 from synera_env.reward import Preference
+from synera_env.synera.env import SyneraReplayEnv
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from agents.base import Controller
 from agents.bundle import BundleError, OnnxController
 from agents.rules import ALWAYS, DEFAULT_FIXED, NEVER, FixedRule, RandomRule
 from synera_env import Knobs
-from synera_env.spaces import Encoder
+from synera_env.synera.schema import Encoder
 
 RULES: dict[str, Knobs] = {"never": NEVER, "always": ALWAYS, "threshold": DEFAULT_FIXED}
 """Rules that set the same knobs at every chunk."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synera_env import MAX_DRAFT_LENGTH, Knobs
-from synera_env.env import SyneraReplayEnv
-from synera_env.spaces import Encoder
+from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.schema import Encoder
 
 NEVER = Knobs(offload_budget=0.0)
 """The SLM alone, at full depth."""

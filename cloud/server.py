@@ -21,15 +21,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
 from grpc_reflection.v1alpha import reflection
 
-from cloud.batcher import Batcher, Pace
 from cloud.engine.base import Engine, EngineInfo
-from cloud.engine.torch_engine import TorchEngine
+from cloud.engine.embedded.batcher import Batcher, Pace
+from cloud.engine.embedded.engine import TorchEngine
 from cloud.security import server_credentials
 from cloud.service import SyneraServicer
 from cloud.sessions import SessionTable
-from cloud.verification import Verification
+from cloud.verify import Verification
 from runtime.errors import SyneraError
-from runtime.tokenizer import tokenizer_hash
+from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2, synera_pb2_grpc
 from runtime.wire.address import check_plaintext
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import grpc
 
-from cloud.verification import Verification, VerifyRequest
+from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
     CloudError,

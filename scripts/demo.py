@@ -32,11 +32,12 @@ from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
 from scripts._verifier import verifier_process
 from scripts.train import train
-from synera_env.env import SyneraReplayEnv
 from synera_env.fidelity import replay_error, same_tokens
-from traces import bundled, tinyworld
-from traces.graph import GraphSet
+from synera_env.synera.env import SyneraReplayEnv
+from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
+from traces.synera.graph import GraphSet
+from traces.tasks import tinyworld
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def _interrupt(*_: object) -> None:
 
 def _record(arguments: Arguments) -> _Graphs:
     """Record training, validation and test prompts with the bundled pair, and the lens of the bundled graphs."""
-    from runtime.lens import Lens
-    from traces.record import Models, Recorder
+    from runtime.synera.lens import Lens
+    from traces.synera.record import Models, Recorder
 
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
     recorded: dict[str, GraphSet] = {}
@@ -133,8 +134,8 @@ def _deploy(
 ) -> dict[str, list[Answered]]:
     """Answer the plan live with every controller, against a verifier in its own process."""
     from runtime.client import CloudClient
-    from runtime.lens import Lens
-    from synera_env.live import Device, LivePrompt, SyneraLiveEnv
+    from runtime.synera.lens import Lens
+    from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
 
     lens = Lens.from_tensors(graphs.test.lens_tensors)
     device = Device.load(
@@ -238,12 +239,12 @@ def _report(
 
 def _greedy_score(graphs: GraphSet, model: str) -> float:
     """Mean task score of a model's own greedy answers to the test prompts, by no session, graph or verifier."""
-    from runtime.decoder import Decoder
-    from runtime.tokenizer import load_tokenizer
-    from traces.record import greedy_answers
+    from runtime.model.loading import load_decoder
+    from runtime.model.tokenizer import load_tokenizer
+    from traces.synera.record import greedy_answers
 
     folder, prompts = bundled.PAIR / model, graphs.meta.prompts
-    answers = greedy_answers(Decoder.load(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)
+    answers = greedy_answers(load_decoder(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)
     return float(np.mean([tinyworld.score(prompt, answers[prompt]) for prompt in prompts]))
 
 

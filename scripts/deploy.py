@@ -21,11 +21,12 @@ from tokenizers import Tokenizer
 from agents.bundle import OnnxController
 from agents.evaluation import PlannedAnswer, answer
 from agents.registry import controller
-from runtime.session import StepRecord
+from runtime.synera.session import StepRecord
 from scripts._cli import console, launch
 from synera_env.reward import Preference
-from traces import bundled, tinyworld
+from traces import bundled
 from traces.profile import DeviceProfile
+from traces.tasks import tinyworld
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def main(arguments: Arguments) -> None:
     import torch
 
     from runtime.client import CloudClient
-    from synera_env.live import Device, LivePrompt, SyneraLiveEnv
-    from synera_env.spaces import Encoder
+    from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
+    from synera_env.synera.schema import Encoder
 
     torch.set_num_threads(1)
     texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)

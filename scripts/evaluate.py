@@ -18,10 +18,10 @@ from agents.registry import RULES, controller
 from agents.rules import FixedRule, grid_search
 from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
-from synera_env.env import SyneraReplayEnv
+from synera_env.synera.env import SyneraReplayEnv
 from traces import bundled
-from traces.graph import GraphSet
 from traces.profile import CloudProfile, DeviceProfile
+from traces.synera.graph import GraphSet
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ def main(arguments: Arguments) -> None:
     """Measure, print, store."""
     import torch
 
-    from runtime.decoder import Decoder
+    from runtime.model.loading import load_decoder
     from traces.record_profile import measure_cloud, measure_device
 
     torch.set_num_threads(arguments.threads)
-    device, device_fit = measure_device(Decoder.load(arguments.slm), "measured-device", arguments.repetitions)
-    cloud, cloud_fit = measure_cloud(Decoder.load(arguments.llm), "measured-cloud", arguments.repetitions)
+    device, device_fit = measure_device(load_decoder(arguments.slm), "measured-device", arguments.repetitions)
+    cloud, cloud_fit = measure_cloud(load_decoder(arguments.llm), "measured-cloud", arguments.repetitions)
     for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
         path = arguments.out / f"{profile.name}.json"
         profile.save(path)

@@ -20,8 +20,8 @@ from scripts._cli import console, launch, progress
 from traces import bundled
 
 if TYPE_CHECKING:
-    from traces.graph import GraphSet
-    from traces.record import Models, Prompt, Recorder
+    from traces.synera.graph import GraphSet
+    from traces.synera.record import Models, Prompt, Recorder
 
 Split = Literal["train", "validation", "test"]
 
@@ -59,8 +59,8 @@ def main(arguments: Arguments) -> None:
     """Record every split."""
     import torch
 
-    from runtime.lens import Lens
-    from traces.record import Models, Recorder
+    from runtime.synera.lens import Lens
+    from traces.synera.record import Models, Recorder
 
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
     models = Models.load(arguments.slm, arguments.llm)
@@ -96,7 +96,7 @@ def main(arguments: Arguments) -> None:
 
 def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
     """Record one set of prompts with a progress bar."""
-    from traces.graph import GraphSet
+    from traces.synera.graph import GraphSet
 
     with progress() as bar:
         task = bar.add_task(f"record {split}", total=len(prompts))
@@ -109,15 +109,15 @@ def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
 
 def bundled_prompts(split: str, per_kind: int, seed: int = 0) -> list[Prompt]:
     """Return prompts of the bundled tasks, the same number of each kind."""
-    from traces import tinyworld
-    from traces.record import Prompt
+    from traces.synera.record import Prompt
+    from traces.tasks import tinyworld
 
     return [Prompt(t.prompt, t.kind) for kind in tinyworld.KINDS for t in tinyworld.tasks(kind, split, per_kind, seed)]
 
 
 def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Prompt], Callable[[str, str], float]]]:
-    from traces import tinyworld
-    from traces.record import Prompt, greedy_answers
+    from traces.synera.record import Prompt, greedy_answers
+    from traces.tasks import tinyworld
 
     if arguments.prompts is None:
         shares = {

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from agents.learned import PPOConfig, train_ppo
 from scripts._cli import console, launch, progress
-from synera_env.env import SyneraReplayEnv
 from synera_env.reward import Preference
+from synera_env.synera.env import SyneraReplayEnv
 from traces import bundled
-from traces.graph import GraphSet
 from traces.profile import CloudProfile, DeviceProfile
+from traces.synera.graph import GraphSet
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback

@@ -36,8 +36,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train, measure, write the card."""
-    from traces import pair
-    from traces.pair_card import write_card
+    from traces.pair import train as pair
+    from traces.pair.card import write_card
 
     recipes = {"slm": pair.SLM, "llm": pair.LLM}
     steps = {"slm": arguments.slm_steps, "llm": arguments.llm_steps}

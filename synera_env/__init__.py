@@ -7,13 +7,13 @@ the runtime is re-exported here.
 from gymnasium.envs.registration import register
 
 from runtime.errors import CheckpointError, SyneraError
-from runtime.knobs import MAX_DRAFT_LENGTH, Knobs
-from runtime.lens import Lens
-from runtime.session import StepRecord
-from synera_env.env import SyneraEnv, SyneraReplayEnv
+from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
+from runtime.synera.lens import Lens
+from runtime.synera.session import StepRecord
 from synera_env.metrics import EpisodeMetrics, summarise
 from synera_env.reward import Preference
-from synera_env.spaces import FEATURES, KNOB_NAMES, Encoder
+from synera_env.synera.env import SyneraEnv, SyneraReplayEnv
+from synera_env.synera.schema import FEATURES, KNOB_NAMES, Encoder
 
 __all__ = [
     "FEATURES",
@@ -32,5 +32,5 @@ __all__ = [
     "summarise",
 ]
 
-register("SyneraReplay-v0", entry_point="synera_env.env:SyneraReplayEnv")
-register("SyneraLive-v0", entry_point="synera_env.live:SyneraLiveEnv", nondeterministic=True)
+register("SyneraReplay-v0", entry_point="synera_env.synera.env:SyneraReplayEnv")
+register("SyneraLive-v0", entry_point="synera_env.synera.live:SyneraLiveEnv", nondeterministic=True)

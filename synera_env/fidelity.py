@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from runtime.errors import UncoveredError
-from runtime.session import StepRecord
-from synera_env.env import SyneraReplayEnv
+from runtime.synera.session import StepRecord
 from synera_env.metrics import EpisodeMetrics
-from synera_env.spaces import FIRST_KNOBS
-from synera_env.worlds import Radio, ReplayEpisode
+from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import Radio, ReplayEpisode
+from synera_env.synera.schema import FIRST_KNOBS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.session import StepRecord
+from runtime.synera.session import StepRecord
 
 
 @dataclass(frozen=True)

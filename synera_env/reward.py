@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from runtime.session import StepRecord
+from runtime.synera.session import StepRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support_graphs import akin_graphs, akin_models, tiny_graphs, tiny_models  # noqa: F401 - fixtures
+from tests.support.graphs import akin_graphs, akin_models, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 
 
 def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[int] | None = None) -> Path:
@@ -18,7 +18,7 @@ def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[i
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from traces.vocabulary import build_tokenizer
+    from traces.tasks.vocabulary import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = LlamaConfig(

@@ -19,7 +19,7 @@ from traces.errors import TraceError
 
 
 class LayerWork(Protocol):
-    """A batch of positions through some layers (`runtime.exits.Segment`)."""
+    """A batch of positions through some layers (`runtime.model.exits.Segment`)."""
 
     @property
     def layers(self) -> int:

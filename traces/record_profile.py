@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from runtime.decoder import Decoder
-from runtime.drafter import predict
-from runtime.kv import SequenceKV
+from runtime.model.decoder import Decoder
+from runtime.model.kv import SequenceKV
+from runtime.synera.drafter import predict
 from traces.profile import CloudProfile, DeviceProfile
 
 _CONTEXT = 64  # tokens already in the cache

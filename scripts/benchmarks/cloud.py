@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 
 from cloud.engine.base import Work
-from cloud.engine.torch_engine import TorchEngine
+from cloud.engine.embedded.engine import TorchEngine
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
-from runtime.tokenizer import tokenizer_hash
+from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 

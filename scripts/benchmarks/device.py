@@ -7,8 +7,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from runtime.decoder import Decoder
-from runtime.kv import RaggedKV, SequenceKV
+from runtime.model.decoder import Decoder
+from runtime.model.kv import RaggedKV, SequenceKV
+from runtime.model.loading import load_decoder
 from scripts.benchmarks.harness import Figure, Setting, Work, speedup
 
 _DECODED = 16  # tokens in one timing of the decode step
@@ -29,13 +30,13 @@ def measure(setting: Setting) -> list[Figure]:
     for name in ("slm", "llm"):
         figures += _against_transformers(name, setting)
     figures += _early_exit(setting)
-    llm = Decoder.load(setting.pair / "llm")
+    llm = load_decoder(setting.pair / "llm")
     return [*figures, _verify(llm, setting), _ragged(llm, setting)]
 
 
 def _against_transformers(name: str, setting: Setting) -> list[Figure]:
     folder = setting.pair / name
-    decoder = Decoder.load(folder)
+    decoder = load_decoder(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = _ids(decoder, _context(decoder))
     kv, hidden = _filled(decoder, prompt)
@@ -64,7 +65,7 @@ def _against_transformers(name: str, setting: Setting) -> list[Figure]:
 
 
 def _early_exit(setting: Setting) -> list[Figure]:
-    slm = Decoder.load(setting.pair / "slm")
+    slm = load_decoder(setting.pair / "slm")
     first, layers = slm.config.exit_layers[0], slm.config.layers
     if first == layers:
         return []

@@ -14,10 +14,10 @@ from agents.rules import DEFAULT_FIXED, FixedRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
-from synera_env.env import SyneraEnv, SyneraReplayEnv
-from synera_env.live import Device, SyneraLiveEnv
-from synera_env.spaces import FIRST_KNOBS
-from synera_env.worlds import Radio, ReplayEpisode
+from synera_env.synera.env import SyneraEnv, SyneraReplayEnv
+from synera_env.synera.live import Device, SyneraLiveEnv
+from synera_env.synera.replay import Radio, ReplayEpisode
+from synera_env.synera.schema import FIRST_KNOBS
 from traces import bundled
 
 _ANSWERS = 4  # in one timing

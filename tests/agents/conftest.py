@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from synera_env.env import SyneraReplayEnv
-from tests.graphs import Recorded, recorded, trained
+from synera_env.synera.env import SyneraReplayEnv
+from tests.support.recorded import Recorded, recorded, trained
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from agents.bundle import BundleError, Normaliser, OnnxController, export
 from agents.rules import ALWAYS, FixedRule
 from synera_env import FEATURES, Encoder, Lens
-from tests.graphs import Recorded
+from tests.support.recorded import Recorded
 
 ROWS = (
     np.random.default_rng(0)

@@ -11,9 +11,9 @@ from agents.evaluation import Answered, answer, evaluate, make_plan, reward_diff
 from agents.registry import controller
 from agents.rules import ALWAYS, FixedRule, RandomRule
 from synera_env import EpisodeMetrics, Preference
-from synera_env.env import SyneraReplayEnv
-from tests.graphs import GPU, LINKS, PHONE, Recorded
-from traces.graph import NODE_ARRAYS, GraphSet
+from synera_env.synera.env import SyneraReplayEnv
+from tests.support.recorded import GPU, LINKS, PHONE, Recorded
+from traces.synera.graph import NODE_ARRAYS, GraphSet
 
 
 @pytest.mark.parametrize("answers", [1, 4, 6, 13])

@@ -11,8 +11,8 @@ from agents.evaluation import answer, make_plan
 from agents.fleet import run_fleet
 from agents.rules import RandomRule
 from synera_env import SyneraError
-from synera_env.env import SyneraReplayEnv
-from tests.graphs import Recorded
+from synera_env.synera.env import SyneraReplayEnv
+from tests.support.recorded import Recorded
 
 
 class Fleet:

@@ -16,7 +16,7 @@ from agents.bundle import BundleError, OnnxController
 from agents.evaluation import evaluate, make_plan
 from agents.learned import LearnedController, PPOConfig, train_ppo
 from synera_env import FEATURES, KNOB_NAMES
-from tests.graphs import TINY_RUN, Recorded
+from tests.support.recorded import TINY_RUN, Recorded
 
 
 def _lines(run: Path) -> list[dict[str, float]]:

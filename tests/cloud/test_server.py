@@ -15,10 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cloud.server import SERVICE, ServerConfig, ServerStartError, running_server
 from runtime.client import CloudClient
 from runtime.errors import CheckpointError, CloudRejectedError
-from runtime.tokenizer import tokenizer_hash
-from runtime.verifier import CloudVerifier
+from runtime.model.tokenizer import tokenizer_hash
+from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
-from tests.cloud.support import FakeEngine, continuation, greedy
+from tests.support.engine import FakeEngine, continuation, greedy
 
 ANSWER = 24
 

@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cloud.sessions import SessionTable
 from runtime.errors import CloudBusyError, SessionLostError
-from tests.cloud.support import FakeCache
+from tests.support.engine import FakeCache
 
 LEASE = 10.0
 

@@ -23,12 +23,12 @@ from agents.rules import ALWAYS, NEVER, FixedRule, RandomRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
 from synera_env import FEATURES, Encoder, Knobs
-from synera_env.env import SyneraReplayEnv
 from synera_env.fidelity import same_tokens
-from synera_env.live import Device, SyneraLiveEnv
-from tests.cloud.support import greedy
-from tests.graphs import FREE_CLOUD, MAX_NEW_TOKENS, PHONE, Recorded, recorded, trained
-from traces.link import constant_link
+from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.live import Device, SyneraLiveEnv
+from tests.support.engine import greedy
+from tests.support.recorded import FREE_CLOUD, MAX_NEW_TOKENS, PHONE, Recorded, recorded, trained
+from traces.links.generators import constant_link
 
 ENCODER = Encoder(exits=2)
 FAST_LINK = constant_link(rtt_ms=4.0, uplink_mbps=50.0, downlink_mbps=50.0)

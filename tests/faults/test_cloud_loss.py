@@ -11,10 +11,10 @@ import pytest
 
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
-from runtime.tokenizer import tokenizer_hash
-from runtime.verifier import CloudVerifier
-from tests.cloud.support import greedy
-from tests.faults.support import ALWAYS, ROOT, command, device, served
+from runtime.model.tokenizer import tokenizer_hash
+from runtime.synera.verifier import CloudVerifier
+from tests.support.engine import greedy
+from tests.support.process import ALWAYS, ROOT, command, device, served
 
 PROMPT = [1, 60, 61, 62, 63]
 

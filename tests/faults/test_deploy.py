@@ -18,12 +18,12 @@ from agents.rules import ALWAYS, FixedRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
 from runtime.errors import CheckpointError, CloudUnavailableError, ContextOverflowError, TokenizerMismatchError
-from runtime.lens import Lens
-from runtime.tokenizer import tokenizer_hash
+from runtime.model.tokenizer import tokenizer_hash
+from runtime.synera.lens import Lens
 from synera_env import FEATURES, Encoder
-from synera_env.live import Device, LivePrompt, SyneraLiveEnv
-from tests.faults.support import served
-from tests.graphs import PHONE, Recorded, foreign_copy, recorded
+from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
+from tests.support.process import served
+from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded
 
 ENCODER = Encoder(exits=2)
 

@@ -11,8 +11,8 @@ import pytest
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient, Deadlines
 from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, CloudUnavailableError, TokenizerMismatchError
-from runtime.tokenizer import tokenizer_hash
-from runtime.verifier import CloudVerifier
+from runtime.model.tokenizer import tokenizer_hash
+from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
 from runtime.wire.sizes import (
     GRPC_OVERHEAD_BYTES,
@@ -21,7 +21,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
-from tests.cloud.support import VOCAB, FakeEngine, continuation
+from tests.support.engine import VOCAB, FakeEngine, continuation
 
 PROMPT = (1, 2, 3)
 

@@ -19,9 +19,9 @@ from runtime.errors import CloudUnavailableError, SyneraError
 from scripts import _verifier
 from scripts._cli import launch
 from scripts._verifier import verifier_process
-from tests.graphs import PHONE, Recorded, foreign_copy, recorded, trained
+from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded, trained
 from traces import bundled
-from traces.graph import GraphSet
+from traces.synera.graph import GraphSet
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 NAMES = sorted(p.stem for p in SCRIPTS.glob("[!_]*.py"))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synera_env.metrics import EpisodeMetrics, bootstrap_interval, episode_metrics, summarise
-from tests.synera_env.records import draft, record, verdict
+from tests.support.records import draft, record, verdict
 
 
 def test_the_metrics_of_a_hand_made_answer() -> None:

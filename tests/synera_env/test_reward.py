@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synera_env.reward import Preference, reward_terms
-from tests.synera_env.records import record, verdict
+from tests.support.records import record, verdict
 
 
 def test_the_terms_of_an_offloaded_chunk() -> None:

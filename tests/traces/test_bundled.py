@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.lens import Lens
-from traces import bundled, tinyworld
-from traces.graph import GraphSet
+from runtime.synera.lens import Lens
+from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
+from traces.synera.graph import GraphSet
+from traces.tasks import tinyworld
 
 SPLITS = ("train", "validation", "test")
 
@@ -111,8 +112,8 @@ def test_bundled_graphs_leave_something_to_decide(split: str) -> None:
 
 
 def test_the_bundled_graphs_were_recorded_from_the_bundled_pair() -> None:
-    from runtime.decoder import fingerprint
-    from runtime.tokenizer import tokenizer_hash
+    from runtime.model.loading import fingerprint
+    from runtime.model.tokenizer import tokenizer_hash
 
     meta = graphs("train").meta
     assert (meta.slm_fingerprint, meta.llm_fingerprint) == (fingerprint(pair_folder("slm")), fingerprint(pair_folder("llm")))
@@ -120,7 +121,7 @@ def test_the_bundled_graphs_were_recorded_from_the_bundled_pair() -> None:
 
 
 def test_the_bundled_pair_loads_and_shares_its_tokenizer() -> None:
-    from traces.record import Models
+    from traces.synera.record import Models
 
     models = Models.load(pair_folder("slm"), pair_folder("llm"))
     assert len(models.slm.config.exit_layers) > 1

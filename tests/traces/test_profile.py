@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.exits import ExitLedger, Segment
+from runtime.model.exits import ExitLedger, Segment
 from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traces.link import LinkState, LinkTrace, constant_link, markov_link
+from traces.links.generators import LinkState, constant_link, markov_link
+from traces.links.trace import LinkTrace
 
 ROOT = Path(__file__).parent
 PAIR = ROOT / "pair"

@@ -1,0 +1,134 @@
+"""The live drafter: the SLM with its cache, leaving layers early and completing them exactly.
+
+What does not live here: when to draft or offload (session.py) and the bookkeeping of pending layers (exits.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.clock import Clock
+from runtime.errors import CheckpointError
+from runtime.model.decoder import Decoder
+from runtime.model.exits import ExitLedger, Segment, resolve_exit
+from runtime.model.kv import SequenceKV
+from runtime.synera.lens import Lens
+from runtime.synera.session import DraftToken
+
+
+class DraftCosts(Protocol):
+    """The part of a device profile that a drafter needs."""
+
+    def draft_seconds(self, segments: Sequence[Segment], heads: int) -> float:
+        """Time to run layer segments and `heads` output heads."""
+        ...
+
+
+class Prediction(NamedTuple):
+    """What the shared head says of rows of hidden states; arrays are [rows]."""
+
+    token: Tensor
+    confidence: Tensor
+    margin: Tensor
+    entropy: Tensor
+    runner_up: Tensor
+    probabilities: Tensor  # [rows, vocab]
+
+
+def predict(logits: Tensor) -> Prediction:
+    """Greedy choice and confidence figures of logits [rows, vocab], in float32."""
+    probabilities = logits.float().softmax(-1)
+    top, ids = probabilities.topk(2, -1)
+    entropy = torch.special.entr(probabilities).sum(-1)
+    return Prediction(ids[:, 0], top[:, 0], top[:, 0] - top[:, 1], entropy, ids[:, 1], probabilities)
+
+
+class ModelDrafter:
+    """Implements :class:`runtime.synera.session.Drafter` over a decoder; owns its cache."""
+
+    def __init__(self, decoder: Decoder, lens: Lens, clock: Clock, costs: DraftCosts) -> None:
+        exits = decoder.config.exit_layers
+        if lens.mean.shape != (len(exits), decoder.config.hidden):
+            raise CheckpointError(
+                f"the lens is for {lens.mean.shape[0]} exits of hidden size {lens.mean.shape[1]}, the SLM has {len(exits)} of {decoder.config.hidden}; record the traces with this SLM"
+            )
+        self._decoder, self._lens, self._clock, self._costs = decoder, lens, clock, costs
+        self._prefix: list[int] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        exits = self._decoder.config.exit_layers
+        self._kv = SequenceKV(self._decoder.config.kv_shape, probe_layer=exits[0] - 1)
+        self._ledger = ExitLedger(exits)
+        # Hidden states kept at every exit but the last, for the positions that deeper layers may still have to run.
+        self._hidden = [torch.empty(64, self._decoder.config.hidden) for _ in exits[:-1]]
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """Start from a prompt; nothing is computed yet."""
+        self._prefix = list(prompt)
+        self._reset()
+
+    def push(self, token: int) -> None:
+        """Append a token that the cloud chose."""
+        self._prefix.append(token)
+
+    def rollback(self, length: int) -> None:
+        """Keep the first `length` tokens of the prefix."""
+        del self._prefix[length:]
+        self._ledger.truncate(length)
+        self._kv.truncate(length)
+
+    def next(self, exit_index: int, exit_margin: float) -> DraftToken:
+        """Draft one token: run to each exit in turn, leave at the first whose margin reaches `exit_margin`."""
+        deepest = resolve_exit(exit_index, len(self._ledger.exit_layers))
+        # The last token is always read afresh, so that a draft can be made from it at any exit.
+        self._ledger.truncate(len(self._prefix) - 1)
+        self._kv.truncate(len(self._prefix) - 1)
+        began, ran, heads = self._clock.now(), [], 0
+        attention = np.zeros(0, np.float32)
+        for segment in self._ledger.segments(len(self._prefix), deepest):
+            state = self._run(segment)
+            ran.append(segment)
+            if segment.exit_index == 0 and self._kv.probed is not None:
+                attention = self._kv.probed[-1].numpy()
+            if segment.exit_index < deepest and exit_margin >= 1.0:
+                continue
+            heads += 1
+            guess = predict(self._decoder.logits(state[-1:]))
+            if segment.exit_index == deepest or guess.margin.item() >= exit_margin:
+                break
+        self._clock.charge(self._costs.draft_seconds(ran, heads), since=began)
+        token = int(guess.token)
+        self._prefix.append(token)
+        return DraftToken(
+            token=token,
+            exit_index=ran[-1].exit_index,
+            confidence=float(guess.confidence),
+            margin=float(guess.margin),
+            entropy=float(guess.entropy),
+            runner_up=int(guess.runner_up),
+            sketch=self._lens.sketch(state[-1].numpy(), ran[-1].exit_index),
+            attention=attention,
+        )
+
+    def _run(self, segment: Segment) -> Tensor:
+        """Run one segment; keep and return the hidden states [positions, hidden] at the exit that it reaches."""
+        positions = torch.arange(segment.first, segment.stop)
+        if segment.exit_index == 0:
+            entering = self._decoder.embed(torch.tensor(self._prefix[segment.first : segment.stop]))
+        else:
+            entering = self._hidden[segment.exit_index - 1][segment.first : segment.stop]
+        leaving = self._decoder.run(entering, positions, self._kv, segment.start_layer, segment.stop_layer)
+        if segment.exit_index < len(self._hidden):
+            kept = self._hidden[segment.exit_index]
+            if segment.stop > len(kept):
+                grown = kept.new_empty(max(segment.stop, 2 * len(kept)), kept.shape[1])
+                grown[: segment.first] = kept[: segment.first]
+                kept = self._hidden[segment.exit_index] = grown
+            kept[segment.first : segment.stop] = leaving
+        return leaving

@@ -1,0 +1,202 @@
+"""The caches against attention written out in loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from runtime.model.kv import ATTENTION_WINDOW, KVShape, RaggedKV, SequenceKV, attention_rows
+from runtime.model.tree_kv import TreeKV
+
+HEADS, KV_HEADS, DIM = 4, 2, 8
+SHAPE = KVShape(layers=2, kv_heads=KV_HEADS, head_dim=DIM)
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries, keys and values of some positions: [rows, heads, dim], [rows, kv_heads, dim] twice."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    def __getitem__(self, where: slice) -> Rows:
+        return Rows(self.q[where], self.k[where], self.v[where])
+
+
+def random_rows(count: int, seed: int) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    return Rows(*(torch.randn(count, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS)))
+
+
+def probabilities(rows: Rows, at: int, window: int | None) -> Tensor:
+    """Attention of the position `at` over 0..at: [heads, at + 1]."""
+    first = 0 if window is None else max(0, at - window + 1)
+    out = torch.zeros(HEADS, at + 1)
+    for head in range(HEADS):
+        keys = rows.k[first : at + 1, head // (HEADS // KV_HEADS)]
+        out[head, first:] = (keys @ rows.q[at, head] / DIM**0.5).softmax(0)
+    return out
+
+
+def attended(rows: Rows, at: int, window: int | None) -> Tensor:
+    """Output of the position `at`: [heads, dim]."""
+    weights = probabilities(rows, at, window)
+    return torch.stack([weights[h] @ rows.v[: at + 1, h // (HEADS // KV_HEADS)] for h in range(HEADS)])
+
+
+def probe_row(rows: Rows, at: int, window: int | None) -> Tensor:
+    """Attention row of the position `at`: [ATTENTION_WINDOW]."""
+    mean, out = probabilities(rows, at, window).mean(0), torch.zeros(ATTENTION_WINDOW)
+    for back in range(min(ATTENTION_WINDOW, at + 1)):
+        out[back] = mean[at - back]
+    return out
+
+
+def attend(kv: SequenceKV, layer: int, rows: Rows, window: int | None = None) -> Tensor:
+    return kv.attend(layer, rows.q, rows.k, rows.v, window)
+
+
+windows = st.sampled_from([None, 1, 3, 70])
+edits = st.lists(
+    st.one_of(st.tuples(st.just("append"), st.integers(1, 40)), st.tuples(st.just("truncate"), st.integers(0, 90))), max_size=12
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(edits=edits, window=windows, seed=st.integers(0, 3))
+def test_sequence_equals_attention_over_what_was_kept(edits: list[tuple[str, int]], window: int | None, seed: int) -> None:
+    """Rows are replaced by others after each rollback, so a row that survived by mistake would be seen."""
+    kv, kept = SequenceKV(SHAPE, probe_layer=0), random_rows(0, 0)
+    for turn, (kind, amount) in enumerate(edits):
+        length = len(kept.q)
+        if kind == "truncate":
+            kv.truncate(amount)
+            kept = kept[: min(amount, length)]
+        else:
+            new = random_rows(amount, 100 * seed + turn)
+            kept = Rows(*(torch.cat(pair) for pair in zip(vars(kept).values(), vars(new).values(), strict=True)))
+            got = attend(kv, 0, new, window)
+            assert kv.probed is not None
+            assert kv.probed.shape == (amount, ATTENTION_WINDOW)
+            for row in {0, amount - 1}:
+                assert (got[row] - attended(kept, length + row, window)).abs().max() <= TOLERANCE
+                assert (kv.probed[row] - probe_row(kept, length + row, window)).abs().max() <= TOLERANCE
+        assert kv.lengths == [len(kept.q), 0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(first=st.lists(st.integers(1, 9), max_size=8), second=st.lists(st.integers(1, 9), max_size=8), window=windows)
+def test_chunking_does_not_matter(first: list[int], second: list[int], window: int | None) -> None:
+    outputs = []
+    for sizes in (first, second):
+        kv, rows, at, out = SequenceKV(SHAPE), random_rows(20, 1), 0, []
+        for size in [*sizes, 20]:
+            if part := min(size, 20 - at):
+                out.append(attend(kv, 0, rows[at : at + part], window))
+                at += part
+        outputs.append(torch.cat(out))
+    assert (outputs[0] - outputs[1]).abs().max() <= TOLERANCE
+
+
+def test_layers_keep_their_own_length() -> None:
+    kv, rows = SequenceKV(SHAPE), random_rows(9, 2)
+    attend(kv, 0, rows)
+    attend(kv, 1, rows[:4])
+    assert kv.lengths == [9, 4]
+    kv.truncate(6)
+    assert kv.lengths == [6, 4]
+    got = attend(kv, 1, rows[4:6])
+    assert (got[1] - attended(rows, 5, None)).abs().max() <= TOLERANCE
+
+
+def test_memory_grows_with_the_length_and_keeps_the_rows() -> None:
+    kv, rows = SequenceKV(SHAPE), random_rows(200, 3)
+    small = kv.nbytes
+    attend(kv, 0, rows[:199])
+    assert kv.nbytes > small
+    assert (attend(kv, 0, rows[199:])[0] - attended(rows, 199, None)).abs().max() <= TOLERANCE
+
+
+def test_only_the_probe_layer_is_probed() -> None:
+    kv, rows = SequenceKV(SHAPE, probe_layer=1), random_rows(3, 4)
+    attend(kv, 0, rows)
+    assert kv.probed is None
+    attend(kv, 1, rows)
+    assert kv.probed is not None
+
+
+def test_a_negative_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="-1"):
+        SequenceKV(SHAPE).truncate(-1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=5), window=windows)
+def test_ragged_equals_each_sequence(sizes: list[tuple[int, int]], window: int | None) -> None:
+    if not sum(new for _, new in sizes):
+        sizes = [*sizes, (1, 1)]
+    together, wanted, parts = [], [], []
+    for seed, (old, new) in enumerate(sizes):
+        rows = random_rows(old + new, seed)
+        caches = SequenceKV(SHAPE), SequenceKV(SHAPE)
+        for kv in caches:
+            if old:
+                attend(kv, 0, rows[:old], window)
+        together.append(caches[0])
+        parts.append(rows[old:])
+        if new:
+            wanted.append(attend(caches[1], 0, rows[old:], window))
+    stacked = Rows(*(torch.cat(column) for column in zip(*(vars(p).values() for p in parts), strict=True)))
+    got = RaggedKV(together, [new for _, new in sizes]).attend(0, stacked.q, stacked.k, stacked.v, window)
+    assert (got - torch.cat(wanted)).abs().max() <= TOLERANCE
+    assert [kv.lengths[0] for kv in together] == [old + new for old, new in sizes]
+
+
+def test_ragged_needs_a_count_for_each_cache() -> None:
+    rows = random_rows(3, 0)
+    with pytest.raises(ValueError):
+        RaggedKV([SequenceKV(SHAPE)], [2, 1]).attend(0, rows.q, rows.k, rows.v, None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(parents=st.lists(st.integers(0, 40), max_size=30), window=windows)
+def test_tree_equals_attention_along_each_path(parents: list[int], window: int | None) -> None:
+    """One node at a time, in any order that puts parents first; slots are scattered."""
+    paths = [[0]]
+    for node, parent in enumerate(parents, 1):
+        paths.append([*paths[parent % node], node])
+    rows, kv = random_rows(len(paths), 7), TreeKV(SHAPE, probe_layer=0)
+    slot = [3 * node + 1 for node in range(len(paths))]
+    for node, path in enumerate(paths):
+        padded = torch.tensor([[slot[p] for p in path] + [slot[0]] * 2])
+        kv.place(torch.tensor([slot[node]]), padded, torch.tensor([len(path)]))
+        one = rows[node : node + 1]
+        got = kv.attend(0, one.q, one.k, one.v, window)
+        along = Rows(rows.q[path], rows.k[path], rows.v[path])
+        assert (got[0] - attended(along, len(path) - 1, window)).abs().max() <= TOLERANCE
+        assert kv.probed is not None
+        assert (kv.probed[0] - probe_row(along, len(path) - 1, window)).abs().max() <= TOLERANCE
+
+
+def test_tree_grows_and_keeps_what_it_holds() -> None:
+    rows, kv = random_rows(2, 8), TreeKV(SHAPE)
+    for node, slot in enumerate((5, 4000)):
+        kv.place(torch.tensor([slot]), torch.tensor([[5, 4000][: node + 1]]), torch.tensor([node + 1]))
+        one = rows[node : node + 1]
+        got = kv.attend(0, one.q, one.k, one.v, None)
+    assert (got[0] - attended(rows, 1, None)).abs().max() <= TOLERANCE
+
+
+def test_attention_rows_sum_to_one_where_everything_is_within_reach() -> None:
+    rows = random_rows(ATTENTION_WINDOW, 9)
+    visible = torch.ones(ATTENTION_WINDOW, ATTENTION_WINDOW).tril().bool()
+    got = attention_rows(rows.q, rows.k.transpose(0, 1)[None], visible, torch.arange(ATTENTION_WINDOW))
+    assert torch.allclose(got.sum(1), torch.ones(ATTENTION_WINDOW))
+    assert not got.triu(1).any()  # nothing before the start

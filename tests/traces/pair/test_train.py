@@ -1,0 +1,119 @@
+"""The pair's recipe: packing, schedule, exact resumption, and what is exported. A few steps of a very small model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.model.loading import load_decoder
+from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from traces.pair import card as pair_card
+from traces.pair import train as pair
+from traces.tasks import tinyworld, vocabulary
+
+TINY = pair.ModelRecipe(
+    hidden=16,
+    layers=3,
+    heads=2,
+    mlp=24,
+    steps=4,
+    restart_steps=2,
+    exit_layers=(1, 2),
+    offered_exits=(1, 3),
+    rows=2,
+    row_tokens=160,
+)
+
+
+def test_rows_hold_whole_documents_and_only_answers_are_learned() -> None:
+    tokenizer = vocabulary.build_tokenizer()
+    batch = pair._pack(tokenizer, TINY, step=0)
+    ids, labels = batch.ids.numpy(), batch.labels.numpy()
+    eos, bos = tokenizer.token_to_id("<eos>"), tokenizer.token_to_id("<bos>")
+    for row, targets in zip(ids, labels, strict=True):
+        used = np.flatnonzero(row)
+        assert row[0] == bos
+        assert row[used[-1]] == eos
+        for document in tokenizer.decode(row[: used[-1] + 1].tolist(), skip_special_tokens=False).split("<bos> ")[1:]:
+            prompt, answer = document.split(" <ans> ")
+            assert tinyworld.score(prompt, answer.replace(" <eos>", "").replace("<eos>", "").strip()) == 1.0
+            assert tinyworld.split_of(prompt) == "train"
+        learned = np.flatnonzero(targets >= 0)
+        assert (targets[learned] == row[learned + 1]).all()
+
+
+def test_a_step_is_seeded_by_its_number() -> None:
+    tokenizer = vocabulary.build_tokenizer()
+    one, same, other = (pair._pack(tokenizer, TINY, step).ids for step in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_the_schedule_warms_up_falls_and_restarts() -> None:
+    recipe = replace(TINY, steps=400, restart_steps=100)
+    scale = [pair._lr_scale(step, recipe) for step in range(recipe.total_steps)]
+    assert scale[0] < 0.02
+    assert scale[60:200] == [1.0] * 140
+    assert scale[399] == pytest.approx(0.02, abs=0.01)
+    assert scale[400] == 0.5
+    assert scale[499] == pytest.approx(0.02, abs=0.01)
+    assert scale[400:] == sorted(scale[400:], reverse=True)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole = pair.train("slm", TINY, tmp_path / "whole")
+    pair.train("slm", replace(TINY, restart_steps=0), tmp_path / "parts")  # stops after four of six steps
+    resumed = pair.train("slm", TINY, tmp_path / "parts")
+    a, b = (load_file_as_float(folder) for folder in (whole, resumed))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def load_file_as_float(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file as load_torch
+
+    return load_torch(folder / "model.safetensors")
+
+
+def test_the_export_loads_in_the_runtime_and_in_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = pair.train("slm", replace(TINY, steps=2, restart_steps=0), tmp_path)
+    decoder = load_decoder(folder)
+    assert decoder.config.exit_layers == (1, 3)
+    assert decoder.config.eos_ids == (2,)
+    prompt = tinyworld.tasks("fact", "test", 1)[0].prompt
+    ids = load_tokenizer(folder).encode(prompt).ids
+    assert AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"] == ids
+    assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 3
+    assert len(tokenizer_hash(folder)) == 16
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
+    folder = pair.train("slm", replace(TINY, steps=2, restart_steps=0), tmp_path)
+    shallow, deep = pair_card.measure(folder, prompts_per_kind=2, forms=tinyworld.FORMS)
+    assert (shallow.exit_layer, deep.exit_layer) == (1, 3)
+    assert shallow.relative_cost < deep.relative_cost == 1.0
+    assert set(deep.scores) == set(tinyworld.FORMS)
+    assert 0.0 <= deep.mean_score <= 1.0
+
+
+def test_a_card_needs_both_models(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train_pair"):
+        pair_card.write_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"heads": 3}, "multiple of heads"), ({"steps": 0}, "steps=0"), ({"restart_steps": -1}, "restart_steps=-1")],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)

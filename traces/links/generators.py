@@ -1,0 +1,71 @@
+"""Links that are made up: one that never changes, and one that alternates between two states.
+
+What does not live here: the trace itself (trace.py) and link files (store.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from traces.links.trace import LinkTrace
+
+
+def constant_link(rtt_ms: float = 60.0, uplink_mbps: float = 10.0, downlink_mbps: float = 30.0) -> LinkTrace:
+    """A link that never changes."""
+    one = np.ones(1)
+    return LinkTrace(f"constant-{rtt_ms:g}ms", "constant", 1.0, rtt_ms * one, uplink_mbps * one, downlink_mbps * one)
+
+
+@dataclass(frozen=True)
+class LinkState:
+    """One state of the Markov generator."""
+
+    rtt_ms: float
+    """Median round trip; samples spread log-normally around it."""
+    uplink_mbps: float
+    downlink_mbps: float
+    dwell_seconds: float
+    """Mean stay."""
+
+
+GOOD = LinkState(rtt_ms=55.0, uplink_mbps=12.0, downlink_mbps=40.0, dwell_seconds=6.0)
+BAD = LinkState(rtt_ms=280.0, uplink_mbps=0.4, downlink_mbps=1.5, dwell_seconds=2.5)
+
+
+def markov_link(
+    seed: int,
+    seconds: float = 120.0,
+    good: LinkState = GOOD,
+    bad: LinkState = BAD,
+    step_seconds: float = 0.1,
+    spread: float = 0.25,
+    family: str = "markov",
+) -> LinkTrace:
+    """A link that alternates between a good and a bad state with exponential stays (Gilbert-Elliott).
+
+    Args:
+        seed: makes the trace; the same seed, the same trace.
+        seconds: its length.
+        good: the state it starts in, three times out of four.
+        bad: the other.
+        step_seconds: sampling step.
+        spread: standard deviation of the logarithm of the round trip and rates around their medians.
+        family: names the kind of link that the states describe.
+    """
+    rng = np.random.default_rng([seed, 1])
+    samples = max(1, round(seconds / step_seconds))
+    is_good, place = rng.random() < 0.75, 0
+    rtt, up, down = np.empty(samples), np.empty(samples), np.empty(samples)
+    while place < samples:
+        state = good if is_good else bad
+        stop = min(samples, place + max(1, round(rng.exponential(state.dwell_seconds) / step_seconds)))
+        noise = np.exp(spread * rng.standard_normal((3, stop - place)))
+        rtt[place:stop], up[place:stop], down[place:stop] = (
+            state.rtt_ms * noise[0],
+            state.uplink_mbps * noise[1],
+            state.downlink_mbps * noise[2],
+        )
+        place, is_good = stop, not is_good
+    return LinkTrace(f"{family}-{seed}", family, step_seconds, rtt, up, down)

@@ -1,0 +1,1 @@
+"""The bundled pair: its recipe and its model card."""

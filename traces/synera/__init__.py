@@ -1,0 +1,1 @@
+"""Token graphs: format, coverage, recorder."""

@@ -1,0 +1,1 @@
+"""The bundled task set: a generated world, its wordings and its vocabulary."""
