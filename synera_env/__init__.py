@@ -1,36 +1,41 @@
 """The decision problem as Gymnasium environments: knobs, observation, reward, replayed and live worlds.
 
 Importing it registers `SyneraReplay-v0` and `SyneraLive-v0`, and loads neither torch nor grpc. What controllers need of
-the runtime is re-exported here.
+the runtime and of the traces is re-exported here.
 """
 
 from gymnasium.envs.registration import register
 
-from runtime.errors import CheckpointError, SyneraError
-from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
-from runtime.synera.lens import Lens
-from runtime.synera.session import StepRecord
+from runtime.errors import SyneraError, UncoveredError
+from runtime.session import StepRecord
+from runtime.synera.knobs import Knobs
+from synera_env.base import DecisionEnv, Deployment
 from synera_env.metrics import EpisodeMetrics, summarise
 from synera_env.reward import Preference
-from synera_env.synera.env import SyneraEnv, SyneraReplayEnv
-from synera_env.synera.schema import FEATURES, KNOB_NAMES, Encoder
+from synera_env.schema import Feature, Knob, Schema, View, preference_features
+from synera_env.synera.env import SyneraEnv
+from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import synera_schema
 
 __all__ = [
-    "FEATURES",
-    "KNOB_NAMES",
-    "MAX_DRAFT_LENGTH",
-    "CheckpointError",
-    "Encoder",
+    "DecisionEnv",
+    "Deployment",
     "EpisodeMetrics",
+    "Feature",
+    "Knob",
     "Knobs",
-    "Lens",
     "Preference",
+    "Schema",
     "StepRecord",
     "SyneraEnv",
     "SyneraError",
     "SyneraReplayEnv",
+    "UncoveredError",
+    "View",
+    "preference_features",
     "summarise",
+    "synera_schema",
 ]
 
-register("SyneraReplay-v0", entry_point="synera_env.synera.env:SyneraReplayEnv")
+register("SyneraReplay-v0", entry_point="synera_env.synera.replay:SyneraReplayEnv")
 register("SyneraLive-v0", entry_point="synera_env.synera.live:SyneraLiveEnv", nondeterministic=True)

@@ -11,11 +11,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from runtime.errors import UncoveredError
-from runtime.synera.session import StepRecord
+from runtime.session import StepRecord
+from synera_env.base import DecisionEnv
 from synera_env.metrics import EpisodeMetrics
-from synera_env.synera.env import SyneraReplayEnv
-from synera_env.synera.replay import Radio, ReplayEpisode
-from synera_env.synera.schema import FIRST_KNOBS
 
 
 @dataclass(frozen=True)
@@ -27,27 +25,24 @@ class TokenCheck:
     """Where and how the two parted; empty when they did not."""
 
 
-def same_tokens(records: Sequence[StepRecord], replay: SyneraReplayEnv, prompt: int) -> TokenCheck:
+def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int) -> TokenCheck:
     """Feed the knobs of live records to the replay of the same prompt and compare every chunk.
 
     A chunk that the live run sent in vain (the cloud was lost) has no counterpart in replay, which loses none.
 
     Args:
         records: the live answer's records.
-        replay: an environment with the graphs of the same prompts.
-        prompt: index of the prompt in its graphs.
+        replay: an environment that replays the same prompts; the answer under way in it ends.
+        prompt: index of the prompt there.
     """
-    episode = ReplayEpisode(
-        replay.graphs, prompt, Radio(replay.links[0]), replay.device, replay.cloud, replay.lens, np.random.default_rng(0)
-    )
-    episode.session.begin(episode.prompt_tokens, FIRST_KNOBS)
+    replay.reset(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0})
     for number, live in enumerate(records, 1):
         try:
-            replayed = episode.session.advance(live.knobs)
+            replayed = replay.session.advance(live.knobs)
         except UncoveredError as uncovered:
             return TokenCheck(False, f"chunk {number}: {uncovered}")
         for what, one, other in (
-            ("draft", live.draft.ids, replayed.record.draft.ids),
+            ("draft", live.drafted, replayed.record.drafted),
             ("offloaded", live.offloaded, replayed.record.offloaded),
             ("committed", live.committed, replayed.record.committed),
         ):

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.synera.session import StepRecord
+from runtime.session import StepRecord
+from synera_env.reward import Preference, reward_terms
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class EpisodeMetrics:
     tokens_per_second: float
     chunks: int
     offload_rate: float
-    """Offloaded chunks / chunks."""
+    """Steps that asked the cloud / steps."""
     acceptance_rate: float
-    """Accepted draft tokens / offloaded draft tokens; NaN when nothing was offloaded."""
+    """Accepted draft tokens / draft tokens that the cloud judged; NaN when it judged none."""
     cloud_seconds: float
     """This answer's share of cloud compute."""
     cloud_tokens: int
@@ -39,18 +40,19 @@ class EpisodeMetrics:
     downlink_bytes: int
     joules: float
     lost_chunks: int
-    """Offloaded chunks that got no verdict."""
+    """Steps that asked a cloud in vain."""
 
 
-def episode_metrics(records: Sequence[StepRecord], quality: float, reward: float) -> EpisodeMetrics:
-    """Compute the metrics of a finished answer from its records."""
+def episode_metrics(records: Sequence[StepRecord], quality: float, preference: Preference) -> EpisodeMetrics:
+    """Compute the metrics of a finished answer from its records; the reward is that of the preference."""
     times = np.concatenate([np.full(len(r.committed), r.committed_at) for r in records])
     gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
-    verdicts = [(r.verdict, len(r.draft.tokens)) for r in records if r.verdict is not None]
-    drafted = sum(n for _, n in verdicts)
+    judged = sum(r.judged for r in records)
+    costs = [r.cost for r in records]
+    qualities = [0.0] * (len(records) - 1) + [quality]
     return EpisodeMetrics(
         quality=quality,
-        reward=reward,
+        reward=sum(sum(reward_terms(c, q, preference).values()) for c, q in zip(costs, qualities, strict=True)),
         ttft_seconds=float(times[0]),
         tbt_mean_seconds=float(gaps.mean()),
         tbt_p95_seconds=float(np.quantile(gaps, 0.95)),
@@ -59,12 +61,12 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, reward: float
         tokens_per_second=float(len(times) / max(times[-1], 1e-9)),
         chunks=len(records),
         offload_rate=sum(r.offloaded for r in records) / len(records),
-        acceptance_rate=sum(v.accepted for v, _ in verdicts) / drafted if drafted else float("nan"),
-        cloud_seconds=sum(v.cloud_seconds for v, _ in verdicts),
-        cloud_tokens=sum(v.cloud_tokens for v, _ in verdicts),
-        uplink_bytes=sum(v.uplink_bytes for v, _ in verdicts),
-        downlink_bytes=sum(v.downlink_bytes for v, _ in verdicts),
-        joules=sum(r.joules for r in records),
+        acceptance_rate=sum(r.accepted for r in records) / judged if judged else float("nan"),
+        cloud_seconds=sum(c.cloud_seconds for c in costs),
+        cloud_tokens=sum(c.cloud_tokens for c in costs),
+        uplink_bytes=sum(c.uplink_bytes for c in costs),
+        downlink_bytes=sum(c.downlink_bytes for c in costs),
+        joules=sum(c.joules for c in costs),
         lost_chunks=sum(r.error is not None for r in records),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from runtime.synera.session import StepRecord
+from runtime.session import Cost
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,18 @@ class Preference:
         return cls(*(float(x) for x in base * factors))
 
 
-def reward_terms(record: StepRecord, seconds: float, quality: float, preference: Preference) -> dict[str, float]:
+def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str, float]:
     """Return the terms of one step's reward; the reward is their sum.
 
     Args:
-        record: how the chunk was settled.
-        seconds: from the previous commit (or the request) to this commit.
+        cost: of the step.
         quality: what the answer's quality changed by: its task score at the last step, 0 before.
         preference: the weights.
     """
-    verdict = record.verdict
-    cloud_seconds = verdict.cloud_seconds if verdict else 0.0
-    megabytes = (verdict.uplink_bytes + verdict.downlink_bytes) / 1e6 if verdict else 0.0
     return {
         "quality": preference.quality * quality,
-        "latency": -preference.latency * seconds,
-        "cost": -preference.cost * cloud_seconds,
-        "energy": -preference.energy * record.joules,
-        "traffic": -preference.traffic * megabytes,
+        "latency": -preference.latency * cost.seconds,
+        "cost": -preference.cost * cost.cloud_seconds,
+        "energy": -preference.energy * cost.joules,
+        "traffic": -preference.traffic * (cost.uplink_bytes + cost.downlink_bytes) / 1e6,
     }

@@ -2,14 +2,15 @@
 
 A token that leaves at a shallow exit has no keys and values above it. Its hidden state is kept, and the missing layers
 are run for all pending positions in one batch when a deeper exit is needed. So the state of any position at any layer
-depends on the prefix alone, never on the history of exits. The bookkeeping is shared by the live drafter, which runs
-the segments, and by the replay, which charges for them.
+depends on the prefix alone, never on the history of exits. The live drafter, which runs the segments, and the replay,
+which charges for them, take the same walk. What does not live here: hidden states, caches and heads (their owners').
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,14 @@ class Segment:
         return self.stop - self.first
 
 
+class ExitWalk(NamedTuple):
+    """What one token took: the exit it left at, what was run, and how many heads were asked."""
+
+    exit_index: int
+    segments: list[Segment]
+    heads: int
+
+
 class ExitLedger:
     """How many positions have reached each exit; never increasing from shallow to deep."""
 
@@ -57,6 +66,35 @@ class ExitLedger:
                 start = self.exit_layers[index - 1] if index else 0
                 self.reached[index] = length
                 yield Segment(index, start, self.exit_layers[index], first, length)
+
+    def walk(self, length: int, exit_index: int, exit_margin: float, run: Callable[[Segment, bool], float]) -> ExitWalk:
+        """Take position `length - 1` from exit to exit, and leave at the first whose margin reaches `exit_margin`.
+
+        The position is always run afresh, so that a token can be drafted from it at any exit. Heads are asked only where
+        the answer matters: at the deepest exit, and before it unless `exit_margin` is 1.
+
+        Args:
+            length: positions of the prefix, at least 1.
+            exit_index: the deepest exit; -1 is the last.
+            exit_margin: 0..1, top-1 minus top-2 probability; 1 never leaves early.
+            run: (segment, ask) runs the segment and, where `ask`, returns the margin at the exit it reaches.
+
+        Raises:
+            ValueError: there is no such exit.
+        """
+        deepest = resolve_exit(exit_index, len(self.exit_layers))
+        self.truncate(length - 1)
+        segments: list[Segment] = []
+        heads = 0
+        for segment in self.segments(length, deepest):
+            last = segment.exit_index == deepest
+            ask = last or exit_margin < 1.0
+            margin = run(segment, ask)
+            segments.append(segment)
+            heads += ask
+            if last or (ask and margin >= exit_margin):
+                break
+        return ExitWalk(segments[-1].exit_index, segments, heads)
 
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from runtime.clock import Clock
 from runtime.errors import CheckpointError
 from runtime.model.decoder import Decoder
-from runtime.model.exits import ExitLedger, Segment, resolve_exit
+from runtime.model.exits import ExitLedger, Segment
 from runtime.model.kv import SequenceKV
 from runtime.synera.lens import Lens
-from runtime.synera.session import DraftToken
+from runtime.synera.chunk import DraftToken
 
 
 class DraftCosts(Protocol):
@@ -85,34 +85,33 @@ class ModelDrafter:
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         """Draft one token: run to each exit in turn, leave at the first whose margin reaches `exit_margin`."""
-        deepest = resolve_exit(exit_index, len(self._ledger.exit_layers))
-        # The last token is always read afresh, so that a draft can be made from it at any exit.
-        self._ledger.truncate(len(self._prefix) - 1)
         self._kv.truncate(len(self._prefix) - 1)
-        began, ran, heads = self._clock.now(), [], 0
+        began, states, guesses = self._clock.now(), list[Tensor](), list[Prediction]()
         attention = np.zeros(0, np.float32)
-        for segment in self._ledger.segments(len(self._prefix), deepest):
-            state = self._run(segment)
-            ran.append(segment)
+
+        def run(segment: Segment, ask: bool) -> float:
+            nonlocal attention
+            states.append(self._run(segment)[-1:])
             if segment.exit_index == 0 and self._kv.probed is not None:
                 attention = self._kv.probed[-1].numpy()
-            if segment.exit_index < deepest and exit_margin >= 1.0:
-                continue
-            heads += 1
-            guess = predict(self._decoder.logits(state[-1:]))
-            if segment.exit_index == deepest or guess.margin.item() >= exit_margin:
-                break
-        self._clock.charge(self._costs.draft_seconds(ran, heads), since=began)
+            if not ask:
+                return 0.0
+            guesses.append(predict(self._decoder.logits(states[-1])))
+            return float(guesses[-1].margin)
+
+        walk = self._ledger.walk(len(self._prefix), exit_index, exit_margin, run)
+        self._clock.charge(self._costs.draft_seconds(walk.segments, walk.heads), since=began)
+        guess, state = guesses[-1], states[-1]
         token = int(guess.token)
         self._prefix.append(token)
         return DraftToken(
             token=token,
-            exit_index=ran[-1].exit_index,
+            exit_index=walk.exit_index,
             confidence=float(guess.confidence),
             margin=float(guess.margin),
             entropy=float(guess.entropy),
             runner_up=int(guess.runner_up),
-            sketch=self._lens.sketch(state[-1].numpy(), ran[-1].exit_index),
+            sketch=self._lens.sketch(state[-1].numpy(), walk.exit_index),
             attention=attention,
         )
 

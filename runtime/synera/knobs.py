@@ -1,12 +1,14 @@
-"""The six knobs that a controller sets at each chunk, and the offload rule that they parametrise.
+"""The six knobs that a controller sets at each chunk.
 
-What does not live here: how an action vector becomes knobs (synera_env/spaces.py) and who chooses them (agents/).
+What does not live here: the rule that they parametrise (runtime/rules.py), how an action vector becomes knobs
+(synera_env/synera/schema.py) and who chooses them (agents/).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from runtime.rules import wants_offload
 
 MAX_DRAFT_LENGTH = 8
 
@@ -42,9 +44,7 @@ class Knobs:
             raise ValueError(f"exit_index={self.exit_index} is below -1 (-1 is the last exit)")
 
     def wants_offload(self, confidence: float, importance: float, chunk: int, offloaded: int) -> bool:
-        """Decide on the chunk in hand: uncertain and important and within the budget.
-
-        The rule is ours; see the class fields for each part.
+        """Decide on the chunk in hand, by :func:`runtime.rules.wants_offload`.
 
         Args:
             confidence: top-1 probability of the chunk's least confident token.
@@ -52,8 +52,12 @@ class Knobs:
             chunk: number of this chunk in the answer, from 1.
             offloaded: chunks offloaded before it.
         """
-        uncertain = confidence < self.confidence_threshold or self.confidence_threshold >= 1.0
-        important = importance >= self.importance_threshold
-        # The small term keeps budgets such as 0.1 * 10 from rounding up past their exact product.
-        affordable = offloaded + 1 <= math.ceil(self.offload_budget * chunk - 1e-9)
-        return uncertain and important and affordable
+        return wants_offload(
+            confidence=confidence,
+            importance=importance,
+            chunk=chunk,
+            offloaded=offloaded,
+            confidence_threshold=self.confidence_threshold,
+            importance_threshold=self.importance_threshold,
+            budget=self.offload_budget,
+        )

@@ -1,4 +1,4 @@
-"""The decode loop of one answer, written once for the live and the replayed world, as a stepper.
+"""Synera's decode loop of one answer, written once for the live and the replayed world, as a stepper.
 
 `begin` drafts the first chunk and gives a decision point; `advance(knobs)` settles the chunk in hand (offload or keep),
 drafts the next one and gives the record and the next decision point. What does not live here: models, RPCs, simulated
@@ -8,131 +8,14 @@ worlds (they are the collaborators) and whoever chooses the knobs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from runtime.clock import Clock
-from runtime.errors import CloudError, ContextOverflowError
+from runtime.errors import ContextOverflowError
+from runtime.session import Cost, Limits, Step
+from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft, DraftToken, Lost, Verdict
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DraftToken:
-    """One token that the SLM proposes, and what it felt about it."""
-
-    token: int
-    exit_index: int
-    """The exit it left at."""
-    confidence: float
-    """Top-1 probability."""
-    margin: float
-    """Top-1 minus top-2 probability."""
-    entropy: float
-    """Nats."""
-    runner_up: int
-    sketch: NDArray[np.float32]
-    """[16]: hidden state at the exit on the lens's principal directions."""
-    attention: NDArray[np.float32]
-    """[8]: attention row of the token before this one (the query that produced it)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """The chunk in hand."""
-
-    tokens: tuple[DraftToken, ...]
-    importance: float
-    """Quantile in 0..1."""
-    seconds: float
-    """Time it took to draft."""
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Token ids."""
-        return tuple(t.token for t in self.tokens)
-
-    @property
-    def confidence(self) -> float:
-        """Of the least confident token."""
-        return min(t.confidence for t in self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the cloud said of a chunk, and what it cost."""
-
-    accepted: int
-    """Draft tokens kept: the longest prefix that equals the LLM's own choices."""
-    next_token: int
-    """The LLM's token after the accepted ones: the correction, or the bonus when all were accepted."""
-    queue_seconds: float
-    compute_seconds: float
-    """Duration of the batch's forward."""
-    cloud_seconds: float
-    """This request's share of it."""
-    network_seconds: float
-    """Round trip minus queue and compute, on the device's clock."""
-    cloud_tokens: int
-    """Tokens that the LLM processed for this request."""
-    uplink_bytes: int
-    downlink_bytes: int
-    load: float
-    """The cloud's load hint: requests waiting or running."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionPoint:
-    """What a device knows when it must decide: the draft in hand and where the answer stands."""
-
-    draft: Draft
-    chunk: int
-    """Number of the chunk in hand, from 1."""
-    offloaded: int
-    """Chunks offloaded so far."""
-    prompt_tokens: int
-    generated_tokens: int
-    max_new_tokens: int
-    probe_seconds: float | None
-    """Round trip measured when the session was opened; None until it is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """How one chunk was settled."""
-
-    knobs: Knobs
-    draft: Draft
-    offloaded: bool
-    """The chunk was sent to the cloud (also when the cloud then failed)."""
-    verdict: Verdict | None
-    """None when the chunk was kept, or the cloud failed."""
-    error: str | None
-    """Why an offloaded chunk got no verdict; the device then kept its draft."""
-    committed: tuple[int, ...]
-    """Tokens added to the answer."""
-    wait_seconds: float
-    """From submitting the chunk to its verdict; 0 when kept."""
-    committed_at: float
-    """Seconds from `begin` to the commit."""
-    joules: float
-    """Device energy of drafting, waiting and radio, by the device profile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The result of `advance`: the record, and the next decision point unless the answer is done."""
-
-    record: StepRecord
-    point: DecisionPoint | None
-
-    @property
-    def done(self) -> bool:
-        """True when the answer is complete."""
-        return self.point is None
 
 
 class Drafter(Protocol):
@@ -156,7 +39,7 @@ class Drafter(Protocol):
 
 
 class Verifier(Protocol):
-    """Has chunks checked by the LLM; one check at a time."""
+    """Has chunks checked by the LLM; one check at a time. A cloud that is lost is an outcome, not an exception."""
 
     def open(self, prompt_tokens: int) -> None:
         """Start a session without waiting for it."""
@@ -167,19 +50,11 @@ class Verifier(Protocol):
         ...
 
     def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
-        """Send a chunk. `history` is all committed tokens; only what the cloud has not seen travels.
-
-        Raises:
-            CloudError: it could not be sent.
-        """
+        """Send a chunk. `history` is all committed tokens; only what the cloud has not seen travels."""
         ...
 
-    def result(self) -> Verdict:
-        """Wait for the verdict.
-
-        Raises:
-            CloudError: there will be none.
-        """
+    def result(self) -> Verdict | Lost:
+        """Wait for the verdict, or for the certainty that there will be none."""
         ...
 
     def close(self) -> None:
@@ -195,22 +70,8 @@ class EnergyModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When an answer ends."""
-
-    max_new_tokens: int
-    eos_ids: frozenset[int]
-    context: int
-    """Longest prompt plus answer that the models take."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-
-
 class Session:
-    """One answer at a time; see the module docstring. Reusable: `begin` starts over."""
+    """Implements :class:`runtime.session.Stepper`; see the module docstring."""
 
     def __init__(
         self, drafter: Drafter, verifier: Verifier, clock: Clock, energy: EnergyModel, lens: Lens, limits: Limits
@@ -219,13 +80,13 @@ class Session:
         self._energy, self._lens, self._limits = energy, lens, limits
         self._prompt: tuple[int, ...] = ()
         self._answer: list[int] = []
-        self._records: list[StepRecord] = []
+        self._records: list[ChunkRecord] = []
         self._draft: Draft | None = None
         self._offloaded = 0
         self._began = 0.0
 
     @property
-    def records(self) -> Sequence[StepRecord]:
+    def records(self) -> Sequence[ChunkRecord]:
         """One record a settled chunk."""
         return self._records
 
@@ -249,12 +110,13 @@ class Session:
                 f"a prompt of {len(prompt)} tokens does not fit: it must have between 1 and {self._limits.context - 1} (the models' context is {self._limits.context})"
             )
         self._prompt, self._answer, self._records, self._offloaded = tuple(prompt), [], [], 0
+        self._draft = None
         self._began = self._clock.now()
         self._verifier.open(len(prompt))
         self._drafter.begin(prompt)
         return self._next_point(knobs)
 
-    def advance(self, knobs: Knobs) -> Step:
+    def advance(self, knobs: Knobs) -> Step[DecisionPoint, ChunkRecord]:
         """Settle the chunk in hand by `knobs`, then draft the next one with their exit and draft length.
 
         Raises:
@@ -266,7 +128,7 @@ class Session:
         record = self._settle(self._draft, knobs)
         self._records.append(record)
         self._draft = None
-        if self._answer[-1] in self._limits.eos_ids or len(self._answer) >= self._room:
+        if self._answer[-1] in self._limits.eos_ids or self._left == 0:
             return Step(record, None)
         return Step(record, self._next_point(knobs))
 
@@ -276,8 +138,9 @@ class Session:
         self._verifier.close()
 
     @property
-    def _room(self) -> int:
-        return min(self._limits.max_new_tokens, self._limits.context - len(self._prompt))
+    def _left(self) -> int:
+        """Tokens that the answer may still get."""
+        return self._limits.room(len(self._prompt)) - len(self._answer)
 
     def _next_point(self, knobs: Knobs) -> DecisionPoint:
         self._draft = self._draft_chunk(knobs)
@@ -287,56 +150,63 @@ class Session:
             offloaded=self._offloaded,
             prompt_tokens=len(self._prompt),
             generated_tokens=len(self._answer),
-            max_new_tokens=self._room,
+            max_new_tokens=self._limits.room(len(self._prompt)),
             probe_seconds=self._verifier.probe_seconds(),
         )
 
     def _draft_chunk(self, knobs: Knobs) -> Draft:
         began, tokens = self._clock.now(), []
-        for _ in range(min(knobs.draft_length, self._room - len(self._answer))):
+        for _ in range(min(knobs.draft_length, self._left)):
             tokens.append(self._drafter.next(knobs.exit_index, knobs.exit_margin))
             if tokens[-1].token in self._limits.eos_ids:
                 break
         importance = self._lens.importance_quantile([t.attention for t in tokens[1:]], len(tokens))
         return Draft(tuple(tokens), importance, self._clock.now() - began)
 
-    def _settle(self, draft: Draft, knobs: Knobs) -> StepRecord:
+    def _settle(self, draft: Draft, knobs: Knobs) -> ChunkRecord:
         sent = self._clock.now()
-        verdict, error = None, None
-        offload = knobs.wants_offload(draft.confidence, draft.importance, len(self._records) + 1, self._offloaded)
-        if offload:
+        reply: Verdict | Lost | None = None
+        if knobs.wants_offload(draft.confidence, draft.importance, len(self._records) + 1, self._offloaded):
             self._offloaded += 1
-            try:
-                self._verifier.submit((*self._prompt, *self._answer), draft.ids)
-                verdict = self._verifier.result()
-            except CloudError as lost:  # costs quality, never the answer
-                error = str(lost)
-        waited = self._clock.now() - sent if offload else 0.0
+            self._verifier.submit((*self._prompt, *self._answer), draft.ids)
+            reply = self._verifier.result()
+        waited = self._clock.now() - sent if reply is not None else 0.0
+        verdict = reply if isinstance(reply, Verdict) else None
+        committed = self._commit(draft, verdict)
+        now = self._clock.now() - self._began
+        return ChunkRecord(
+            knobs=knobs,
+            cost=self._cost(draft, waited, reply, now - (self._records[-1].committed_at if self._records else 0.0)),
+            committed=committed,
+            committed_at=now,
+            offloaded=reply is not None,
+            judged=len(draft.tokens) if verdict else 0,
+            accepted=verdict.accepted if verdict else 0,
+            error=str(reply.error) if isinstance(reply, Lost) else None,
+            draft=draft,
+            verdict=verdict,
+        )
+
+    def _commit(self, draft: Draft, verdict: Verdict | None) -> tuple[int, ...]:
+        """Add what stands to the answer and bring the drafter to it; without a verdict the draft stands."""
         chosen = draft.ids if verdict is None else (*draft.ids[: verdict.accepted], verdict.next_token)
-        committed = self._cut(chosen)
+        committed = self._limits.cut(chosen, self._left)
         if verdict is not None:
             self._drafter.rollback(len(self._prompt) + len(self._answer) + min(verdict.accepted, len(committed)))
             if len(committed) > verdict.accepted:
                 self._drafter.push(verdict.next_token)
         self._answer.extend(committed)
-        radio = verdict.uplink_bytes + verdict.downlink_bytes if verdict else 0
-        return StepRecord(
-            knobs=knobs,
-            draft=draft,
-            offloaded=offload,
-            verdict=verdict,
-            error=error,
-            committed=committed,
-            wait_seconds=waited,
-            committed_at=self._clock.now() - self._began,
-            joules=self._energy.joules(draft.seconds, waited, radio),
-        )
+        return committed
 
-    def _cut(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Cut at the first EOS (kept) and at the room left."""
-        kept: list[int] = []
-        for token in tokens[: self._room - len(self._answer)]:
-            kept.append(token)
-            if token in self._limits.eos_ids:
-                break
-        return tuple(kept)
+    def _cost(self, draft: Draft, waited: float, reply: Verdict | Lost | None, seconds: float) -> Cost:
+        up, down = (reply.uplink_bytes, reply.downlink_bytes) if reply is not None else (0, 0)
+        return Cost(
+            seconds=seconds,
+            device_seconds=draft.seconds,
+            wait_seconds=waited,
+            cloud_seconds=reply.cloud_seconds if isinstance(reply, Verdict) else 0.0,
+            cloud_tokens=reply.cloud_tokens if isinstance(reply, Verdict) else 0,
+            joules=self._energy.joules(draft.seconds, waited, up + down),
+            uplink_bytes=up,
+            downlink_bytes=down,
+        )

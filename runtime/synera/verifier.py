@@ -15,15 +15,10 @@ from runtime.client import CloudClient
 from runtime.clock import Clock, RealClock
 from runtime.errors import CloudError, CloudUnavailableError, SessionLostError
 from runtime.link import LinkEmulator
-from runtime.synera.session import Verdict
+from runtime.synera.chunk import Lost, Verdict
+from runtime.synera.held import HeldHistory
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.sizes import (
-    GRPC_OVERHEAD_BYTES,
-    open_request_bytes,
-    open_response_bytes,
-    verify_request_bytes,
-    verify_response_bytes,
-)
+from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
 
 
 @dataclass(slots=True)
@@ -31,9 +26,7 @@ class _Remote:
     """What the device knows of its session in the cloud."""
 
     session_id: str
-    seq: int = 0
-    held: list[int] = field(default_factory=list)
-    """History that the cloud holds."""
+    held: HeldHistory = field(default_factory=HeldHistory)
 
 
 class CloudVerifier:
@@ -61,7 +54,7 @@ class CloudVerifier:
         self._clock = clock or RealClock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="verifier")
         self._opening: Future[float] | None = None
-        self._checking: Future[Verdict] | None = None
+        self._checking: Future[Verdict | Lost] | None = None
         self._releasing: Future[None] | None = None
         self._shut = False
         # Below: touched by the worker only; `_retry_at` and `_why` are also read by `submit`.
@@ -89,23 +82,24 @@ class CloudVerifier:
         return self._opening.result()
 
     def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
-        """See :class:`runtime.synera.session.Verifier`.
+        """See :class:`runtime.synera.session.Verifier`; while the cloud is left alone the check is lost at once.
 
         Raises:
-            CloudUnavailableError: the cloud did not answer lately and is not tried again yet.
             RuntimeError: the check before has not been asked for its result.
         """
         if self._checking is not None:
             raise RuntimeError("one check at a time: call result() before the next submit()")
-        self._refuse_while_backing_off()
-        self._checking = self._worker.submit(self._check, tuple(history), tuple(draft))
+        if refusal := self._refusal():
+            self._checking = Future()
+            self._checking.set_result(Lost(refusal))
+        else:
+            self._checking = self._worker.submit(self._check, tuple(history), tuple(draft))
 
-    def result(self) -> Verdict:
+    def result(self) -> Verdict | Lost:
         """See :class:`runtime.synera.session.Verifier`.
 
         Raises:
-            CloudError: there is no verdict.
-            TokenizerMismatchError: there can be none from this cloud.
+            TokenizerMismatchError: there can be no verdict from this cloud.
             RuntimeError: nothing was submitted.
         """
         if self._checking is None:
@@ -149,23 +143,24 @@ class CloudVerifier:
     def _connect(self) -> float:
         """Open a session; return the round trip in seconds."""
         began = self._clock.now()
-        self._up(open_request_bytes(len(self._tokenizer_hash)))
+        self._up(on_the_link(open_request_bytes(len(self._tokenizer_hash))))
         self._remote = _Remote(self._client.open(self._tokenizer_hash))
-        self._down(open_response_bytes())
+        self._down(on_the_link(open_response_bytes()))
         return self._clock.now() - began
 
-    def _check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict:
-        self._refuse_while_backing_off()
+    def _check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict | Lost:
+        if refusal := self._refusal():
+            return Lost(refusal)
         began, self._uplink_bytes, self._downlink_bytes = self._clock.now(), 0, 0
         try:
             response = self._heal(history, draft)
         except CloudUnavailableError as gone:
             self._remote = None
             self._back_off(gone)
-            raise
-        except CloudError:
+            return Lost(gone, self._uplink_bytes, self._downlink_bytes)
+        except CloudError as lost:
             self._release()  # whatever state the session is in, the next check starts from a clean one
-            raise
+            return Lost(lost, self._uplink_bytes, self._downlink_bytes)
         self._backoff_seconds = 0.0
         queue, compute = response.queue_ms / 1e3, response.compute_ms / 1e3
         return Verdict(
@@ -193,37 +188,38 @@ class CloudVerifier:
     def _send(self, history: tuple[int, ...], draft: tuple[int, ...]) -> pb.VerifyResponse:
         remote = self._remote
         assert remote is not None  # _heal connects first
-        prefix = next(
-            (i for i, (a, b) in enumerate(zip(history, remote.held, strict=False)) if a != b),
-            min(len(history), len(remote.held)),
-        )
-        context = history[prefix:]
-        remote.seq += 1
-        self._up(verify_request_bytes(prefix, context, draft, remote.seq))
+        check = remote.held.request(history, draft)
+        self._up(check.link_bytes)
         request = pb.VerifyRequest(
-            session_id=remote.session_id, seq=remote.seq, prefix_length=prefix, context=context, draft=draft
+            session_id=remote.session_id,
+            seq=check.seq,
+            prefix_length=check.prefix_length,
+            context=check.context,
+            draft=check.draft,
         )
         r = self._client.verify(request)
-        self._down(verify_response_bytes(r.accepted, r.next_token, r.processed_tokens, r.load))
-        remote.held = [*history, *draft[: r.accepted], r.next_token]
+        self._down(on_the_link(verify_response_bytes(r.accepted, r.next_token, r.processed_tokens, r.load)))
+        remote.held.settled(history, draft, r.accepted, r.next_token)
         return r
 
-    def _up(self, size_bytes: int) -> None:
-        self._uplink_bytes += size_bytes + GRPC_OVERHEAD_BYTES
+    def _up(self, link_bytes: int) -> None:
+        self._uplink_bytes += link_bytes
         if self._emulator:
-            self._emulator.uplink(size_bytes + GRPC_OVERHEAD_BYTES)
+            self._emulator.uplink(link_bytes)
 
-    def _down(self, size_bytes: int) -> None:
-        self._downlink_bytes += size_bytes + GRPC_OVERHEAD_BYTES
+    def _down(self, link_bytes: int) -> None:
+        self._downlink_bytes += link_bytes
         if self._emulator:
-            self._emulator.downlink(size_bytes + GRPC_OVERHEAD_BYTES)
+            self._emulator.downlink(link_bytes)
 
     def _back_off(self, gone: CloudUnavailableError) -> None:
         longer = max(self.FIRST_BACKOFF_SECONDS, 2 * self._backoff_seconds)
         self._backoff_seconds = min(longer, self.LONGEST_BACKOFF_SECONDS)
         self._why, self._retry_at = str(gone), self._clock.now() + self._backoff_seconds
 
-    def _refuse_while_backing_off(self) -> None:
+    def _refusal(self) -> CloudUnavailableError | None:
+        """Why the cloud is not even asked now, if it is not."""
         remaining = self._retry_at - self._clock.now()
         if self._why and remaining > 0:
-            raise CloudUnavailableError(f"{self._why} (next try in {remaining:.1f} s)")
+            return CloudUnavailableError(f"{self._why} (next try in {remaining:.1f} s)")
+        return None

@@ -18,6 +18,11 @@ _TAG = 1
 _DOUBLE = _TAG + 8
 
 
+def on_the_link(serialized_bytes: int) -> int:
+    """Bytes that a link carries for a message of so many serialized bytes."""
+    return serialized_bytes + GRPC_OVERHEAD_BYTES
+
+
 def varint_bytes(value: int) -> int:
     """Bytes of a non-negative integer as a varint: seven bits a byte."""
     return max(1, -(-value.bit_length() // 7))

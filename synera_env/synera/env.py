@@ -1,74 +1,73 @@
-"""The environment: one answer is one episode. What does not live here: the session (runtime), worlds, spaces, reward."""
+"""Synera's environment: what its action, observation and episode are. What does not live here: its worlds, its rows."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol
+from abc import ABC
 
-import gymnasium as gym
-import numpy as np
-from numpy.typing import NDArray
-
-from runtime.errors import UncoveredError
-from runtime.synera.lens import Lens
-from runtime.synera.session import DecisionPoint, Session
-from synera_env.metrics import episode_metrics
-from synera_env.reward import Preference, reward_terms
-from synera_env.synera.replay import Radio, ReplayEpisode
-from synera_env.synera.schema import FIRST_KNOBS, Encoder
-from traces import bundled
-from traces.links.trace import LinkTrace
-from traces.profile import CloudProfile, DeviceProfile
-from traces.synera.graph import GraphSet
-
-Observation = NDArray[np.float32]
+from runtime.synera.chunk import ChunkRecord
+from synera_env.base import DecisionEnv
 
 
-class Episode(Protocol):
-    """One answer in some world."""
-
-    session: Session
-    prompt_tokens: tuple[int, ...]
-    prompt: str
-    kind: str
-
-    def score(self) -> float:
-        """Task score of the finished answer."""
-        ...
-
-
-class SyneraEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
+class SyneraEnv(DecisionEnv, ABC):
     """Offloading decisions of device-cloud LLM inference, one chunk of draft tokens a step.
 
     ## Description
 
     A phone's small model (SLM) answers a prompt chunk by chunk. At every step a chunk of draft tokens is in hand, and
     the action decides whether it is kept or sent to the cloud's large model (LLM), which keeps the longest correct
-    prefix and adds one token of its own; and how the next chunk is drafted. The loop itself is `runtime.synera.session.Session`
-    in every world.
+    prefix and adds one token of its own; and how the next chunk is drafted. The loop itself is
+    `runtime.synera.session.Session` in every world.
 
     ## Action space
 
     `Box(-1, 1, (6,), float32)`, values outside are clipped. Thresholds and budget apply to the chunk in hand, exit and
     draft length to the next one. A chunk is offloaded when it is uncertain and important and the budget allows it.
+    The whole numbers of a knob share the range in equal parts. For an SLM with two exits:
 
-    | # | knob | maps to | meaning |
-    |---|---|---|---|
-    | 0 | `confidence_threshold` | 0..1 | uncertain: the least confident token is below it; 1: always |
-    | 1 | `importance_threshold` | 0..1 | important: the chunk's importance quantile is at least this |
-    | 2 | `exit_layer` | one of the exits | deepest exit run for a draft token |
-    | 3 | `exit_margin` | 0..1 | leave at the first exit whose margin reaches it; 1: never early |
-    | 4 | `draft_length` | 1..8 | most tokens in a chunk |
-    | 5 | `offload_budget` | 0..1 | chunk t may be offloaded while offloaded + 1 <= ceil(budget * t) |
+    | # | knob | values | unit | meaning |
+    |---|---|---|---|---|
+    | 0 | `confidence_threshold` | 0..1 | probability | uncertain: the least confident token is below it; 1: always |
+    | 1 | `importance_threshold` | 0..1 | quantile | important: the chunk's importance is at least this |
+    | 2 | `exit_index` | 0..1, whole | exit | deepest exit run for a draft token of the next chunk |
+    | 3 | `exit_margin` | 0..1 | probability | leave at the first exit whose top-1 minus top-2 probability reaches it; 1: never early |
+    | 4 | `draft_length` | 1..8, whole | tokens | most tokens in the next chunk |
+    | 5 | `offload_budget` | 0..1 | share | chunk t may be offloaded while offloaded + 1 <= ceil(budget * t) |
 
     ## Observation space
 
-    `Box(float32)`; each entry's name, unit and bounds are in `synera_env.synera.schema.FEATURES` (the draft in hand token by
-    token, a sketch of the hidden state, the last chunks, acceptance, progress, link and cloud estimates, preference
-    weights). Nothing that a device cannot know is in it.
+    `Box(float32)`, clipped to these bounds; nothing that a device cannot know is in it.
+
+    | # | feature | low | high | unit | meaning |
+    |---|---|---|---|---|---|
+    | 0 | `draft_tokens` | 0 | 1 | tokens / 8 | length of the draft in hand |
+    | 1-8 | `confidence` | 0 | 1 | probability | top-1 of each draft token; 1 past the end |
+    | 9-16 | `margin` | 0 | 1 | probability | top-1 minus top-2 of each draft token; 1 past the end |
+    | 17-24 | `entropy` | 0 | 16 | nats | of each draft token; 0 past the end |
+    | 25 | `least_confidence` | 0 | 1 | probability | lowest confidence of the draft |
+    | 26 | `importance` | 0 | 1 | quantile | importance of the chunk |
+    | 27 | `mean_exit` | 0 | 1 | exit / last exit | mean exit of the draft's tokens |
+    | 28-43 | `sketch` | -8 | 8 | deviations | last draft token's hidden state on the principal directions |
+    | 44-46 | `past_confidence` | 0 | 1 | probability | lowest confidence of each of the last chunks, the last first; 1 before the first |
+    | 47-49 | `past_importance` | 0 | 1 | quantile | their importance; 0 before the first |
+    | 50-52 | `past_offloaded` | 0 | 1 | 0 or 1 | 1 where it was offloaded |
+    | 53-55 | `past_accepted` | 0 | 1 | share | accepted part of its draft; 1 where there was no verdict |
+    | 56 | `acceptance` | 0 | 1 | share | moving average of the accepted part of offloaded chunks; 0.5 before the first |
+    | 57 | `offload_rate` | 0 | 1 | share | offloaded chunks of those so far |
+    | 58 | `chunks` | 0 | 64 | chunks / 16 | settled chunks |
+    | 59 | `progress` | 0 | 1 | share | generated tokens of the most that may be |
+    | 60 | `prompt_tokens` | 0 | 4096 | tokens / 128 | length of the prompt |
+    | 61 | `rtt` | -3 | 2 | log10 s | estimated round trip; -1 until one is known |
+    | 62 | `rtt_known` | 0 | 1 | 0 or 1 | 1 once a round trip was measured |
+    | 63 | `throughput` | 0 | 12 | log10 bit/s | request and response over network seconds, moving average; 3 before the first |
+    | 64 | `queue` | -3 | 2 | log10 s | last queue time; -3 before |
+    | 65 | `compute` | -3 | 2 | log10 s | last compute time; -3 before |
+    | 66 | `load` | 0 | 128 | requests / 8 | waiting or running at the cloud, last hint |
+    | 67 | `cloud_lost` | 0 | 1 | 0 or 1 | 1 if the last offloaded chunk got no verdict |
+    | 68 | `weight_quality` | -6 | 6 | log10 | preference weight of quality; -6 for 0 |
+    | 69 | `weight_latency` | -6 | 6 | log10 | preference weight of latency; -6 for 0 |
+    | 70 | `weight_cost` | -6 | 6 | log10 | preference weight of cost; -6 for 0 |
+    | 71 | `weight_energy` | -6 | 6 | log10 | preference weight of energy; -6 for 0 |
+    | 72 | `weight_traffic` | -6 | 6 | log10 | preference weight of traffic; -6 for 0 |
 
     ## Reward
 
@@ -86,167 +85,19 @@ class SyneraEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     `prompt` (index), `link` (index), `link_offset_seconds`, `preference` (a `Preference`); what is not given is drawn.
 
+    ## Arguments
+
+    Of `SyneraReplay-v0`: `graphs`, `links`, `device`, `cloud`, `preference`, `render_mode`; all have bundled defaults.
+    Of `SyneraLive-v0`: `cloud` (`host:port`), `device`, `prompts`, `scorer`, `links`, `emulate_link`, `preference`,
+    `render_mode`. See the classes.
+
     ## Versions
 
     v0: first.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - the base class declares it so
-
-    def __init__(
-        self, encoder: Encoder, prompts: int, links: Sequence[LinkTrace], preference: Preference | None, render_mode: str | None
-    ) -> None:
-        """Set up spaces and draws; worlds add the episode.
-
-        Args:
-            encoder: observation and knob map.
-            prompts: how many prompts the world has.
-            links: link traces to draw from.
-            preference: fixed weights; None samples them for each episode.
-            render_mode: None or `ansi`.
-        """
-        if not links:
-            raise ValueError("no link traces given; give at least one")
-        if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
-        self.encoder, self.links, self.render_mode = encoder, tuple(links), render_mode
-        self.observation_space, self.action_space = encoder.observation_space, encoder.action_space  # type: ignore[assignment]
-        self.prompt_count, self._fixed_preference = prompts, preference
-        self._episode: Episode | None = None
-        self._point: DecisionPoint | None = None
-        self._preference = preference or Preference()
-        self._reward = 0.0
-
-    @abstractmethod
-    def _begin(self, prompt: int, radio: Radio) -> Episode:
-        """Make the episode of a world."""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Start an answer; see the class docstring for `options`.
-
-        Raises:
-            ValueError: an option is unknown or out of range.
-            UncoveredError: in replay, not even the first chunk was recorded.
-        """
-        super().reset(seed=seed)
-        chosen = options or {}
-        unknown = set(chosen) - {"prompt", "link", "link_offset_seconds", "preference"}
-        if unknown:
-            raise ValueError(
-                f"unknown reset options {sorted(unknown)}; known are prompt, link, link_offset_seconds, preference"
-            )
-        prompt = self._index(chosen, "prompt", self.prompt_count)
-        link = self.links[self._index(chosen, "link", len(self.links))]
-        offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
-        drawn = self._fixed_preference or Preference.sample(self.np_random)
-        self._preference = chosen.get("preference") or drawn
-        if self._episode is not None:
-            self._episode.session.close()
-        self._point, self._reward = None, 0.0
-        self._episode = self._begin(prompt, Radio(link, offset))
-        self._point = self._episode.session.begin(self._episode.prompt_tokens, FIRST_KNOBS)
-        info = {"prompt": self._episode.prompt, "kind": self._episode.kind, "link": link.name, "link_offset_seconds": offset}
-        return self._observe(), info
-
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Settle the chunk in hand by the action and draft the next one."""
-        if self._episode is None or self._point is None:
-            raise RuntimeError("no answer is under way: call reset() first, and again after an episode has ended")
-        session = self._episode.session
-        before = session.records[-1].committed_at if session.records else 0.0
-        knobs = self.encoder.knobs(action)
-        try:
-            step = session.advance(knobs)
-        except UncoveredError as uncovered:
-            observation = self._observe()
-            self._point = None
-            return observation, 0.0, False, True, {"uncovered": True, "reason": str(uncovered), "knobs": asdict(knobs)}
-        self._point = step.point
-        quality = self._episode.score() if step.done else 0.0
-        terms = reward_terms(step.record, step.record.committed_at - before, quality, self._preference)
-        reward = sum(terms.values())
-        self._reward += reward
-        info: dict[str, Any] = {
-            "reward_terms": terms,
-            "knobs": asdict(knobs),
-            "offloaded": step.record.offloaded,
-            "uncovered": False,
-        }
-        if step.done:
-            info["episode_metrics"] = asdict(episode_metrics(session.records, quality, self._reward))
-        return self._observe(), reward, step.done, False, info
-
-    def render(self) -> str | None:  # type: ignore[override]
-        """Return the answer so far, one line a chunk: what was drafted, decided and committed (token ids)."""
-        if self.render_mode != "ansi" or self._episode is None:
-            return None
-        return "\n".join(
-            f"{i:3d} {'offload' if r.offloaded else 'keep   '} confidence {r.draft.confidence:.3f} "
-            f"draft {list(r.draft.ids)} -> {list(r.committed)} at {r.committed_at:.3f} s"
-            for i, r in enumerate(self._episode.session.records, 1)
+    def _line(self, record: ChunkRecord) -> str:
+        return (
+            f"{'offload' if record.offloaded else 'keep   '} confidence {record.draft.confidence:.3f} "
+            f"draft {list(record.draft.ids)} -> {list(record.committed)} at {record.committed_at:.3f} s"
         )
-
-    def close(self) -> None:
-        """Release the episode."""
-        if self._episode is not None:
-            self._episode.session.close()
-            self._episode = None
-
-    @property
-    def session(self) -> Session:
-        """The session of the episode under way; for inspection."""
-        if self._episode is None:
-            raise RuntimeError("no answer is under way: call reset() first")
-        return self._episode.session
-
-    def _index(self, chosen: dict[str, Any], name: str, count: int) -> int:
-        """Return a reset option that counts something, or a draw; draws whether given or not, so later draws stay the same."""
-        drawn = self.np_random.integers(count)
-        index = int(chosen.get(name, drawn))
-        if not 0 <= index < count:
-            raise ValueError(f"reset option {name}={index} is outside 0..{count - 1}")
-        return index
-
-    def _observe(self) -> Observation:
-        if self._point is None:  # the answer is complete: nothing is in hand any more
-            return np.clip(np.zeros(self.observation_space.shape or (0,), np.float32), self.encoder.low, self.encoder.high)
-        return self.encoder.encode(self._point, self.session.records, self._preference)
-
-
-class SyneraReplayEnv(SyneraEnv):
-    """`SyneraReplay-v0`: the environment over recorded token graphs, link traces and timing profiles.
-
-    Deterministic by seed; needs no model. Actions, observations and reward: see :class:`SyneraEnv`.
-    """
-
-    def __init__(
-        self,
-        graphs: GraphSet | str | Path | None = None,
-        links: Sequence[LinkTrace] | None = None,
-        device: DeviceProfile | None = None,
-        cloud: CloudProfile | None = None,
-        preference: Preference | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        """Open the world.
-
-        Args:
-            graphs: graphs or their file; None takes the bundled training graphs.
-            links: link traces; None takes the bundled training links.
-            device: device profile; None takes the bundled phone.
-            cloud: cloud profile; None takes the bundled GPU.
-            preference: fixed weights; None samples them for each episode.
-            render_mode: None or `ansi`.
-
-        Raises:
-            TraceError: a file is missing or damaged.
-        """
-        self.graphs = graphs if isinstance(graphs, GraphSet) else GraphSet.load(graphs or bundled.graphs("train"))
-        self.lens = Lens.from_tensors(self.graphs.lens_tensors)
-        self.device = device or DeviceProfile.load(bundled.profile("phone"))
-        self.cloud = cloud or CloudProfile.load(bundled.profile("gpu"))
-        encoder = Encoder(len(self.graphs.meta.exit_layers))
-        super().__init__(encoder, len(self.graphs), links or bundled.links("train"), preference, render_mode)
-
-    def _begin(self, prompt: int, radio: Radio) -> Episode:
-        return ReplayEpisode(self.graphs, prompt, radio, self.device, self.cloud, self.lens, self.np_random)

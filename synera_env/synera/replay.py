@@ -1,27 +1,32 @@
-"""The replayed world: a drafter and a verifier that walk a token graph on a simulated clock.
+"""The replayed world: a drafter and a verifier that walk a token graph on a simulated clock, and the environment over it.
 
-What does not live here: the session that they serve (runtime/session.py) and the live world (live.py).
+What does not live here: the session that they serve (runtime/synera/session.py) and the live world (live.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from runtime.clock import SimulatedClock
 from runtime.errors import UncoveredError
-from runtime.model.exits import ExitLedger, resolve_exit
+from runtime.model.exits import ExitLedger, Segment
+from runtime.rules import accept_greedy
+from runtime.session import Limits
+from runtime.synera.chunk import DraftToken, Verdict
+from runtime.synera.held import HeldHistory
 from runtime.synera.lens import Lens
-from runtime.synera.session import DraftToken, Limits, Session, Verdict
-from runtime.wire.sizes import (
-    GRPC_OVERHEAD_BYTES,
-    open_request_bytes,
-    open_response_bytes,
-    verify_request_bytes,
-    verify_response_bytes,
-)
+from runtime.synera.session import Session
+from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
+from synera_env.base import Deployment, Episode, Start
+from synera_env.radio import Radio
+from synera_env.reward import Preference
+from synera_env.synera.env import SyneraEnv
+from synera_env.synera.schema import synera_schema
+from traces import bundled
 from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import Graph, GraphMeta, GraphSet
@@ -71,18 +76,13 @@ class ReplayDrafter:
         graph, node = self._walk.graph, self._walk.nodes[-1]
         began = self._clock.now()
         length = self._walk.prompt_tokens + len(self._walk.nodes) - 1
-        deepest = resolve_exit(exit_index, len(self._ledger.exit_layers))
-        self._ledger.truncate(length - 1)
-        ran, heads, left = [], 0, deepest
-        for segment in self._ledger.segments(length, deepest):
-            ran.append(segment)
-            left = segment.exit_index
-            if left < deepest and exit_margin >= 1.0:
-                continue
-            heads += 1
-            if left == deepest or graph.margin[node, left] >= exit_margin:
-                break
-        self._clock.charge(self._profile.draft_seconds(ran, heads), since=began)
+
+        def margin(segment: Segment, ask: bool) -> float:
+            return float(graph.margin[node, segment.exit_index]) if ask else 0.0
+
+        walk = self._ledger.walk(length, exit_index, exit_margin, margin)
+        left = walk.exit_index
+        self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
         token = int(graph.exit_token[node, left])
         self._walk.nodes.append(self._walk.follow(node, token))
         return DraftToken(
@@ -97,22 +97,6 @@ class ReplayDrafter:
         )
 
 
-@dataclass(frozen=True)
-class Radio:
-    """A link trace and where in it an answer starts."""
-
-    trace: LinkTrace
-    offset_seconds: float = 0.0
-
-    def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
-        """See `LinkTrace`; `at_seconds` counts from the answer's start."""
-        return self.trace.uplink_seconds(self.offset_seconds + at_seconds, size_bytes)
-
-    def downlink_seconds(self, at_seconds: float, size_bytes: int) -> float:
-        """See `LinkTrace`; `at_seconds` counts from the answer's start."""
-        return self.trace.downlink_seconds(self.offset_seconds + at_seconds, size_bytes)
-
-
 class ReplayVerifier:
     """Implements :class:`runtime.synera.session.Verifier` over a graph, a link trace and a cloud profile."""
 
@@ -120,17 +104,17 @@ class ReplayVerifier:
         self, walk: _Walk, meta: GraphMeta, clock: SimulatedClock, radio: Radio, cloud: CloudProfile, rng: np.random.Generator
     ) -> None:
         self._walk, self._meta, self._clock, self._radio, self._cloud, self._rng = walk, meta, clock, radio, cloud, rng
-        self._seen = self._computed = self._seq = 0
+        self._held = HeldHistory()
         self._opened_at = self._probe = 0.0
         self._pending: tuple[float, Verdict] | None = None
 
     def open(self, prompt_tokens: int) -> None:
         """Start a session; its answer arrives a round trip later."""
-        self._seen = self._computed = self._seq = 0
+        self._held = HeldHistory()
         self._pending = None
         self._opened_at = self._clock.now()
-        up = self._radio.uplink_seconds(self._opened_at, GRPC_OVERHEAD_BYTES + open_request_bytes())
-        self._probe = up + self._radio.downlink_seconds(self._opened_at + up, GRPC_OVERHEAD_BYTES + open_response_bytes())
+        up = self._radio.uplink_seconds(self._opened_at, on_the_link(open_request_bytes()))
+        self._probe = up + self._radio.downlink_seconds(self._opened_at + up, on_the_link(open_response_bytes()))
 
     def probe_seconds(self) -> float | None:
         """Round trip of `open`, once its answer is there."""
@@ -139,13 +123,12 @@ class ReplayVerifier:
     def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
         """Work out the verdict and when it arrives."""
         sent = max(self._clock.now(), self._opened_at + self._probe)
-        accepted, next_token = self._judge(len(history), draft)
-        self._seq += 1
-        request = GRPC_OVERHEAD_BYTES + verify_request_bytes(self._seen, history[self._seen :], draft, self._seq)
-        tokens = len(history) - self._computed + len(draft)
+        check = self._held.request(history, draft)
+        accepted, next_token = accept_greedy(draft, self._choices(len(history), draft))
+        request, tokens = check.link_bytes, check.cloud_tokens
+        response = on_the_link(verify_response_bytes(accepted, next_token, tokens, load=1))
         queue, compute = self._cloud.queue_seconds(float(self._rng.random())), self._cloud.forward_seconds(tokens)
         up = self._radio.uplink_seconds(sent, request)
-        response = GRPC_OVERHEAD_BYTES + verify_response_bytes(accepted, next_token, tokens, load=1)
         down = self._radio.downlink_seconds(sent + up + queue + compute, response)
         verdict = Verdict(
             accepted=accepted,
@@ -159,7 +142,7 @@ class ReplayVerifier:
             downlink_bytes=response,
             load=1.0,
         )
-        self._seen, self._computed = len(history) + accepted + 1, len(history) + accepted
+        self._held.settled(history, draft, accepted, next_token)
         self._pending = sent + up + queue + compute + down, verdict
 
     def result(self) -> Verdict:
@@ -174,16 +157,14 @@ class ReplayVerifier:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _judge(self, history_tokens: int, draft: Sequence[int]) -> tuple[int, int]:
-        """Greedy acceptance along the graph: the longest prefix equal to the LLM's choice, and the LLM's next token."""
+    def _choices(self, history_tokens: int, draft: Sequence[int]) -> Iterator[int]:
+        """What the LLM would say after the history and each beginning of the draft; read no further than asked."""
         graph, node = self._walk.graph, self._walk.nodes[history_tokens - self._walk.prompt_tokens]
-        for place, token in enumerate(draft):
-            wanted = int(graph.llm_token[node])
-            if token != wanted:
-                return place, wanted
+        for token in draft:
+            yield int(graph.llm_token[node])
             node = self._walk.follow(node, token)
         # A terminal node ends the answer: the session cuts what the LLM would say after it.
-        return len(draft), int(graph.llm_token[node]) if np.isnan(graph.score[node]) else next(iter(self._meta.eos_ids), 0)
+        yield int(graph.llm_token[node]) if np.isnan(graph.score[node]) else next(iter(self._meta.eos_ids), 0)
 
 
 class ReplayEpisode:
@@ -212,3 +193,58 @@ class ReplayEpisode:
     def score(self) -> float:
         """Task score of the finished answer."""
         return float(self._walk.graph.score[self._walk.nodes[-1]])
+
+
+class SyneraReplayEnv(SyneraEnv):
+    """`SyneraReplay-v0`: the environment over recorded token graphs, link traces and timing profiles.
+
+    Deterministic by seed; needs no model. Actions, observations and reward: see
+    :class:`synera_env.synera.env.SyneraEnv`.
+    """
+
+    def __init__(
+        self,
+        graphs: GraphSet | str | Path | None = None,
+        links: Sequence[LinkTrace] | None = None,
+        device: DeviceProfile | None = None,
+        cloud: CloudProfile | None = None,
+        preference: Preference | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Open the world.
+
+        Args:
+            graphs: graphs or their file; None takes the bundled training graphs.
+            links: link traces; None takes the bundled training links.
+            device: device profile; None takes the bundled phone.
+            cloud: cloud profile; None takes the bundled GPU.
+            preference: fixed weights; None samples them for each episode.
+            render_mode: None or `ansi`.
+
+        Raises:
+            TraceError: a file is missing or damaged.
+        """
+        self.graphs = graphs if isinstance(graphs, GraphSet) else GraphSet.load(graphs or bundled.graphs("train"))
+        self.lens = Lens.from_tensors(self.graphs.lens_tensors)
+        self.device = device or DeviceProfile.load(bundled.profile("phone"))
+        self.cloud = cloud or CloudProfile.load(bundled.profile("gpu"))
+        schema = synera_schema(len(self.graphs.meta.exit_layers))
+        super().__init__(schema, len(self.graphs), links or bundled.links("train"), preference, render_mode)
+
+    def _begin(self, start: Start) -> Episode:
+        return ReplayEpisode(self.graphs, start.prompt, start.radio, self.device, self.cloud, self.lens, start.rng)
+
+    def deployment(self) -> Deployment:
+        """See :class:`synera_env.base.DecisionEnv`: the SLM, its tokenizer, and the lens."""
+        meta = self.graphs.meta
+        fingerprints = {"slm": meta.slm_fingerprint, "tokenizer": meta.tokenizer_hash, "lens": self.lens.fingerprint}
+        return Deployment(fingerprints, meta.max_new_tokens, self.lens.tensors())
+
+    def provenance(self) -> dict[str, Any]:
+        """See :class:`synera_env.base.DecisionEnv`."""
+        return super().provenance() | {
+            "split": self.graphs.meta.split,
+            "device_profile": self.device.name,
+            "cloud_profile": self.cloud.name,
+            "llm_fingerprint": self.graphs.meta.llm_fingerprint,
+        }

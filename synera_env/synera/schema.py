@@ -1,215 +1,282 @@
-"""What a controller sees and sets: the one Encoder (decision point to vector) and the one knob map (action to knobs).
+"""Synera's rows: the knobs that a controller sets at each chunk, and the features that it sees.
 
-What does not live here: rewards, worlds, controllers.
+To add one, add its row (a knob also needs its field in runtime/synera/knobs.py). What does not live here: what is made
+of the rows (synera_env/schema.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
-
+from runtime.synera.chunk import ChunkRecord, DecisionPoint, DraftToken, Verdict
 from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
 from runtime.synera.lens import SKETCH_SIZE
-from runtime.synera.session import DecisionPoint, StepRecord
-from synera_env.reward import Preference
+from synera_env.schema import Feature, Knob, Schema, View, preference_features
 
-KNOB_NAMES = ("confidence_threshold", "importance_threshold", "exit_layer", "exit_margin", "draft_length", "offload_budget")
+NEVER = Knobs(offload_budget=0.0)
+"""The SLM alone, at full depth."""
+ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=4)
+"""Every chunk of four is checked: the LLM's own answer."""
+THRESHOLD = Knobs(confidence_threshold=0.7, offload_budget=1.0, draft_length=4)
+"""A hand-set threshold, unsearched."""
 FIRST_KNOBS = Knobs()
 """Exit and draft length of an answer's first chunk, which is drafted before any decision: full depth, four tokens."""
 HISTORY = 3
 """Settled chunks that the observation shows."""
-_SMOOTHING = 0.7  # weight of the past in the moving averages of the link estimates
+_SMOOTHING = 0.7  # weight of the past in the moving averages
 _LOG_SECONDS = (1e-3, 1e2)
 
 
+def synera_schema(exits: int) -> Schema:
+    """Return the schema of a device whose SLM has so many exits."""
+    return Schema(
+        "synera",
+        _knobs(exits),
+        [*_draft_features(exits), *_past_features(), *_progress_features(), *_cloud_features(), *preference_features()],
+        make_knobs=Knobs,
+        first_knobs=FIRST_KNOBS,
+        presets={"never": NEVER, "always": ALWAYS, "threshold": THRESHOLD},
+        view=SyneraView,
+        searches=(
+            {"confidence_threshold": 7, "exit_index": exits, "draft_length": 4},
+            {"confidence_threshold": 3, "exit_margin": 4, "draft_length": 2},
+            {"confidence_threshold": 2, "importance_threshold": 2, "offload_budget": 3},
+        ),
+    )
+
+
+def _knobs(exits: int) -> list[Knob]:
+    def unit(name: str, what: str, meaning: str, *grid: float) -> Knob:
+        return Knob(name, 0.0, 1.0, what, meaning, grid)
+
+    return [
+        unit(
+            "confidence_threshold",
+            "probability",
+            "uncertain: the least confident token is below it; 1: always",
+            *(0.7, 0.9, 0.5, 0.3, 0.6, 0.8, 0.97),
+        ),
+        unit("importance_threshold", "quantile", "important: the chunk's importance is at least this", 0.0, 0.5),
+        Knob(
+            "exit_index",
+            0,
+            exits - 1,
+            "exit",
+            "deepest exit run for a draft token of the next chunk",
+            tuple(range(exits))[::-1],
+            integer=True,
+        ),
+        unit(
+            "exit_margin",
+            "probability",
+            "leave at the first exit whose top-1 minus top-2 probability reaches it; 1: never early",
+            *(1.0, 0.7, 0.9, 0.98),
+        ),
+        Knob("draft_length", 1, MAX_DRAFT_LENGTH, "tokens", "most tokens in the next chunk", (4, 1, 2, 8), integer=True),
+        unit("offload_budget", "share", "chunk t may be offloaded while offloaded + 1 <= ceil(budget * t)", 1.0, 0.25, 0.5),
+    ]
+
+
 @dataclass(frozen=True)
-class Feature:
-    """One entry of the observation."""
+class SyneraView(View):
+    """What the extractors read; derived estimates are made once an observation."""
 
-    name: str
-    unit: str
-    low: float
-    high: float
-
-
-def _features() -> tuple[Feature, ...]:
-    def unit(name: str, what: str) -> Feature:
-        return Feature(name, what, 0.0, 1.0)
-
-    rows = [unit("draft_tokens", f"tokens of the draft in hand / {MAX_DRAFT_LENGTH}")]
-    for i in range(MAX_DRAFT_LENGTH):
-        rows += [
-            unit(f"confidence_{i}", "top-1 probability of draft token i; 1 past the end"),
-            unit(f"margin_{i}", "top-1 minus top-2 probability; 1 past the end"),
-            Feature(f"entropy_{i}", "nats; 0 past the end", 0.0, 16.0),
-        ]
-    rows += [
-        unit("least_confidence", "lowest confidence of the draft"),
-        unit("importance", "quantile of the chunk's importance"),
-    ]
-    rows += [unit("mean_exit", "mean exit index of the draft / last exit index")]
-    rows += [
-        Feature(f"sketch_{i}", "last draft token's hidden state on principal direction i, in deviations", -8.0, 8.0)
-        for i in range(SKETCH_SIZE)
-    ]
-    for back in range(1, HISTORY + 1):
-        rows += [
-            unit(f"past_{back}_confidence", "lowest confidence of the chunk that many back; 1 before the first"),
-            unit(f"past_{back}_importance", "its importance; 0 before the first"),
-            unit(f"past_{back}_offloaded", "1 if it was offloaded"),
-            unit(f"past_{back}_accepted", "accepted share of its draft; 1 if kept"),
-        ]
-    rows += [
-        unit("acceptance", "moving average of the accepted share of offloaded chunks; 0.5 before the first"),
-        unit("offload_rate", "offloaded chunks / chunks so far"),
-        Feature("chunks", "settled chunks / 16", 0.0, 64.0),
-        unit("progress", "generated tokens / most that may be generated"),
-        Feature("prompt_tokens", "prompt tokens / 128", 0.0, 4096.0),
-        Feature("rtt", "log10 of the estimated round trip in seconds; -1 until one is known", -3.0, 2.0),
-        unit("rtt_known", "1 once a round trip was measured"),
-        Feature("throughput", "log10 of bits of request and response over network seconds, last offloads; 3 before", 0.0, 12.0),
-        Feature("queue", "log10 of the last queue time in seconds, -3 before and below", -3.0, 2.0),
-        Feature("compute", "log10 of the last compute time in seconds, -3 before and below", -3.0, 2.0),
-        Feature("load", "requests waiting or running at the cloud, last hint / 8", 0.0, 128.0),
-        unit("cloud_lost", "1 if the last offloaded chunk got no verdict"),
-    ]
-    rows += [
-        Feature(f"weight_{n}", "log10 of the preference weight (-6 for 0)", -6.0, 6.0)
-        for n in ("quality", "latency", "cost", "energy", "traffic")
-    ]
-    return tuple(rows)
-
-
-FEATURES = _features()
-
-
-def _log10(seconds: float) -> float:
-    return float(np.log10(np.clip(seconds, *_LOG_SECONDS)))
-
-
-class Encoder:
-    """Turns what the device knows into a float32 vector; the same object in training and on a device.
-
-    Stateless: everything comes from the decision point, the records so far and the preference.
-    """
-
-    def __init__(self, exits: int) -> None:
-        """See the class.
-
-        Args:
-            exits: how many exits the SLM has.
-        """
-        self.exits = exits
-        self.low = np.array([f.low for f in FEATURES], np.float32)
-        self.high = np.array([f.high for f in FEATURES], np.float32)
+    point: DecisionPoint
+    records: Sequence[ChunkRecord]
 
     @property
-    def observation_space(self) -> spaces.Box:
-        """One entry a feature, in the order of :data:`FEATURES`."""
-        return spaces.Box(self.low, self.high, dtype=np.float32)
+    def tokens(self) -> tuple[DraftToken, ...]:
+        """The draft in hand."""
+        return self.point.draft.tokens
+
+    @cached_property
+    def verdicts(self) -> list[tuple[Verdict, ChunkRecord]]:
+        """What the cloud said so far."""
+        return [(r.verdict, r) for r in self.records if r.verdict is not None]
+
+    @cached_property
+    def acceptance(self) -> float:
+        """Moving average of the accepted share of the chunks that were judged."""
+        average = 0.5
+        for _, r in self.verdicts:
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * r.accepted / r.judged
+        return average
+
+    @cached_property
+    def rtt_seconds(self) -> float | None:
+        """Moving average of network seconds, from the first probe on."""
+        probe = self.point.probe_seconds
+        return _average([*([] if probe is None else [probe]), *(v.network_seconds for v, _ in self.verdicts)])
+
+    @cached_property
+    def throughput_bps(self) -> float | None:
+        """Moving average of the bits of request and response over network seconds."""
+        return _average([8.0 * (v.uplink_bytes + v.downlink_bytes) / max(v.network_seconds, 1e-6) for v, _ in self.verdicts])
 
     @property
-    def action_space(self) -> spaces.Box:
-        """One entry a knob, in the order of :data:`KNOB_NAMES`, each in -1..1."""
-        return spaces.Box(-1.0, 1.0, (len(KNOB_NAMES),), np.float32)
+    def last(self) -> Verdict | None:
+        """The last verdict."""
+        return self.verdicts[-1][0] if self.verdicts else None
 
-    @property
-    def schema_hash(self) -> str:
-        """Changes when any feature, knob or bound changes; written into every bundle."""
-        schema = [[astuple(f) for f in FEATURES], KNOB_NAMES, MAX_DRAFT_LENGTH, self.exits]
-        return hashlib.sha256(json.dumps(schema).encode()).hexdigest()[:16]
+    def past(self, of: Callable[[ChunkRecord], float], before_the_first: float) -> list[float]:
+        """A figure of each of the last HISTORY chunks, the last first."""
+        found = [float(of(r)) for r in self.records[: -HISTORY - 1 : -1]]
+        return found + [before_the_first] * (HISTORY - len(found))
 
-    def knobs(self, action: NDArray[np.floating]) -> Knobs:
-        """Map an action in -1..1 to knobs; values outside are clipped.
-
-        Thresholds, margin and budget are linear in 0..1; exits and draft lengths share the range in equal parts.
-        """
-        share = (np.clip(np.asarray(action, float), -1.0, 1.0) + 1.0) / 2.0
-        return Knobs(
-            confidence_threshold=float(share[0]),
-            importance_threshold=float(share[1]),
-            exit_index=min(int(share[2] * self.exits), self.exits - 1),
-            exit_margin=float(share[3]),
-            draft_length=1 + min(int(share[4] * MAX_DRAFT_LENGTH), MAX_DRAFT_LENGTH - 1),
-            offload_budget=float(share[5]),
-        )
-
-    def action(self, knobs: Knobs) -> NDArray[np.float32]:
-        """Inverse of :meth:`knobs` (exits and lengths at the middle of their part)."""
-        exit_index = self.exits - 1 if knobs.exit_index == -1 else knobs.exit_index
-        share = (
-            knobs.confidence_threshold,
-            knobs.importance_threshold,
-            (exit_index + 0.5) / self.exits,
-            knobs.exit_margin,
-            (knobs.draft_length - 0.5) / MAX_DRAFT_LENGTH,
-            knobs.offload_budget,
-        )
-        return (2.0 * np.array(share) - 1.0).astype(np.float32)
-
-    def encode(self, point: DecisionPoint, records: Sequence[StepRecord], preference: Preference) -> NDArray[np.float32]:
-        """Return the observation, [features], clipped to the documented bounds."""
-        values = [*self._draft(point), *_past(records), *_progress(point, records), *_cloud(point, records)]
-        values += [float(np.log10(max(w, 1e-6))) for w in astuple(preference)]
-        return np.clip(np.array(values, np.float32), self.low, self.high)
-
-    def _draft(self, point: DecisionPoint) -> list[float]:
-        tokens = point.draft.tokens
-        values = [len(tokens) / MAX_DRAFT_LENGTH]
-        for token in tokens:
-            values += [token.confidence, token.margin, token.entropy]
-        values += [1.0, 1.0, 0.0] * (MAX_DRAFT_LENGTH - len(tokens))
-        mean_exit = sum(t.exit_index for t in tokens) / len(tokens) / max(1, self.exits - 1)
-        return [*values, point.draft.confidence, point.draft.importance, mean_exit, *tokens[-1].sketch.tolist()]
+    def by_token(self, of: Callable[[DraftToken], float], past_the_end: float) -> list[float]:
+        """A figure of each draft token, up to the longest draft."""
+        return [of(t) for t in self.tokens] + [past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))
 
 
-def _past(records: Sequence[StepRecord]) -> list[float]:
-    values: list[float] = []
-    for back in range(1, HISTORY + 1):
-        if back > len(records):
-            values += [1.0, 0.0, 0.0, 1.0]
-            continue
-        r = records[-back]
-        accepted = r.verdict.accepted / len(r.draft.tokens) if r.verdict else 1.0
-        values += [r.draft.confidence, r.draft.importance, float(r.offloaded), accepted]
-    return values
+def _average(values: Sequence[float]) -> float | None:
+    average: float | None = None
+    for value in values:
+        average = value if average is None else _SMOOTHING * average + (1 - _SMOOTHING) * value
+    return average
 
 
-def _progress(point: DecisionPoint, records: Sequence[StepRecord]) -> list[float]:
-    acceptance = 0.5
-    for r in records:
-        if r.verdict:
-            acceptance = _SMOOTHING * acceptance + (1 - _SMOOTHING) * r.verdict.accepted / len(r.draft.tokens)
+def _log10(value: float) -> float:
+    low, high = _LOG_SECONDS
+    return math.log10(min(max(value, low), high))
+
+
+def _unit(name: str, unit: str, meaning: str, extract: Callable[[SyneraView], Any], size: int = 1) -> Feature:
+    return Feature(name, unit, 0.0, 1.0, meaning, extract, size)
+
+
+def _draft_features(exits: int) -> list[Feature]:
+    longest, deepest = MAX_DRAFT_LENGTH, max(1, exits - 1)
     return [
-        acceptance,
-        point.offloaded / max(1, len(records)),
-        len(records) / 16,
-        point.generated_tokens / point.max_new_tokens,
-        point.prompt_tokens / 128,
+        _unit("draft_tokens", f"tokens / {longest}", "length of the draft in hand", lambda v: len(v.tokens) / longest),
+        _unit(
+            "confidence",
+            "probability",
+            "top-1 of each draft token; 1 past the end",
+            lambda v: v.by_token(lambda t: t.confidence, 1.0),
+            longest,
+        ),
+        _unit(
+            "margin",
+            "probability",
+            "top-1 minus top-2 of each draft token; 1 past the end",
+            lambda v: v.by_token(lambda t: t.margin, 1.0),
+            longest,
+        ),
+        Feature(
+            "entropy",
+            "nats",
+            0.0,
+            16.0,
+            "of each draft token; 0 past the end",
+            lambda v: v.by_token(lambda t: t.entropy, 0.0),
+            longest,
+        ),
+        _unit("least_confidence", "probability", "lowest confidence of the draft", lambda v: v.point.draft.confidence),
+        _unit("importance", "quantile", "importance of the chunk", lambda v: v.point.draft.importance),
+        _unit(
+            "mean_exit",
+            "exit / last exit",
+            "mean exit of the draft's tokens",
+            lambda v: sum(t.exit_index for t in v.tokens) / len(v.tokens) / deepest,
+        ),
+        Feature(
+            "sketch",
+            "deviations",
+            -8.0,
+            8.0,
+            "last draft token's hidden state on the principal directions",
+            lambda v: v.tokens[-1].sketch.tolist(),
+            SKETCH_SIZE,
+        ),
     ]
 
 
-def _cloud(point: DecisionPoint, records: Sequence[StepRecord]) -> list[float]:
-    rtt, throughput = point.probe_seconds, None
-    for r in records:
-        if v := r.verdict:
-            bits = 8.0 * (v.uplink_bytes + v.downlink_bytes) / max(v.network_seconds, 1e-6)
-            rtt = v.network_seconds if rtt is None else _SMOOTHING * rtt + (1 - _SMOOTHING) * v.network_seconds
-            throughput = bits if throughput is None else _SMOOTHING * throughput + (1 - _SMOOTHING) * bits
-    last = next((r.verdict for r in reversed(records) if r.verdict), None)
-    sent = next((r for r in reversed(records) if r.offloaded), None)
+def _past_features() -> list[Feature]:
     return [
-        -1.0 if rtt is None else _log10(rtt),
-        float(rtt is not None),
-        3.0 if throughput is None else float(np.log10(max(throughput, 1.0))),
-        _log10(last.queue_seconds) if last else -3.0,
-        _log10(last.compute_seconds) if last else -3.0,
-        last.load / 8 if last else 0.0,
-        float(sent is not None and sent.error is not None),
+        _unit(
+            "past_confidence",
+            "probability",
+            "lowest confidence of each of the last chunks, the last first; 1 before the first",
+            lambda v: v.past(lambda r: r.draft.confidence, 1.0),
+            HISTORY,
+        ),
+        _unit(
+            "past_importance",
+            "quantile",
+            "their importance; 0 before the first",
+            lambda v: v.past(lambda r: r.draft.importance, 0.0),
+            HISTORY,
+        ),
+        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(lambda r: r.offloaded, 0.0), HISTORY),
+        _unit(
+            "past_accepted",
+            "share",
+            "accepted part of its draft; 1 where there was no verdict",
+            lambda v: v.past(lambda r: r.accepted / r.judged if r.judged else 1.0, 1.0),
+            HISTORY,
+        ),
     ]
+
+
+def _progress_features() -> list[Feature]:
+    return [
+        _unit(
+            "acceptance",
+            "share",
+            "moving average of the accepted part of offloaded chunks; 0.5 before the first",
+            lambda v: v.acceptance,
+        ),
+        _unit("offload_rate", "share", "offloaded chunks of those so far", lambda v: v.point.offloaded / max(1, len(v.records))),
+        Feature("chunks", "chunks / 16", 0.0, 64.0, "settled chunks", lambda v: len(v.records) / 16),
+        _unit(
+            "progress",
+            "share",
+            "generated tokens of the most that may be",
+            lambda v: v.point.generated_tokens / v.point.max_new_tokens,
+        ),
+        Feature("prompt_tokens", "tokens / 128", 0.0, 4096.0, "length of the prompt", lambda v: v.point.prompt_tokens / 128),
+    ]
+
+
+def _cloud_features() -> list[Feature]:
+    return [
+        Feature(
+            "rtt",
+            "log10 s",
+            -3.0,
+            2.0,
+            "estimated round trip; -1 until one is known",
+            lambda v: -1.0 if v.rtt_seconds is None else _log10(v.rtt_seconds),
+        ),
+        _unit("rtt_known", "0 or 1", "1 once a round trip was measured", lambda v: float(v.rtt_seconds is not None)),
+        Feature(
+            "throughput",
+            "log10 bit/s",
+            0.0,
+            12.0,
+            "request and response over network seconds, moving average; 3 before the first",
+            lambda v: 3.0 if v.throughput_bps is None else math.log10(max(v.throughput_bps, 1.0)),
+        ),
+        Feature("queue", "log10 s", -3.0, 2.0, "last queue time; -3 before", lambda v: _log10(v.last.queue_seconds) if v.last else -3.0),
+        Feature(
+            "compute", "log10 s", -3.0, 2.0, "last compute time; -3 before", lambda v: _log10(v.last.compute_seconds) if v.last else -3.0
+        ),
+        Feature(
+            "load",
+            "requests / 8",
+            0.0,
+            128.0,
+            "waiting or running at the cloud, last hint",
+            lambda v: v.last.load / 8 if v.last else 0.0,
+        ),
+        _unit("cloud_lost", "0 or 1", "1 if the last offloaded chunk got no verdict", _cloud_lost),
+    ]
+
+
+def _cloud_lost(view: SyneraView) -> float:
+    sent = next((r for r in reversed(view.records) if r.offloaded), None)
+    return float(sent is not None and sent.error is not None)

@@ -200,7 +200,8 @@ def _map(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size)
+    # A plain view of the map: indexing numpy's own subclass costs several times as much.
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size))
     arrays = {}
     for name, entry in header.items():
         if name != "__metadata__":

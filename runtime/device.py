@@ -1,0 +1,163 @@
+"""What a device has loaded, and the live sessions that it opens with a cloud.
+
+What does not live here: the decode loop (synera/session.py) and where defaults come from (nothing bundled is known here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from tokenizers import Tokenizer
+
+from runtime.client import CloudClient
+from runtime.clock import PacedClock, RealClock
+from runtime.errors import CheckpointError, ContextOverflowError, TokenizerMismatchError
+from runtime.link import Link, LinkEmulator
+from runtime.model.decoder import Decoder
+from runtime.model.loading import fingerprint, load_decoder
+from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from runtime.session import Limits
+from runtime.synera.drafter import DraftCosts, ModelDrafter
+from runtime.synera.lens import Lens
+from runtime.synera.session import EnergyModel, Session
+from runtime.synera.verifier import CloudVerifier
+
+
+class Profile(DraftCosts, EnergyModel, Protocol):
+    """Times and energy of a device."""
+
+    @property
+    def name(self) -> str:
+        """What it describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device has loaded; sessions share it, as nothing in it changes."""
+
+    slm: Decoder
+    tokenizer: Tokenizer
+    tokenizer_hash: str
+    slm_fingerprint: str
+    lens: Lens
+    profile: Profile
+    max_new_tokens: int
+    """Where answers are cut."""
+    paced: bool
+    """Sleep up to the profile's times (emulation of a slower device)."""
+
+    @classmethod
+    def load(
+        cls, slm: Path, profile: Profile, *, max_new_tokens: int, lens: Lens | None = None, paced: bool = False
+    ) -> Self:
+        """Load a device.
+
+        Args:
+            slm: Hugging Face folder.
+            profile: times and energy.
+            max_new_tokens: see the class.
+            lens: the lens that the controller was trained with; None shows nothing, which is enough for rules.
+            paced: see the class.
+
+        Raises:
+            CheckpointError: something is missing or damaged.
+        """
+        decoder = load_decoder(slm)
+        return cls(
+            slm=decoder,
+            tokenizer=load_tokenizer(slm),
+            tokenizer_hash=tokenizer_hash(slm),
+            slm_fingerprint=fingerprint(slm),
+            lens=lens or Lens.neutral(len(decoder.config.exit_layers), decoder.config.hidden),
+            profile=profile,
+            max_new_tokens=max_new_tokens,
+            paced=paced,
+        )
+
+    def require(self, slm_fingerprint: str, what: str) -> None:
+        """Refuse evidence that was recorded with another SLM.
+
+        Raises:
+            CheckpointError: the fingerprints differ.
+        """
+        if slm_fingerprint != self.slm_fingerprint:
+            raise CheckpointError(
+                f"{what} was made with the SLM {slm_fingerprint}, the device runs {self.slm_fingerprint}; record and train with this SLM"
+            )
+
+    def text(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Decode token ids; `special` shows special tokens too."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not special))
+
+
+class Connection:
+    """A device and the cloud that it works with: they fit, and what both can take is known."""
+
+    def __init__(self, device: Device, client: CloudClient) -> None:
+        """Ask the cloud what it serves.
+
+        Args:
+            device: what is loaded here.
+            client: the channel; stays its owner's.
+
+        Raises:
+            CloudUnavailableError: no verifier answers.
+            TokenizerMismatchError: it reads other tokens than the device.
+        """
+        self.device, self._client = device, client
+        info = client.model_info()
+        if info.tokenizer_hash != device.tokenizer_hash:
+            raise TokenizerMismatchError(
+                f"the cloud {client.target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
+                "serve an LLM that shares the SLM's tokenizer"
+            )
+        config = device.slm.config
+        context = min(info.context_tokens, config.context)
+        self.limits = Limits(device.max_new_tokens, frozenset(info.eos_ids) | frozenset(config.eos_ids), context)
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Turn a prompt into token ids.
+
+        Raises:
+            ContextOverflowError: it does not fit.
+        """
+        ids, context = tuple(self.device.tokenizer.encode(prompt).ids), self.limits.context
+        if not 0 < len(ids) < context:
+            raise ContextOverflowError(
+                f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the models' context is {context})"
+            )
+        return ids
+
+    def open(self, link: Link | None = None) -> LiveSession:
+        """Put a live session together; its owner shuts it down.
+
+        Args:
+            link: a link to emulate; None uses the network as it is.
+        """
+        device = self.device
+        clock = PacedClock() if device.paced else RealClock()
+        emulator = LinkEmulator(link) if link is not None else None
+        verifier = CloudVerifier(self._client, device.tokenizer_hash, emulator=emulator, clock=clock)
+        drafter = ModelDrafter(device.slm, device.lens, clock, device.profile)
+        return LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits)
+
+
+class LiveSession(Session):
+    """A session over a device's SLM and a cloud's LLM; owns the thread that talks to the cloud."""
+
+    _verifier: CloudVerifier
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Release the cloud session and end the thread; waits for what is in flight."""
+        self._verifier.shutdown()

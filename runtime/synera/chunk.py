@@ -1,0 +1,119 @@
+"""The values of a Synera session: a draft, what the cloud said of it, what is known at a decision, how a chunk was settled.
+
+What does not live here: the loop that makes them (session.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import CloudError
+from runtime.session import StepRecord
+from runtime.synera.knobs import Knobs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftToken:
+    """One token that the SLM proposes, and what it felt about it."""
+
+    token: int
+    exit_index: int
+    """The exit it left at."""
+    confidence: float
+    """Top-1 probability."""
+    margin: float
+    """Top-1 minus top-2 probability."""
+    entropy: float
+    """Nats."""
+    runner_up: int
+    sketch: NDArray[np.float32]
+    """[16]: hidden state at the exit on the lens's principal directions."""
+    attention: NDArray[np.float32]
+    """[8]: attention row of the token before this one (the query that produced it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The chunk in hand."""
+
+    tokens: tuple[DraftToken, ...]
+    importance: float
+    """Quantile in 0..1."""
+    seconds: float
+    """Time it took to draft."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Token ids."""
+        return tuple(t.token for t in self.tokens)
+
+    @property
+    def confidence(self) -> float:
+        """Of the least confident token."""
+        return min(t.confidence for t in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the cloud said of a chunk, and what it took."""
+
+    accepted: int
+    """Draft tokens kept: the longest prefix that equals the LLM's own choices."""
+    next_token: int
+    """The LLM's token after the accepted ones: the correction, or the bonus when all were accepted."""
+    queue_seconds: float
+    compute_seconds: float
+    """Duration of the batch's forward."""
+    cloud_seconds: float
+    """This request's share of it."""
+    network_seconds: float
+    """Round trip minus queue and compute, on the device's clock."""
+    cloud_tokens: int
+    """Tokens that the LLM processed for this request."""
+    uplink_bytes: int
+    downlink_bytes: int
+    load: float
+    """The cloud's load hint: requests waiting or running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A check that got no verdict, and what travelled for it nonetheless."""
+
+    error: CloudError
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPoint:
+    """What a device knows when it must decide: the draft in hand and where the answer stands."""
+
+    draft: Draft
+    chunk: int
+    """Number of the chunk in hand, from 1."""
+    offloaded: int
+    """Chunks offloaded so far."""
+    prompt_tokens: int
+    generated_tokens: int
+    max_new_tokens: int
+    probe_seconds: float | None
+    """Round trip measured when the session was opened; None until it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRecord(StepRecord):
+    """How one chunk was settled."""
+
+    knobs: Knobs
+    draft: Draft
+    verdict: Verdict | None = None
+    """None when the chunk was kept, or the cloud was lost."""
+
+    @property
+    def drafted(self) -> tuple[int, ...]:
+        """Tokens that the device proposed."""
+        return self.draft.ids

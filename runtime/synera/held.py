@@ -1,0 +1,57 @@
+"""What the cloud holds of an answer, as the device knows it: how little a check has to send, and what the cloud runs for it.
+
+The same bookkeeping live and in replay. What does not live here: who sends (verifier.py) and how long it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.wire.sizes import on_the_link, verify_request_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """One check, as it travels."""
+
+    seq: int
+    prefix_length: int
+    """Tokens of history that the cloud holds already."""
+    context: Sequence[int]
+    """The history from there on."""
+    draft: Sequence[int]
+    cloud_tokens: int
+    """Tokens that the LLM has to process for it."""
+
+    @property
+    def link_bytes(self) -> int:
+        """Bytes on the link."""
+        return on_the_link(verify_request_bytes(self.prefix_length, self.context, self.draft, self.seq))
+
+
+class HeldHistory:
+    """A session in the cloud, from its opening on."""
+
+    def __init__(self) -> None:
+        self._seq = 0
+        self._tokens: list[int] = []
+
+    def request(self, history: Sequence[int], draft: Sequence[int]) -> CheckRequest:
+        """Number and trim the next check; `history` is all committed tokens, at least one."""
+        prefix = _common_prefix(history, self._tokens)
+        # The cloud's caches end before the token that it said last; the history's last token is always run.
+        computed = max(0, min(prefix, len(self._tokens) - 1, len(history) - 1))
+        self._seq += 1
+        return CheckRequest(self._seq, prefix, history[prefix:], draft, len(history) - computed + len(draft))
+
+    def settled(self, history: Sequence[int], draft: Sequence[int], accepted: int, next_token: int) -> None:
+        """The check was answered: the cloud now holds what stands of it."""
+        self._tokens = [*history, *draft[:accepted], next_token]
+
+
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    shared = min(len(one), len(other))
+    if list(one[:shared]) == list(other[:shared]):  # nearly always: a device seldom takes anything back
+        return shared
+    return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
