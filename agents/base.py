@@ -18,15 +18,15 @@ class Controller(Protocol):
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[np.float32], Any]:
-        """Choose knobs.
+        """Choose an action of the schema that the controller was made for.
 
         Args:
-            observation: float32 [features] or [batch, features], as `synera_env.synera.schema.Encoder` makes it.
+            observation: float32 [entries] or [batch, entries], as `synera_env.Schema.encode` makes it.
             state: what the last call returned; at an episode's start None or the episode's seed.
             episode_start: bool [batch], True where an episode begins.
             deterministic: take the most likely action of a stochastic controller.
 
         Returns:
-            The action, [6] or [batch, 6], each entry in -1..1; and the next state.
+            The action, [knobs] or [batch, knobs], each entry in -1..1; and the next state.
         """
         ...

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.base import Controller
 from agents.evaluation import PlannedAnswer, evaluate
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env import DecisionEnv
 
 _METRICS = ("reward", "quality", "seconds", "ttft_seconds", "offload_rate", "cloud_seconds", "joules", "tokens")
 
@@ -61,7 +61,7 @@ class KeepBest(BaseCallback):
     """Evaluates on validation prompts every so many steps and keeps the best weights, with their normaliser, in memory."""
 
     def __init__(
-        self, env: SyneraReplayEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path
+        self, env: DecisionEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path
     ) -> None:
         """See the class.
 

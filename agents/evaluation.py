@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from agents.base import Controller
-from synera_env import StepRecord
-from synera_env.metrics import EpisodeMetrics, bootstrap_interval, prompt_means, summarise
-from synera_env.reward import Preference
-from synera_env.synera.env import SyneraEnv
+from agents.policy import ControllerPolicy
+from synera_env import DecisionEnv, EpisodeMetrics, Preference, summarise
+from synera_env.metrics import bootstrap_interval, prompt_means
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Answered:
     prompt: int
     metrics: EpisodeMetrics | None
     """None when the replay left the recorded graph."""
-    records: tuple[StepRecord, ...]
+    records: tuple[Any, ...]
+    """Of the system's own kind of :class:`synera_env.StepRecord`."""
     tokens: tuple[int, ...]
 
 
-def make_plan(env: SyneraEnv, answers: int, seed: int = 0, preference: Preference | None = None) -> list[PlannedAnswer]:
+def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Preference | None = None) -> list[PlannedAnswer]:
     """Return a plan that visits the prompts evenly (each once before any twice), with links and offsets drawn."""
     rng = np.random.default_rng([seed, 11])
     order = np.concatenate([rng.permutation(env.prompt_count) for _ in range(-(-answers // env.prompt_count))])[:answers]
@@ -48,18 +49,18 @@ def make_plan(env: SyneraEnv, answers: int, seed: int = 0, preference: Preferenc
     return plan
 
 
-def answer(env: SyneraEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
+def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
     """Let a controller decide one answer."""
-    options = {k: v for k, v in asdict(planned).items() if k in ("prompt", "link", "link_offset_seconds")}
-    observation, _ = env.reset(seed=planned.seed, options=options | {"preference": planned.preference})
-    state, start = planned.seed, np.ones(1, bool)
-    while True:
-        action, state = controller.predict(observation, state, start, deterministic=True)
-        observation, _, terminated, truncated, info = env.step(action)
-        start = np.zeros(1, bool)
-        if terminated or truncated:
-            metrics = EpisodeMetrics(**info["episode_metrics"]) if terminated else None
-            return Answered(planned.prompt, metrics, tuple(env.session.records), env.session.answer)
+    policy = ControllerPolicy(controller, env.schema, planned.preference)
+    options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
+    env.reset(seed=planned.seed, options=options)
+    policy.begin(planned.seed)
+    terminated = truncated = False
+    info: dict[str, Any] = {}
+    while not (terminated or truncated):
+        *_, terminated, truncated, info = env.advance(policy.decide(env.point, env.session.records))
+    metrics = EpisodeMetrics(**info["episode_metrics"]) if terminated else None
+    return Answered(planned.prompt, metrics, tuple(env.session.records), env.session.answer)
 
 
 def summarise_answers(answers: Sequence[Answered]) -> dict[str, float]:
@@ -94,6 +95,6 @@ def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> D
     return Difference(float(differences.mean()), *bootstrap_interval(differences))
 
 
-def evaluate(env: SyneraEnv, controller: Controller, plan: Sequence[PlannedAnswer]) -> list[EpisodeMetrics]:
+def evaluate(env: DecisionEnv, controller: Controller, plan: Sequence[PlannedAnswer]) -> list[EpisodeMetrics]:
     """Return the metrics of every answer of a plan; uncovered ones are left out."""
     return [m for planned in plan if (m := answer(env, controller, planned).metrics) is not None]

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from agents.base import Controller
 from agents.evaluation import Answered, PlannedAnswer, answer
-from synera_env.synera.env import SyneraEnv
+from synera_env import DecisionEnv
 
 
 def run_fleet(
-    make_env: Callable[[], SyneraEnv],
+    make_env: Callable[[], DecisionEnv],
     controller: Controller,
     plan: Sequence[PlannedAnswer],
     devices: int,

@@ -1,12 +1,10 @@
-"""Learned controllers: PPO by Stable-Baselines3 on the replay, its run folder, and its export to a bundle.
+"""Learned controllers: PPO by Stable-Baselines3 on any environment, and its run folder.
 
-What does not live here: the bundle's format (bundle.py) and what TensorBoard shows (callbacks.py).
+What does not live here: the export to a bundle (export.py, bundle.py) and what TensorBoard shows (callbacks.py).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.bundle import BundleMeta, Normaliser, export
+from agents.bundle import Normaliser
 from agents.callbacks import EpisodeMeans, KeepBest
 from agents.evaluation import make_plan
-from synera_env.reward import Preference
-from synera_env.synera.env import SyneraReplayEnv
+from agents.export import export_policy
+from synera_env import DecisionEnv, Preference, write_json
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,8 @@ def _normaliser_of(vec: VecNormalize) -> Normaliser:
 
 
 def train_ppo(
-    make_env: Callable[[Preference | None], SyneraReplayEnv],
-    validation: SyneraReplayEnv,
+    make_env: Callable[[Preference | None], DecisionEnv],
+    validation: DecisionEnv,
     config: PPOConfig,
     folder: Path,
     progress: BaseCallback | None = None,
@@ -142,98 +139,18 @@ def train_ppo(
         "validation_reward": best.best_reward,
     }
     bundle = folder / "bundle"
-    _export(model, vec, controller, validation, provenance, bundle)
+    export_policy(model.policy, _normaliser_of(vec), controller, validation, provenance, bundle)
     vec.close()
     return bundle
 
 
-def _provenance(config: PPOConfig, train: SyneraReplayEnv, validation: SyneraReplayEnv) -> dict[str, Any]:
+def _provenance(config: PPOConfig, train: DecisionEnv, validation: DecisionEnv) -> dict[str, Any]:
     return {
         "algorithm": "PPO",
+        "system": train.schema.system,
         "config": asdict(config),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "graphs": {
-            "train": train.graphs.meta.split,
-            "validation": validation.graphs.meta.split,
-            "train_prompts": len(train.graphs),
-        },
-        "links": {"train": sorted({x.family for x in train.links}), "traces": len(train.links)},
-        "device_profile": train.device.name,
-        "cloud_profile": train.cloud.name,
-        "llm_fingerprint": train.graphs.meta.llm_fingerprint,
+        "train": train.provenance(),
+        "validation": validation.provenance(),
         "versions": {name: version(name) for name in ("synera-env", "stable-baselines3", "torch", "gymnasium", "numpy")},
     }
-
-
-class _Actor(torch.nn.Module):
-    """The deterministic part of an SB3 actor-critic policy: normalised observation to mean action."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.latent, self.head = policy.mlp_extractor.policy_net, policy.action_net
-
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        return self.head(self.latent(observation))
-
-
-def _export(
-    model: PPO,
-    vec: VecNormalize,
-    controller: LearnedController,
-    validation: SyneraReplayEnv,
-    provenance: dict[str, Any],
-    folder: Path,
-) -> None:
-    observations = _sample_observations(validation, controller, samples=256)
-    program = torch.onnx.export(
-        _Actor(model.policy).eval(),
-        (torch.zeros(2, observations.shape[1]),),
-        input_names=["observation"],
-        output_names=["action"],
-        dynamic_shapes={"observation": {0: torch.export.Dim("batch")}},
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None  # only the legacy exporter returns nothing
-    meta = validation.graphs.meta
-    export(
-        program.model_proto.SerializeToString(),
-        BundleMeta(
-            name=folder.parent.name,
-            schema_hash=validation.encoder.schema_hash,
-            exits=validation.encoder.exits,
-            normaliser=_normaliser_of(vec),
-            max_new_tokens=meta.max_new_tokens,
-            slm_fingerprint=meta.slm_fingerprint,
-            tokenizer_hash=meta.tokenizer_hash,
-            lens_fingerprint=validation.lens.fingerprint,
-            parity={},
-            provenance=provenance,
-        ),
-        validation.lens,
-        folder,
-        controller,
-        observations,
-    )
-
-
-def _sample_observations(env: SyneraReplayEnv, controller: LearnedController, samples: int) -> NDArray[np.float32]:
-    """Observations that the controller really meets."""
-    rows: list[NDArray[np.float32]] = []
-    seed = 0
-    while len(rows) < samples:
-        observation, _ = env.reset(seed=seed)
-        done, seed = False, seed + 1
-        while not done and len(rows) < samples:
-            rows.append(observation)
-            observation, _, terminated, truncated, _ = env.step(controller.predict(observation, deterministic=True)[0])
-            done = terminated or truncated
-    return np.stack(rows)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)

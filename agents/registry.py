@@ -1,42 +1,35 @@
-"""Controllers by name: the rules, and any bundle by its folder."""
+"""Controllers by name: the named settings of a schema, chance, and any bundle by its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from agents.base import Controller
-from agents.bundle import BundleError, OnnxController
-from agents.rules import ALWAYS, DEFAULT_FIXED, NEVER, FixedRule, RandomRule
-from synera_env import Knobs
-from synera_env.synera.schema import Encoder
-
-RULES: dict[str, Knobs] = {"never": NEVER, "always": ALWAYS, "threshold": DEFAULT_FIXED}
-"""Rules that set the same knobs at every chunk."""
+from agents.bundle import Bundle
+from agents.rules import FixedRule, RandomRule
+from synera_env import Schema
 
 
-def controller(name: str, encoder: Encoder) -> Controller:
+def rules(schema: Schema) -> dict[str, Controller]:
+    """Every rule of a schema by its name."""
+    fixed: dict[str, Controller] = {name: FixedRule(knobs, schema) for name, knobs in schema.presets.items()}
+    return fixed | {"random": RandomRule(schema)}
+
+
+def controller(name: str, schema: Schema) -> Controller:
     """Return a controller.
 
     Args:
-        name: `never`, `always`, `threshold`, `random`, or the folder of a bundle.
-        encoder: of the environment that it will act in.
+        name: a rule (such as `never`, `always`, `threshold`, `random`), or the folder of a bundle.
+        schema: what it will see and set.
 
     Raises:
         BundleError: the bundle is missing, damaged, or of another schema (such as another number of exits).
         ValueError: no such rule and no such folder.
     """
-    if name in RULES:
-        return FixedRule(RULES[name], encoder)
-    if name == "random":
-        return RandomRule(encoder)
+    known = rules(schema)
+    if name in known:
+        return known[name]
     if not Path(name).exists():
-        raise ValueError(
-            f"no controller {name!r}: it is neither a rule ({', '.join([*RULES, 'random'])}) nor the folder of a bundle"
-        )
-    loaded = OnnxController.load(name)
-    if loaded.meta.schema_hash != encoder.schema_hash:
-        raise BundleError(
-            f"bundle {name} was made for schema {loaded.meta.schema_hash} ({loaded.meta.exits} exits), "
-            f"it would act in {encoder.schema_hash} ({encoder.exits} exits); train one on these graphs"
-        )
-    return loaded
+        raise ValueError(f"no controller {name!r}: it is neither a rule ({', '.join(known)}) nor the folder of a bundle")
+    return Bundle.load(name).controller(schema)

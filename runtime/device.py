@@ -52,9 +52,7 @@ class Device:
     """Sleep up to the profile's times (emulation of a slower device)."""
 
     @classmethod
-    def load(
-        cls, slm: Path, profile: Profile, *, max_new_tokens: int, lens: Lens | None = None, paced: bool = False
-    ) -> Self:
+    def load(cls, slm: Path, profile: Profile, *, max_new_tokens: int, lens: Lens | None = None, paced: bool = False) -> Self:
         """Load a device.
 
         Args:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-Knobs = TypeVar("Knobs")
+Knobs_contra = TypeVar("Knobs_contra", contravariant=True)
 Point = TypeVar("Point")
 Record = TypeVar("Record", bound="StepRecord")
 
@@ -75,7 +75,7 @@ class Step(Generic[Point, Record]):
         return self.point is None
 
 
-class Stepper(Protocol[Knobs, Point, Record]):
+class Stepper(Protocol[Knobs_contra, Point, Record]):
     """One answer at a time, step by step; each system has its own. Reusable: `begin` starts over."""
 
     @property
@@ -88,11 +88,11 @@ class Stepper(Protocol[Knobs, Point, Record]):
         """Committed tokens, without the prompt."""
         ...
 
-    def begin(self, prompt: Sequence[int], knobs: Knobs) -> Point:
+    def begin(self, prompt: Sequence[int], knobs: Knobs_contra) -> Point:
         """Start an answer to token ids; `knobs` rule what is done before the first decision."""
         ...
 
-    def advance(self, knobs: Knobs) -> Step[Point, Record]:
+    def advance(self, knobs: Knobs_contra) -> Step[Point, Record]:
         """Settle what is in hand by `knobs`, and prepare the next decision.
 
         Raises:

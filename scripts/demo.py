@@ -20,20 +20,21 @@ from typing import Any
 
 import numpy as np
 
+from agents.agreement import Agreement, agreement
 from agents.base import Controller
-from agents.bundle import OnnxController
+from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer, make_plan, reward_difference, summarise_answers
 from agents.fleet import run_fleet
-from agents.learned import PPOConfig, write_json
-from agents.registry import RULES, controller
-from agents.rules import FixedRule, grid_search
+from agents.learned import PPOConfig
+from agents.registry import rules
+from agents.rules import FixedRule
+from agents.search import grid_search
 from scripts import record as recording
 from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
 from scripts._verifier import verifier_process
 from scripts.train import train
-from synera_env.fidelity import replay_error, same_tokens
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
@@ -87,8 +88,11 @@ def main(arguments: Arguments) -> None:
         found = grid_search(SyneraReplayEnv(graphs.train, bundled.links("train"), device, cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     replay = SyneraReplayEnv(graphs.test, bundled.links("test"), device, cloud)
-    controllers: dict[str, Controller] = {name: controller(name, replay.encoder) for name in ("random", *RULES)}
-    controllers |= {"best fixed": FixedRule(found.knobs, replay.encoder), "ppo": OnnxController.load(bundle)}
+    schema = replay.schema
+    learned = Bundle.load(bundle).controller(schema)
+    named = rules(schema)
+    controllers: dict[str, Controller] = {"random": named.pop("random"), **named}
+    controllers |= {"best fixed": FixedRule(found.knobs, schema), "ppo": learned}
     plan = make_plan(replay, len(graphs.test), arguments.seed)
     live = _deploy(arguments, graphs, device, controllers, plan)
     replayed = {name: [answer(replay, each, p) for p in plan] for name, each in controllers.items()}
@@ -135,10 +139,10 @@ def _deploy(
     """Answer the plan live with every controller, against a verifier in its own process."""
     from runtime.client import CloudClient
     from runtime.synera.lens import Lens
-    from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
+    from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
 
     lens = Lens.from_tensors(graphs.test.lens_tensors)
-    device = Device.load(
+    device = load_device(
         lens=lens, profile=profile, max_new_tokens=graphs.test.meta.max_new_tokens, paced=not arguments.unpaced
     )
     device.require(graphs.test.meta.slm_fingerprint, "the recorded graphs")
@@ -160,34 +164,6 @@ def _deploy(
     return outcomes
 
 
-@dataclass(frozen=True)
-class _Agreement:
-    """How a controller's live answers compare with its replayed ones."""
-
-    tokens_identical: float
-    """Share of live answers whose tokens the replay reproduces from the live knobs, chunk by chunk."""
-    same_knobs: float
-    """Share for which the controller, deciding by itself in both worlds, set the same knobs."""
-    same_tokens: float
-    """Share for which that gave the same tokens."""
-    replay_error: dict[str, dict[str, float]]
-
-
-def _agreement(name: str, replay: SyneraReplayEnv, live: list[Answered], replayed: list[Answered]) -> _Agreement:
-    checks = [same_tokens(a.records, replay, a.prompt) for a in live]
-    for check in checks:
-        if not check.identical:
-            console.print(f"[red]{name}: {check.first_difference}")
-    pairs = list(zip(live, replayed, strict=True))
-    both = [(a.metrics, b.metrics) for a, b in pairs if a.metrics and b.metrics]
-    return _Agreement(
-        tokens_identical=float(np.mean([c.identical for c in checks])),
-        same_knobs=float(np.mean([[r.knobs for r in a.records] == [r.knobs for r in b.records] for a, b in pairs])),
-        same_tokens=float(np.mean([a.tokens == b.tokens for a, b in pairs])),
-        replay_error=replay_error([a for a, _ in both], [b for _, b in both]),
-    )
-
-
 def _report(
     arguments: Arguments,
     replay: SyneraReplayEnv,
@@ -197,7 +173,7 @@ def _report(
 ) -> None:
     """Compare, print the table, write summary.json and the picture."""
     summaries = {n: {"replay": summarise_answers(replayed[n]), "live": summarise_answers(live[n])} for n in live}
-    agreement = {n: _agreement(n, replay, live[n], replayed[n]) for n in live}
+    agreements = {n: agreement(replay, live[n], replayed[n]) for n in live}
     pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
     prompts = len(replay.graphs)
     console.print(table(summaries, f"replay / live ({pace}), {prompts} test prompts, {arguments.side_by_side} device(s)"))
@@ -205,13 +181,7 @@ def _report(
     for model, rule in (("llm", "always"), ("slm", "never")):
         quality, own = summaries[rule]["live"]["quality"], pair[f"{model}_score"]
         console.print(f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {own:.4f}")
-    share = float(np.mean([a.tokens_identical for a in agreement.values()]))
-    console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {prompts * len(live)}")
-    for what, of in (("knobs", "same_knobs"), ("tokens", "same_tokens")):
-        shares = ", ".join(f"{n} {getattr(a, of):.2f}" for n, a in agreement.items())
-        console.print(f"same {what} live and in replay, each deciding by itself: {shares}")
-    seconds_error = ", ".join(f"{n} {a.replay_error['seconds']['mean']:.3f}" for n, a in agreement.items())
-    console.print(f"replay error of seconds per answer, mean of |live - replay| / live: {seconds_error}")
+    share = _print_agreement(agreements, prompts * len(live))
     differences = {}
     for other in ("random", "best fixed"):
         for world, outcomes in (("replay", replayed), ("live", live)):
@@ -222,7 +192,7 @@ def _report(
     summary: dict[str, Any] = {
         "controllers": summaries,
         "tokens_identical": share,
-        "agreement": {n: asdict(a) for n, a in agreement.items()},
+        "agreement": {n: asdict(a) for n, a in agreements.items()},
         "reward_differences": differences,
         "pair": pair,
         "coverage": replay.graphs.meta.coverage,
@@ -235,6 +205,21 @@ def _report(
         f"{seconds:.0f} s. open {picture} for the picture, {arguments.out / 'summary.json'} for every figure, "
         f"and training with: .venv/bin/tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"
     )
+
+
+def _print_agreement(agreements: dict[str, Agreement], answers: int) -> float:
+    """Print how live and replay agree; return the share of answers whose tokens are identical."""
+    for name, each in agreements.items():
+        for difference in each.differences:
+            console.print(f"[red]{name}: {difference}")
+    share = float(np.mean([a.tokens_identical for a in agreements.values()]))
+    console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {answers}")
+    for what, of in (("knobs", "same_knobs"), ("tokens", "same_tokens")):
+        shares = ", ".join(f"{n} {getattr(a, of):.2f}" for n, a in agreements.items())
+        console.print(f"same {what} live and in replay, each deciding by itself: {shares}")
+    seconds = ", ".join(f"{n} {a.replay_error['seconds']['mean']:.3f}" for n, a in agreements.items())
+    console.print(f"replay error of seconds per answer, mean of |live - replay| / live: {seconds}")
+    return share
 
 
 def _greedy_score(graphs: GraphSet, model: str) -> float:

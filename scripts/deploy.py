@@ -12,21 +12,28 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from agents.bundle import OnnxController
-from agents.evaluation import PlannedAnswer, answer
+from agents.bundle import Bundle
+from agents.policy import ControllerPolicy
 from agents.registry import controller
-from runtime.synera.session import StepRecord
+from runtime.policy import drive
+from runtime.synera.chunk import ChunkRecord
+from runtime.synera.lens import Lens
 from scripts._cli import console, launch
-from synera_env.reward import Preference
+from synera_env import Preference, synera_schema
+from synera_env.radio import Radio
 from traces import bundled
 from traces.profile import DeviceProfile
 from traces.tasks import tinyworld
+
+if TYPE_CHECKING:
+    from runtime.device import Device
 
 
 @dataclass(frozen=True)
@@ -62,58 +69,54 @@ def main(arguments: Arguments) -> None:
     import torch
 
     from runtime.client import CloudClient
-    from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
-    from synera_env.synera.schema import Encoder
+    from runtime.device import Connection
 
     torch.set_num_threads(1)
+    bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
+    device = _load_device(arguments, bundle)
+    schema = synera_schema(len(device.slm.config.exit_layers))
+    chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
+    policy = ControllerPolicy(chosen, schema, arguments.preference)
+    links = bundled.links("test")
     texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
-    loaded = OnnxController.load(arguments.controller) if Path(arguments.controller).is_dir() else None
-    device = Device.load(
-        arguments.slm,
-        lens=loaded.lens if loaded else None,
-        profile=DeviceProfile.load(arguments.profile),
-        max_new_tokens=loaded.meta.max_new_tokens if loaded else arguments.max_new_tokens,
-        paced=not arguments.unpaced,
-    )
-    if loaded:
-        device.require(loaded.meta.slm_fingerprint, f"bundle {arguments.controller}")
-    chosen = loaded or controller(arguments.controller, Encoder(len(device.slm.config.exit_layers)))
     with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
-        prompts = [LivePrompt(text) for text in texts]
-        env = SyneraLiveEnv(client, device, prompts, _score_if_bundled, emulate_link=arguments.emulate_link)
-        try:
-            for index, text in enumerate(texts):
-                link = (arguments.seed + index) % len(env.links)
-                planned = PlannedAnswer(index, link, 0.0, arguments.seed + index, arguments.preference)
-                outcome = answer(env, chosen, planned)
-                _show(
-                    text,
-                    env.answer_text,
-                    outcome.records,
-                    device.tokenizer,
-                    env.links[link].name if arguments.emulate_link else "real",
-                )
-        finally:
-            env.close()
+        connection = Connection(device, client)
+        encoded = [connection.encode(text) for text in texts]
+        for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
+            link = links[seed % len(links)]
+            with connection.open(Radio(link) if arguments.emulate_link else None) as session:
+                for _ in drive(session, tokens, policy, seed):
+                    pass
+                _show(text, session.answer, session.records, device, link.name if arguments.emulate_link else "real")
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
     console.print(f"device {pace}. next: python scripts/evaluate.py compares controllers; --help shows more prompts and links")
 
 
-def _score_if_bundled(prompt: str, text: str) -> float:
-    try:
-        return tinyworld.score(prompt, text)
-    except tinyworld.TaskError:
-        return 0.0
+def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
+    """Load what the bundle was trained with, or what a rule needs."""
+    from synera_env.synera.live import deployment_of, load_device
+
+    limit = bundle.meta.max_new_tokens if bundle else None
+    device = load_device(
+        arguments.slm,
+        lens=Lens.from_tensors(bundle.tensors) if bundle else None,
+        profile=DeviceProfile.load(arguments.profile),
+        max_new_tokens=limit or arguments.max_new_tokens,
+        paced=not arguments.unpaced,
+    )
+    if bundle:
+        bundle.require(deployment_of(device))
+    return device
 
 
-def _show(prompt: str, text: str, records: tuple[StepRecord, ...], tokenizer: Tokenizer, link: str) -> None:
+def _show(prompt: str, answer: Sequence[int], records: Sequence[ChunkRecord], device: Device, link: str) -> None:
     table = Table(title=f"{prompt}  (link {link})", title_justify="left")
     for column in ("chunk", "draft", "confidence", "importance", "decision", "cloud kept", "committed", "at s"):
         table.add_column(column, justify="right" if column in ("chunk", "confidence", "importance", "at s") else "left")
     for number, r in enumerate(records, 1):
         decision = "keep" if not r.offloaded else "offload" if r.verdict else "offload, lost"
         kept = f"{r.verdict.accepted}/{len(r.draft.tokens)}" if r.verdict else ""
-        words = [tokenizer.decode(list(ids), skip_special_tokens=False) for ids in (r.draft.ids, r.committed)]
+        words = [device.text(ids, special=True) for ids in (r.draft.ids, r.committed)]
         table.add_row(
             str(number),
             words[0],
@@ -125,7 +128,7 @@ def _show(prompt: str, text: str, records: tuple[StepRecord, ...], tokenizer: To
             f"{r.committed_at:.3f}",
         )
     console.print(table)
-    console.print(f"answer: {text}", markup=False)
+    console.print(f"answer: {device.text(answer)}", markup=False)
     offloaded = sum(r.offloaded for r in records)
     console.print(f"{records[-1].committed_at:.2f} s, {offloaded} of {len(records)} chunks offloaded")
     if lost := [r.error for r in records if r.error]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agents.bundle import OnnxController
+from agents.bundle import Bundle
 from agents.evaluation import Answered, answer, make_plan, reward_difference, summarise_answers
-from agents.learned import write_json
-from agents.registry import RULES, controller
-from agents.rules import FixedRule, grid_search
+from agents.registry import rules
+from agents.rules import FixedRule
+from agents.search import grid_search
 from scripts._cli import console, launch, progress
 from scripts._report import pareto_picture, table
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
@@ -52,18 +52,16 @@ def main(arguments: Arguments) -> None:
     """Evaluate, print the table, draw the picture."""
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
     env = SyneraReplayEnv(GraphSet.load(arguments.graphs), bundled.links("test"), device, cloud)
-    controllers = {name: controller(name, env.encoder) for name in (*RULES, "random")}
+    controllers = baselines = rules(env.schema)
     if arguments.search:
-        found = grid_search(
-            SyneraReplayEnv(arguments.graphs.with_name("train.safetensors"), bundled.links("train"), device, cloud), episodes=96
-        )
+        train = SyneraReplayEnv(arguments.graphs.with_name("train.safetensors"), bundled.links("train"), device, cloud)
+        found = grid_search(train, episodes=96)
         console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
-        controllers["best fixed"] = FixedRule(found.knobs, env.encoder)
+        controllers = controllers | {"best fixed": FixedRule(found.knobs, env.schema)}
     for path in arguments.bundle:
-        loaded = controller(str(path), env.encoder)
-        if isinstance(loaded, OnnxController):
-            loaded.require_lens(env.lens)
-        controllers[path.parent.name if path.name == "bundle" else path.name] = loaded
+        bundle = Bundle.load(path)
+        bundle.require(env.deployment())
+        controllers = controllers | {path.parent.name if path.name == "bundle" else path.name: bundle.controller(env.schema)}
     plan = make_plan(env, arguments.answers, arguments.seed)
     summaries: dict[str, dict[str, dict[str, float]]] = {}
     answered: dict[str, list[Answered]] = {}
@@ -75,7 +73,7 @@ def main(arguments: Arguments) -> None:
             bar.advance(task)
     console.print(table(summaries, f"replay, {len(plan)} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
     reference = "best fixed" if "best fixed" in answered else "threshold"
-    for name in [n for n in answered if n not in RULES and n not in ("random", reference)]:
+    for name in [n for n in answered if n not in baselines and n != reference]:
         difference = reward_difference(answered[name], answered[reference])
         console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
     pareto_picture(summaries, arguments.picture, "Replay on test prompts")

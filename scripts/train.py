@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from agents.learned import PPOConfig, train_ppo
 from scripts._cli import console, launch, progress
-from synera_env.reward import Preference
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env import Preference, SyneraReplayEnv
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet

@@ -16,6 +16,7 @@ from synera_env.schema import Feature, Knob, Schema, View, preference_features
 from synera_env.synera.env import SyneraEnv
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
+from traces.files import replacing_folder, write_json
 
 __all__ = [
     "DecisionEnv",
@@ -33,8 +34,10 @@ __all__ = [
     "UncoveredError",
     "View",
     "preference_features",
+    "replacing_folder",
     "summarise",
     "synera_schema",
+    "write_json",
 ]
 
 register("SyneraReplay-v0", entry_point="synera_env.synera.replay:SyneraReplayEnv")

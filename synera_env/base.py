@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -103,7 +103,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     `prompt` (index), `link` (index), `link_offset_seconds`, `preference` (a `Preference`); what is not given is drawn.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - the base class declares it so
 
     def __init__(
         self,

@@ -139,9 +139,9 @@ class Schema:
         self.system, self.rows, self.features = system, tuple(knobs), tuple(features)
         self.first_knobs, self.presets = first_knobs, dict(presets)
         self._make_knobs, self._view, self._searches = make_knobs, view, tuple(searches)
-        names = [row.name for row in (*self.rows, *self.features)]
-        if len(names) != len(set(names)):
-            raise ValueError(f"schema {system}: rows share a name among {names}")
+        for names in ([row.name for row in self.rows], [row.name for row in self.features]):
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"schema {system}: more than one row is named {', '.join(sorted(twice))}")
         if unknown := {name for search in self._searches for name in search} - {row.name for row in self.rows}:
             raise ValueError(f"schema {system}: a search names {sorted(unknown)}, which is no knob")
         sizes = [row.size for row in self.features]

@@ -17,8 +17,8 @@ from runtime.errors import CheckpointError
 from runtime.model.decoder import Decoder
 from runtime.model.exits import ExitLedger, Segment
 from runtime.model.kv import SequenceKV
-from runtime.synera.lens import Lens
 from runtime.synera.chunk import DraftToken
+from runtime.synera.lens import Lens
 
 
 class DraftCosts(Protocol):

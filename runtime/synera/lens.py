@@ -7,10 +7,11 @@ distribution of chunk importance, by chunk length, that turns a raw importance i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ class Lens:
         return {"lens.mean": self.mean, "lens.directions": self.directions, "lens.importance": self.importance}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray[np.float32]]) -> Lens:
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Lens:
         """Inverse of :meth:`tensors`."""
         return cls(*(np.ascontiguousarray(tensors[f"lens.{name}"]) for name in ("mean", "directions", "importance")))
 

@@ -8,16 +8,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-import synera_env  # noqa: F401 - registers the environments
 from agents.evaluation import PlannedAnswer, answer
-from agents.rules import DEFAULT_FIXED, FixedRule
+from agents.rules import FixedRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
-from synera_env.synera.env import SyneraEnv, SyneraReplayEnv
-from synera_env.synera.live import Device, SyneraLiveEnv
-from synera_env.synera.replay import Radio, ReplayEpisode
-from synera_env.synera.schema import FIRST_KNOBS
+from synera_env import DecisionEnv, SyneraReplayEnv
+from synera_env.radio import Radio
+from synera_env.synera.live import SyneraLiveEnv, load_device
+from synera_env.synera.replay import ReplayEpisode
+from synera_env.synera.schema import THRESHOLD
 from traces import bundled
 
 _ANSWERS = 4  # in one timing
@@ -31,7 +31,7 @@ def measure(setting: Setting) -> list[Figure]:
     """
     torch.set_num_threads(setting.threads)
     replay = SyneraReplayEnv(bundled.graphs("test"), bundled.links("test"))
-    device = Device.load(setting.pair / "slm", paced=False)
+    device = load_device(setting.pair / "slm", paced=False)
     with running_server(ServerConfig(setting.pair / "llm")) as port, CloudClient(f"127.0.0.1:{port}") as client:
         live = SyneraLiveEnv(client, device, emulate_link=False)
         try:
@@ -48,8 +48,8 @@ def measure(setting: Setting) -> list[Figure]:
     return [against_models, _overhead(replay, setting), _step_rate(replay, setting)]
 
 
-def _answers(env: SyneraEnv) -> Callable[[], object]:
-    rule = FixedRule(DEFAULT_FIXED, env.encoder)
+def _answers(env: DecisionEnv) -> Callable[[], object]:
+    rule = FixedRule(THRESHOLD, env.schema)
     return lambda: [answer(env, rule, PlannedAnswer(i, 0, 0.0, i)) for i in range(_ANSWERS)]
 
 
@@ -58,8 +58,8 @@ def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
         for i in range(_ANSWERS):
             radio = Radio(replay.links[0])
             episode = ReplayEpisode(replay.graphs, i, radio, replay.device, replay.cloud, replay.lens, np.random.default_rng(i))
-            episode.session.begin(episode.prompt_tokens, FIRST_KNOBS)
-            while not episode.session.advance(DEFAULT_FIXED).done:
+            episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
+            while not episode.session.advance(THRESHOLD).done:
                 pass
 
     found = compare(_answers(replay), bare, setting.repetitions)

@@ -58,6 +58,12 @@ def load_device(
     return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens or _bundled_lens(slm), paced=paced)
 
 
+def deployment_of(device: Device) -> Deployment:
+    """What a loaded device offers a controller: the SLM, its tokenizer, and the lens."""
+    fingerprints = {"slm": device.slm_fingerprint, "tokenizer": device.tokenizer_hash, "lens": device.lens.fingerprint}
+    return Deployment(fingerprints, device.max_new_tokens, device.lens.tensors())
+
+
 def _bundled_lens(slm: Path) -> Lens | None:
     path = bundled.graphs("train")
     if not (path.is_file() and (slm / "config.json").is_file()):
@@ -69,7 +75,9 @@ def _bundled_lens(slm: Path) -> Lens | None:
 class LiveEpisode:
     """One live answer."""
 
-    def __init__(self, prompt: LivePrompt, tokens: tuple[int, ...], session: LiveSession, device: Device, scorer: Scorer) -> None:
+    def __init__(
+        self, prompt: LivePrompt, tokens: tuple[int, ...], session: LiveSession, device: Device, scorer: Scorer
+    ) -> None:
         self.prompt, self.kind, self.prompt_tokens, self.session = prompt.text, prompt.kind, tokens, session
         self._device, self._scorer = device, scorer
 
@@ -141,9 +149,7 @@ class SyneraLiveEnv(SyneraEnv):
 
     def deployment(self) -> Deployment:
         """See :class:`synera_env.base.DecisionEnv`: the SLM, its tokenizer, and the lens."""
-        d = self.device
-        fingerprints = {"slm": d.slm_fingerprint, "tokenizer": d.tokenizer_hash, "lens": d.lens.fingerprint}
-        return Deployment(fingerprints, d.max_new_tokens, d.lens.tensors())
+        return deployment_of(self.device)
 
     def close(self) -> None:
         """Release the episode, its thread and the channel that this environment opened."""

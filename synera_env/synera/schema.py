@@ -230,7 +230,9 @@ def _progress_features() -> list[Feature]:
             "moving average of the accepted part of offloaded chunks; 0.5 before the first",
             lambda v: v.acceptance,
         ),
-        _unit("offload_rate", "share", "offloaded chunks of those so far", lambda v: v.point.offloaded / max(1, len(v.records))),
+        _unit(
+            "offload_rate", "share", "offloaded chunks of those so far", lambda v: v.point.offloaded / max(1, len(v.records))
+        ),
         Feature("chunks", "chunks / 16", 0.0, 64.0, "settled chunks", lambda v: len(v.records) / 16),
         _unit(
             "progress",
@@ -261,9 +263,21 @@ def _cloud_features() -> list[Feature]:
             "request and response over network seconds, moving average; 3 before the first",
             lambda v: 3.0 if v.throughput_bps is None else math.log10(max(v.throughput_bps, 1.0)),
         ),
-        Feature("queue", "log10 s", -3.0, 2.0, "last queue time; -3 before", lambda v: _log10(v.last.queue_seconds) if v.last else -3.0),
         Feature(
-            "compute", "log10 s", -3.0, 2.0, "last compute time; -3 before", lambda v: _log10(v.last.compute_seconds) if v.last else -3.0
+            "queue",
+            "log10 s",
+            -3.0,
+            2.0,
+            "last queue time; -3 before",
+            lambda v: _log10(v.last.queue_seconds) if v.last else -3.0,
+        ),
+        Feature(
+            "compute",
+            "log10 s",
+            -3.0,
+            2.0,
+            "last compute time; -3 before",
+            lambda v: _log10(v.last.compute_seconds) if v.last else -3.0,
         ),
         Feature(
             "load",

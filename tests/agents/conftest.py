@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded, recorded, trained
 
 

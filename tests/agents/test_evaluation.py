@@ -11,7 +11,7 @@ from agents.evaluation import Answered, answer, evaluate, make_plan, reward_diff
 from agents.registry import controller
 from agents.rules import ALWAYS, FixedRule, RandomRule
 from synera_env import EpisodeMetrics, Preference
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import GPU, LINKS, PHONE, Recorded
 from traces.synera.graph import NODE_ARRAYS, GraphSet
 

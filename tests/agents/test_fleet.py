@@ -11,7 +11,7 @@ from agents.evaluation import answer, make_plan
 from agents.fleet import run_fleet
 from agents.rules import RandomRule
 from synera_env import SyneraError
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded
 
 

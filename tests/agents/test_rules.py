@@ -22,7 +22,7 @@ from agents.rules import (
     threshold_grid,
 )
 from synera_env import FEATURES, KNOB_NAMES, Encoder, Knobs
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 
 ENCODER = Encoder(exits=2)
 ONE, BATCH = np.zeros(len(FEATURES), np.float32), np.zeros((5, len(FEATURES)), np.float32)

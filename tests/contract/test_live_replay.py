@@ -24,8 +24,8 @@ from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
 from synera_env import FEATURES, Encoder, Knobs
 from synera_env.fidelity import same_tokens
-from synera_env.synera.env import SyneraReplayEnv
 from synera_env.synera.live import Device, SyneraLiveEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.engine import greedy
 from tests.support.recorded import FREE_CLOUD, MAX_NEW_TOKENS, PHONE, Recorded, recorded, trained
 from traces.links.generators import constant_link

@@ -12,6 +12,7 @@ from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient, Deadlines
 from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, CloudUnavailableError, TokenizerMismatchError
 from runtime.model.tokenizer import tokenizer_hash
+from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
 from runtime.wire.sizes import (
@@ -124,8 +125,11 @@ def test_past_its_deadline_the_cloud_is_unavailable(world: World) -> None:
         CloudVerifier(client, world.tokenizer_hash) as verifier,
     ):
         verifier.submit(PROMPT, [1])
-        with pytest.raises(CloudUnavailableError, match="did not answer in time"):
-            verifier.result()
+        late = verifier.result()
+        assert isinstance(late, Lost)
+        assert isinstance(late.error, CloudUnavailableError)
+        assert "did not answer in time" in str(late.error)
+        assert late.uplink_bytes > verify_request_bytes(0, PROMPT, [1], 1)
 
 
 class Refused(grpc.RpcError):
@@ -196,16 +200,33 @@ def test_deadlines_are_checked() -> None:
 # ---------------------------------------------------------------- CloudVerifier
 
 
+def verdict_of(verifier: CloudVerifier) -> Verdict:
+    found = verifier.result()
+    assert isinstance(found, Verdict), found
+    return found
+
+
+def lost(verifier: CloudVerifier) -> Lost:
+    found = verifier.result()
+    assert isinstance(found, Lost), found
+    return found
+
+
+def check(verifier: CloudVerifier) -> Verdict:
+    verifier.submit(PROMPT, [])
+    return verdict_of(verifier)
+
+
 def test_checks_follow_each_other_and_count_their_bytes(world: World) -> None:
     answer = continuation(PROMPT, 8)
     with CloudVerifier(world.client, world.tokenizer_hash, clock=world.clock) as verifier:
         verifier.open(len(PROMPT))
         verifier.submit(PROMPT, answer[:2])
-        first = verifier.result()
+        first = verdict_of(verifier)
         assert verifier.probe_seconds() == 0.0  # the manual clock stood still
         assert (first.accepted, first.next_token, first.cloud_tokens) == (2, answer[2], 5)
         verifier.submit((*PROMPT, *answer[:3]), [answer[3], (answer[4] + 1) % VOCAB])
-        second = verifier.result()
+        second = verdict_of(verifier)
     assert (second.accepted, second.next_token, second.cloud_tokens) == (1, answer[4], 3)
     assert second.network_seconds == 0.0  # never below
     assert second.cloud_seconds == pytest.approx(second.compute_seconds)
@@ -217,10 +238,10 @@ def test_checks_follow_each_other_and_count_their_bytes(world: World) -> None:
 def test_the_device_may_go_elsewhere(world: World) -> None:
     with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
         verifier.submit(PROMPT, continuation(PROMPT, 3))
-        verifier.result()
+        verdict_of(verifier)
         other = (*PROMPT[:2], 9)
         verifier.submit(other, continuation(other, 1))
-        verdict = verifier.result()
+        verdict = verdict_of(verifier)
     assert (verdict.accepted, verdict.next_token) == (1, continuation(other, 2)[1])
     assert verdict.cloud_tokens == 2
 
@@ -246,7 +267,7 @@ def test_every_message_goes_over_the_link_and_into_the_network_time(world: World
     with CloudVerifier(world.client, world.tokenizer_hash, emulator=link, clock=world.clock) as verifier:  # type: ignore[arg-type]
         verifier.open(3)
         verifier.submit(PROMPT, [])
-        verdict = verifier.result()
+        verdict = verdict_of(verifier)
         assert verifier.probe_seconds() == 0.75
     assert verdict.network_seconds == pytest.approx(0.75 - verdict.queue_seconds - verdict.compute_seconds)
     assert link.sent == [
@@ -262,12 +283,12 @@ def test_a_lost_session_is_healed_within_the_check(world: World) -> None:
     with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
         verifier.open(3)
         verifier.submit(PROMPT, answer[:2])
-        verifier.result()
+        verdict_of(verifier)
         world.clock.seconds += 61  # past the lease
         verifier.submit((*PROMPT, *answer[:3]), answer[3:5])
-        healed = verifier.result()
+        healed = verdict_of(verifier)
         verifier.submit((*PROMPT, *answer[:6]), answer[6:7])
-        after = verifier.result()
+        after = verdict_of(verifier)
     assert (healed.accepted, healed.next_token, healed.cloud_tokens) == (2, answer[5], 8)
     assert (after.accepted, after.next_token, after.cloud_tokens) == (1, answer[7], 2)
     once = verify_request_bytes(0, (*PROMPT, *answer[:3]), answer[3:5], 1) + GRPC_OVERHEAD_BYTES
@@ -286,28 +307,26 @@ def test_a_wrong_tokenizer_is_told_as_such(world: World) -> None:
 def test_a_rejected_check_leaves_the_next_one_a_clean_session(world: World) -> None:
     with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
         verifier.submit(PROMPT, [VOCAB])
-        with pytest.raises(CloudRejectedError, match=f"token {VOCAB} is outside"):
-            verifier.result()
-        verifier.submit(PROMPT, [])
-        assert verifier.result().next_token == continuation(PROMPT, 1)[0]
-
-
-def check(verifier: CloudVerifier) -> int:
-    verifier.submit(PROMPT, [])
-    return verifier.result().next_token
+        rejected = lost(verifier)
+        assert isinstance(rejected.error, CloudRejectedError)
+        assert f"token {VOCAB} is outside" in str(rejected.error)
+        assert check(verifier).next_token == continuation(PROMPT, 1)[0]
 
 
 def test_a_full_cloud_is_busy_and_a_new_answer_releases_the_old_session(world: World) -> None:
     def answer(verifier: CloudVerifier) -> int:
         verifier.open(3)
-        return check(verifier)
+        return check(verifier).next_token
 
     verifiers = [CloudVerifier(world.client, world.tokenizer_hash) for _ in range(3)]
     try:
         for _ in range(2):
             assert [answer(v) for v in verifiers[:2]] == continuation(PROMPT, 1) * 2
-            with pytest.raises(CloudBusyError, match="all 2 sessions are in use"):
-                answer(verifiers[2])
+            verifiers[2].open(3)
+            verifiers[2].submit(PROMPT, [])
+            refused = lost(verifiers[2]).error
+            assert isinstance(refused, CloudBusyError)
+            assert "all 2 sessions are in use" in str(refused)
         verifiers[0].shutdown()
         assert answer(verifiers[2]) == continuation(PROMPT, 1)[0]
     finally:
@@ -321,12 +340,16 @@ def test_a_dead_cloud_is_left_alone_ever_longer(absent: str) -> None:
         verifier.open(3)  # does not raise, does not wait
         waits = []
         for _ in range(6):
-            with pytest.raises(CloudUnavailableError, match="no verifier answers"):
-                check(verifier)
+            verifier.submit(PROMPT, [])
+            gone = lost(verifier)
+            assert isinstance(gone.error, CloudUnavailableError)
+            assert "no verifier answers" in str(gone.error)
             assert verifier.probe_seconds() is None
-            with pytest.raises(CloudUnavailableError, match="next try in") as refused:
-                verifier.submit(PROMPT, [])
-            waits.append(float(str(refused.value).split("next try in ")[1].split()[0]))
+            verifier.submit(PROMPT, [])
+            refused = lost(verifier)
+            assert isinstance(refused.error, CloudUnavailableError)
+            assert (refused.uplink_bytes, refused.downlink_bytes) == (0, 0)  # it was not even asked
+            waits.append(float(str(refused.error).split("next try in ")[1].split()[0]))
             clock.seconds += waits[-1]
         verifier.close()
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
@@ -351,3 +374,13 @@ def test_shutdown_ends_the_thread_and_may_be_repeated(world: World) -> None:
     verifier.close()
     assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
     assert not list(try_all(world))
+
+
+def test_what_travelled_for_a_lost_check_is_counted(world: World) -> None:
+    """The request was sent, and what the cloud answered cost nothing of the answer's own."""
+    with CloudVerifier(world.client, world.tokenizer_hash) as verifier:
+        check(verifier)
+        verifier.submit(PROMPT, [VOCAB])
+        rejected = lost(verifier)
+    assert rejected.uplink_bytes == verify_request_bytes(len(PROMPT), [], [VOCAB], 2) + GRPC_OVERHEAD_BYTES
+    assert rejected.downlink_bytes == 0

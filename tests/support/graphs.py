@@ -21,7 +21,8 @@ from traces.profile import CloudProfile, DeviceProfile
 if TYPE_CHECKING:
     from runtime.clock import SimulatedClock
     from runtime.model.decoder import Decoder
-    from runtime.synera.session import Session, Verdict
+    from runtime.synera.chunk import Verdict
+    from runtime.synera.session import Session
     from traces.synera.graph import GraphSet
     from traces.synera.record import Models, Prompt
 
@@ -130,7 +131,7 @@ class InProcessVerifier:
         import torch
 
         from runtime.model.kv import SequenceKV
-        from runtime.synera.session import Verdict
+        from runtime.synera.chunk import Verdict
 
         assert self._checking is not None
         history, draft = self._checking
@@ -157,9 +158,10 @@ class LiveAnswer:
 def live_answer(models: Models, graphs: GraphSet, device: DeviceProfile = DEVICE) -> LiveAnswer:
     """A session of a model drafter and an in-process verifier, with the limits and the lens of graphs."""
     from runtime.clock import SimulatedClock
+    from runtime.session import Limits
     from runtime.synera.drafter import ModelDrafter
     from runtime.synera.lens import Lens
-    from runtime.synera.session import Limits, Session
+    from runtime.synera.session import Session
 
     clock, lens, meta = SimulatedClock(), Lens.from_tensors(graphs.lens_tensors), graphs.meta
     limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from runtime.clock import RealClock
+from runtime.session import Limits
+from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
-from runtime.synera.session import DraftToken, Limits, Session, Verifier
+from runtime.synera.session import Session, Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=4)

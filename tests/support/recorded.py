@@ -11,8 +11,8 @@ from pathlib import Path
 from agents.learned import PPOConfig, train_ppo
 from runtime.synera.lens import Lens
 from synera_env.reward import Preference
-from synera_env.synera.env import SyneraReplayEnv
 from synera_env.synera.live import Device, LivePrompt
+from synera_env.synera.replay import SyneraReplayEnv
 from traces.links.generators import constant_link, markov_link
 from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from runtime.session import Cost
+from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft, DraftToken, Verdict
 from runtime.synera.knobs import Knobs
-from runtime.synera.session import DecisionPoint, Draft, DraftToken, StepRecord, Verdict
 
 
 def token(confidence: float = 0.5, exit_index: int = 0, **changes: Any) -> DraftToken:
@@ -41,12 +42,34 @@ def record(
     *,
     committed: int = 2,
     at: float = 1.0,
+    seconds: float = 0.25,
     error: str | None = None,
+    lost_bytes: tuple[int, int] = (0, 0),
     joules: float = 0.5,
-) -> StepRecord:
-    offloaded = says is not None or error is not None
-    wait = 0.15 if offloaded else 0.0
-    return StepRecord(Knobs(), of or draft(), offloaded, says, error, tuple(range(committed)), wait, at, joules)
+) -> ChunkRecord:
+    offloaded, hand = says is not None or error is not None, of or draft()
+    uplink, downlink = (says.uplink_bytes, says.downlink_bytes) if says else lost_bytes
+    return ChunkRecord(
+        knobs=Knobs(),
+        cost=Cost(
+            seconds=seconds,
+            device_seconds=hand.seconds,
+            wait_seconds=0.15 if offloaded else 0.0,
+            cloud_seconds=says.cloud_seconds if says else 0.0,
+            cloud_tokens=says.cloud_tokens if says else 0,
+            joules=joules,
+            uplink_bytes=uplink,
+            downlink_bytes=downlink,
+        ),
+        committed=tuple(range(committed)),
+        committed_at=at,
+        offloaded=offloaded,
+        judged=len(hand.tokens) if says else 0,
+        accepted=says.accepted if says else 0,
+        error=error,
+        draft=hand,
+        verdict=says,
+    )
 
 
 def point(of: Draft | None = None, **changes: Any) -> DecisionPoint:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synera_env.metrics import EpisodeMetrics, bootstrap_interval, episode_metrics, summarise
+from synera_env.reward import Preference
 from tests.support.records import draft, record, verdict
 
 
@@ -29,11 +30,12 @@ def test_the_metrics_of_a_hand_made_answer() -> None:
         ),
         record(error="lost", committed=3, at=3.25, joules=1.0),
     ]
-    found = episode_metrics(records, quality=0.5, reward=-1.0)
+    preference = Preference(quality=2.0, latency=1.0, cost=10.0, energy=0.1, traffic=1000.0)
+    found = episode_metrics(records, 0.5, preference)
     gaps = [0, 0.25, 0.5, 0, 2.0, 0, 0]
     wanted = EpisodeMetrics(
         quality=0.5,
-        reward=-1.0,
+        reward=2.0 * 0.5 - 4 * 0.25 - 10.0 * 0.05 - 0.1 * 2.25 - 1000.0 * 650e-6,
         ttft_seconds=0.5,
         tbt_mean_seconds=float(np.mean(gaps)),
         tbt_p95_seconds=float(np.quantile(gaps, 0.95)),
@@ -54,15 +56,15 @@ def test_the_metrics_of_a_hand_made_answer() -> None:
 
 
 def test_an_answer_of_one_token_has_no_gaps() -> None:
-    found = episode_metrics([record(committed=1, at=0.5)], 1.0, 0.0)
+    found = episode_metrics([record(committed=1, at=0.5)], 1.0, Preference())
     assert (found.tokens, found.ttft_seconds, found.seconds) == (1, 0.5, 0.5)
     assert (found.tbt_mean_seconds, found.tbt_p95_seconds) == (0.0, 0.0)
     assert math.isnan(found.acceptance_rate)
 
 
 def test_a_summary_is_the_mean_of_each_metric() -> None:
-    first = episode_metrics([record(draft(), verdict(1), at=1.0)], 1.0, 0.5)
-    second = episode_metrics([record(at=3.0)], 0.0, -0.5)
+    first = replace(episode_metrics([record(draft(), verdict(1), at=1.0)], 1.0, Preference()), reward=0.5)
+    second = replace(episode_metrics([record(at=3.0)], 0.0, Preference()), reward=-0.5)
     for answers in ([first, second], [asdict(first), asdict(second)]):
         found = summarise(answers)
         assert found["answers"] == 2
@@ -72,7 +74,7 @@ def test_a_summary_is_the_mean_of_each_metric() -> None:
 
 
 def test_a_metric_that_no_answer_has_is_nan_and_so_is_its_interval() -> None:
-    kept = episode_metrics([record()], 1.0, 0.0)
+    kept = replace(episode_metrics([record()], 1.0, Preference()), reward=0.0)
     assert math.isnan(summarise([kept, kept])["acceptance_rate"])
     unscored = summarise([replace(kept, quality=math.nan)])
     assert all(math.isnan(unscored[name]) for name in ("quality", "quality_low", "quality_high"))

@@ -8,22 +8,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.session import Cost
+from runtime.synera.chunk import ChunkRecord
 from synera_env.reward import Preference, reward_terms
 from tests.support.records import record, verdict
 
 
 def test_the_terms_of_an_offloaded_chunk() -> None:
     preference = Preference(quality=2.0, latency=0.5, cost=10.0, energy=0.1, traffic=100.0)
-    offloaded = record(None, verdict(cloud_seconds=0.02, uplink_bytes=300, downlink_bytes=200), joules=0.5)
-    assert reward_terms(offloaded, 0.25, 0.75, preference) == pytest.approx(
+    offloaded = record(None, verdict(cloud_seconds=0.02, uplink_bytes=300, downlink_bytes=200), seconds=0.25, joules=0.5)
+    assert reward_terms(offloaded.cost, 0.75, preference) == pytest.approx(
         {"quality": 1.5, "latency": -0.125, "cost": -0.2, "energy": -0.05, "traffic": -0.05}
     )
 
 
-@pytest.mark.parametrize("kept", [record(joules=0.5), record(error="lost", joules=0.5)])
-def test_a_chunk_without_a_verdict_costs_no_cloud_and_no_traffic(kept) -> None:  # type: ignore[no-untyped-def]
-    terms = reward_terms(kept, 0.2, 0.0, Preference())
+@pytest.mark.parametrize("kept", [record(seconds=0.2, joules=0.5), record(error="lost", seconds=0.2, joules=0.5)])
+def test_a_chunk_without_a_verdict_costs_no_cloud_and_no_traffic(kept: ChunkRecord) -> None:
+    terms = reward_terms(kept.cost, 0.0, Preference())
     assert terms == pytest.approx({"quality": 0, "latency": -0.02, "cost": 0, "energy": -0.0025, "traffic": 0})
+
+
+def test_what_travelled_for_a_lost_check_is_paid_for() -> None:
+    lost = record(error="lost", lost_bytes=(400, 100))
+    assert reward_terms(lost.cost, 0.0, Preference(traffic=100.0))["traffic"] == pytest.approx(-0.05)
+
+
+def test_any_system_s_cost_is_priced() -> None:
+    """The reward reads nothing of a system but its cost."""
+    cost = Cost(seconds=2.0, device_seconds=1.5, wait_seconds=3.0, cloud_seconds=0.5, joules=10.0, uplink_bytes=10**6)
+    assert reward_terms(cost, 0.5, Preference(1.0, 0.1, 2.0, 0.01, 0.5)) == pytest.approx(
+        {"quality": 0.5, "latency": -0.2, "cost": -1.0, "energy": -0.1, "traffic": -0.5}
+    )
 
 
 @given(seed=st.integers(0, 2**32 - 1), spread=st.floats(1, 20))

@@ -16,9 +16,9 @@ from runtime.model.decoder import Decoder
 from runtime.model.exits import ExitLedger, Segment, resolve_exit
 from runtime.model.kv import ATTENTION_WINDOW, SequenceKV
 from runtime.model.loading import load_decoder
+from runtime.synera.chunk import DraftToken
 from runtime.synera.drafter import ModelDrafter, predict
 from runtime.synera.lens import SKETCH_SIZE
-from runtime.synera.session import DraftToken
 from tests.support.checkpoints import VOCAB, LayerCosts, random_ids, random_lens, save_checkpoint
 
 EXITS = (1, 2, 3)

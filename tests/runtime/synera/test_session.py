@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from runtime.clock import SimulatedClock
 from runtime.errors import CloudUnavailableError, ContextOverflowError
+from runtime.session import Limits
+from runtime.synera.chunk import ChunkRecord, DraftToken, Lost, Verdict
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import chunk_importance
-from runtime.synera.session import DraftToken, Limits, Session, StepRecord, Verdict
+from runtime.synera.session import Session
 from tests.support.checkpoints import random_lens
 
 EOS = 0
@@ -66,7 +68,7 @@ class ToyDrafter:
 
 
 class ToyVerifier:
-    """Checks by a language; fails where its script says so ("submit", "result" or None, one a check)."""
+    """Checks by a language; fails where its script says so ("at once", "late" or None, one a check)."""
 
     def __init__(self, language: Language, clock: SimulatedClock, failures: Sequence[str | None] = ()) -> None:
         self.language, self.clock, self.failures = language, clock, list(failures)
@@ -85,13 +87,13 @@ class ToyVerifier:
         assert draft, "an empty draft was sent"
         self._failure = self.failures.pop(0) if self.failures else None
         self.checks.append((tuple(history), tuple(draft)))
-        if self._failure == "submit":
-            raise CloudUnavailableError("not sent")
 
-    def result(self) -> Verdict:
+    def result(self) -> Verdict | Lost:
+        if self._failure == "at once":
+            return Lost(CloudUnavailableError("not sent"))
         self.clock.charge(0.1, since=self.clock.now())
-        if self._failure == "result":
-            raise CloudUnavailableError("no verdict")
+        if self._failure == "late":
+            return Lost(CloudUnavailableError("no verdict"), uplink_bytes=70, downlink_bytes=5)
         history, draft = self.checks[-1]
         accepted = 0
         while accepted < len(draft) and self.language([*history, *draft[:accepted]]) == draft[accepted]:
@@ -162,18 +164,26 @@ class Toy:
         return tuple(answer)
 
 
-def check_record(record: StepRecord, knobs: Knobs) -> None:
+def check_record(record: ChunkRecord, knobs: Knobs) -> None:
     assert record.knobs == knobs
     if not record.offloaded:
         assert record.verdict is None
         assert record.error is None
-        assert record.wait_seconds == 0.0
+        assert (record.cost.wait_seconds, record.cost.uplink_bytes, record.cost.downlink_bytes) == (0.0, 0, 0)
     else:
         assert (record.verdict is None) == (record.error is not None)
     if record.verdict is None:
         assert record.committed == record.draft.ids
-    radio = 120 if record.verdict else 0
-    assert record.joules == pytest.approx(record.draft.seconds + 10 * record.wait_seconds + 1000 * radio)
+    cost, travelled = record.cost, (100, 20) if record.verdict else (70, 5) if record.error == "no verdict" else (0, 0)
+    assert (cost.uplink_bytes, cost.downlink_bytes) == travelled
+    assert cost.device_seconds == record.draft.seconds
+    assert cost.joules == pytest.approx(cost.device_seconds + 10 * cost.wait_seconds + 1000 * sum(travelled))
+    assert cost.seconds == pytest.approx(cost.device_seconds + cost.wait_seconds)
+    if record.verdict is None:
+        assert (cost.cloud_seconds, cost.cloud_tokens, record.judged, record.accepted) == (0.0, 0, 0, 0)
+    else:
+        assert (cost.cloud_seconds, cost.cloud_tokens) == (0.02, len(record.draft.ids) + 1)
+        assert (record.judged, record.accepted) == (len(record.draft.ids), record.verdict.accepted)
     assert record.draft.seconds == pytest.approx(0.01 * len(record.draft.ids))
 
 
@@ -192,7 +202,7 @@ any_knobs = st.builds(
     draft_length=st.integers(1, 8),
     offload_budget=fractions,
 )
-failures = st.lists(st.sampled_from([None, "submit", "result"]), max_size=20)
+failures = st.lists(st.sampled_from([None, "at once", "late"]), max_size=20)
 
 
 # ---------------------------------------------------------------- which tokens
@@ -242,6 +252,7 @@ def test_every_chunk_holds_its_invariants(prompt: list[int], knobs: list[Knobs],
             assert all(slm([*history, *record.committed[:i]]) == t for i, t in enumerate(record.committed))
         seen += len(record.committed)
     assert tuple(t for record in toy.session.records for t in record.committed) == answer
+    assert sum(r.cost.seconds for r in toy.session.records) == pytest.approx(toy.session.records[-1].committed_at)
     assert EOS not in answer[:-1]
     assert answer[-1] == EOS or len(answer) == 40
 
@@ -333,7 +344,7 @@ def test_times_are_the_clock_s() -> None:
     toy.clock.charge(100.0, since=0.0)  # an answer's time starts at its own beginning
     toy.run([1], [offload_all(2), Knobs(draft_length=2)])
     first, second = toy.session.records[:2]
-    assert (first.wait_seconds, first.draft.seconds) == pytest.approx((0.1, 0.02))
+    assert (first.cost.wait_seconds, first.draft.seconds) == pytest.approx((0.1, 0.02))
     assert first.committed_at == pytest.approx(0.12)
     assert second.committed_at == pytest.approx(0.14)
 
@@ -347,22 +358,22 @@ def test_a_failing_cloud_never_costs_the_answer(prompt: list[int], fails: list[s
     toy = Toy(failures=fails)
     answer = toy.run(prompt, [offload_all(length)])
     assert answer[-1] == EOS or len(answer) == 40
-    wanted = {None: None, "submit": "not sent", "result": "no verdict"}
+    wanted = {None: None, "at once": "not sent", "late": "no verdict"}
     scripted = [wanted[f] for f in fails] + [None] * len(toy.session.records)
     assert [r.error for r in toy.session.records] == scripted[: len(toy.session.records)]
 
 
 def test_without_any_cloud_the_answer_is_the_slm_s() -> None:
-    toy = Toy(failures=["submit"] * 50)
+    toy = Toy(failures=["at once"] * 50)
     assert toy.run([3, 4], [offload_all(4)]) == toy.greedy([3, 4], slm)
     assert {r.error for r in toy.session.records} == {"not sent"}
 
 
 def test_a_lost_check_is_waited_for_and_counts_against_the_budget() -> None:
-    toy = Toy(failures=["result"], draft=lambda prefix: 5)
+    toy = Toy(failures=["late"], draft=lambda prefix: 5)
     toy.session.begin([3, 4], offload_all(4))
     step = toy.session.advance(offload_all(4))
-    assert step.record.wait_seconds == pytest.approx(0.1)
+    assert step.record.cost.wait_seconds == pytest.approx(0.1)
     assert step.point is not None
     assert step.point.offloaded == 1
 

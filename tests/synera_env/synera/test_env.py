@@ -16,7 +16,7 @@ from runtime.errors import UncoveredError
 from runtime.synera.knobs import Knobs
 from synera_env.metrics import episode_metrics
 from synera_env.reward import Preference
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.graphs import CLOUD, DEVICE, record_tiny
 from traces.errors import TraceError
 from traces.links.generators import constant_link, markov_link

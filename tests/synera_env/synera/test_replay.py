@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import UncoveredError
+from runtime.synera.chunk import ChunkRecord, Draft
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
-from runtime.synera.session import Draft, StepRecord
 from runtime.wire.sizes import (
     GRPC_OVERHEAD_BYTES,
     open_request_bytes,
@@ -49,7 +49,7 @@ def replay(
     return ReplayEpisode(graphs, index, Radio(link, offset), DEVICE, cloud, lens, np.random.default_rng(seed))
 
 
-def run(episode: ReplayEpisode, knobs: list[Knobs]) -> list[StepRecord]:
+def run(episode: ReplayEpisode, knobs: list[Knobs]) -> list[ChunkRecord]:
     """Run an answer to its end with knobs in turn (the last ones repeat)."""
     episode.session.begin(episode.prompt_tokens, knobs[0])
     for turn in range(1000):
@@ -71,7 +71,7 @@ def assert_same_draft(live: Draft, replayed: Draft) -> None:
         np.testing.assert_allclose(other.sketch, one.sketch, atol=0.01)  # half precision of values up to 8
 
 
-def check_replay_is_live(models: Models, graphs: GraphSet, index: int, knobs: list[Knobs]) -> list[StepRecord]:
+def check_replay_is_live(models: Models, graphs: GraphSet, index: int, knobs: list[Knobs]) -> list[ChunkRecord]:
     """Run the same knobs in both worlds and compare every chunk."""
     live, replayed = live_answer(models, graphs).session, replay(graphs, index)
     points = live.begin(replayed.prompt_tokens, knobs[0]), replayed.session.begin(replayed.prompt_tokens, knobs[0])

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft
 from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
-from runtime.synera.session import DecisionPoint, Draft, StepRecord
 from synera_env.reward import Preference
-from synera_env.synera import schema as spaces
-from synera_env.synera.schema import FEATURES, HISTORY, KNOB_NAMES, Encoder
+from synera_env.schema import Knob
+from synera_env.synera.env import SyneraEnv
+from synera_env.synera.schema import ALWAYS, HISTORY, NEVER, synera_schema
 from tests.support.records import draft, point, record, token, verdict
 
-NAMES = [f.name for f in FEATURES]
+NAMES = synera_schema(2).entries
 grid = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 0.875, 1.0])  # exact in the float32 of an action
 
 
 def encode(
-    at: DecisionPoint, records: list[StepRecord] | None = None, preference: Preference | None = None, exits: int = 3
+    at: DecisionPoint, records: list[ChunkRecord] | None = None, preference: Preference | None = None, exits: int = 3
 ) -> dict[str, float]:
     """The observation by feature name."""
-    values = Encoder(exits).encode(at, records or [], preference or Preference())
+    values = synera_schema(exits).encode(at, records or [], preference or Preference())
     return dict(zip(NAMES, values.tolist(), strict=True))
 
 
@@ -48,43 +50,43 @@ def exits_and_knobs(draw: st.DrawFn, level: st.SearchStrategy[float] = grid) -> 
 @given(case=exits_and_knobs())
 def test_an_action_made_from_knobs_gives_the_knobs_back(case: tuple[int, Knobs]) -> None:
     exits, knobs = case
-    encoder = Encoder(exits)
-    action = encoder.action(knobs)
-    assert action in encoder.action_space
-    assert encoder.knobs(action) == knobs
+    schema = synera_schema(exits)
+    action = schema.action(knobs)
+    assert action in schema.action_space
+    assert schema.knobs(action) == knobs
 
 
 @given(case=exits_and_knobs(st.floats(0, 1)))
 def test_off_the_grid_thresholds_come_back_to_single_precision(case: tuple[int, Knobs]) -> None:
     exits, knobs = case
-    back = Encoder(exits).knobs(Encoder(exits).action(knobs))
+    back = synera_schema(exits).knobs(synera_schema(exits).action(knobs))
     assert (back.exit_index, back.draft_length) == (knobs.exit_index, knobs.draft_length)
     assert astuple(back) == pytest.approx(astuple(knobs), abs=1e-7)
 
 
 def test_the_last_exit_may_be_named_minus_one() -> None:
-    encoder = Encoder(4)
-    assert encoder.knobs(encoder.action(Knobs(exit_index=-1))).exit_index == 3
+    schema = synera_schema(4)
+    assert schema.knobs(schema.action(Knobs(exit_index=-1))).exit_index == 3
 
 
 @given(action=hnp.arrays(np.float32, 6, elements=st.floats(-1e6, 1e6, width=32)), exits=st.integers(1, 6))
 def test_any_action_is_clipped_to_valid_knobs(action: np.ndarray, exits: int) -> None:
-    encoder = Encoder(exits)
-    knobs = encoder.knobs(action)
-    assert knobs == encoder.knobs(np.clip(action, -1, 1))
+    schema = synera_schema(exits)
+    knobs = schema.knobs(action)
+    assert knobs == schema.knobs(np.clip(action, -1, 1))
     assert 0 <= knobs.exit_index < exits
 
 
 def test_the_ends_of_the_action_space_are_the_ends_of_the_knobs() -> None:
-    encoder = Encoder(3)
-    assert encoder.knobs(-np.ones(6)) == Knobs(0.0, 0.0, 0, 0.0, 1, 0.0)
-    assert encoder.knobs(np.ones(6)) == Knobs(1.0, 1.0, 2, 1.0, MAX_DRAFT_LENGTH, 1.0)
+    schema = synera_schema(3)
+    assert schema.knobs(-np.ones(6)) == Knobs(0.0, 0.0, 0, 0.0, 1, 0.0)
+    assert schema.knobs(np.ones(6)) == Knobs(1.0, 1.0, 2, 1.0, MAX_DRAFT_LENGTH, 1.0)
 
 
 def test_exits_and_lengths_share_the_range_equally() -> None:
-    encoder, actions = Encoder(4), np.zeros((4000, 6))
+    schema, actions = synera_schema(4), np.zeros((4000, 6))
     actions[:] = np.linspace(-1, 1, 4000)[:, None]
-    found = [encoder.knobs(a) for a in actions]
+    found = [schema.knobs(a) for a in actions]
     assert set(np.bincount([k.exit_index for k in found])) == {1000}
     assert set(np.bincount([k.draft_length for k in found])[1:]) == {500}
 
@@ -94,37 +96,57 @@ def test_an_action_that_is_not_a_number_is_an_error(place: int) -> None:
     action = np.zeros(6, np.float32)
     action[place] = np.nan
     with pytest.raises(ValueError, match=r"nan|NaN"):
-        Encoder(2).knobs(action)
+        synera_schema(2).knobs(action)
 
 
-# ---------------------------------------------------------------- schema
+# ---------------------------------------------------------------- rows
 
 
-def test_the_schema_hash_follows_exits_features_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Encoder(2).schema_hash
-    assert Encoder(2).schema_hash == first
-    assert len({Encoder(n).schema_hash for n in range(1, 7)}) == 6
-    monkeypatch.setattr(spaces, "FEATURES", (replace(FEATURES[0], high=2.0), *FEATURES[1:]))
-    changed = Encoder(2).schema_hash
-    monkeypatch.setattr(spaces, "FEATURES", FEATURES[:-1])
-    assert len({first, changed, Encoder(2).schema_hash}) == 3
+def test_the_knobs_are_the_rows() -> None:
+    rows = synera_schema(3).rows
+    assert [row.name for row in rows] == [f.name for f in fields(Knobs)]
+    assert synera_schema(3).first_knobs == Knobs()
+
+
+@pytest.mark.parametrize("row", synera_schema(3).rows, ids=lambda row: row.name)
+def test_a_row_s_bounds_are_those_that_the_knobs_take(row: Knob) -> None:
+    for value in (row.low, row.high, *row.grid):
+        assert getattr(Knobs(**{row.name: value}), row.name) == value
+    if row.name != "exit_index":  # its upper bound is the SLM's, -1 its last
+        for value in (row.low - 1, row.high + 1):
+            with pytest.raises(ValueError, match=row.name):
+                Knobs(**{row.name: value})
+
+
+def test_the_schema_differs_by_the_number_of_exits() -> None:
+    assert synera_schema(2).hash == synera_schema(2).hash
+    assert len({synera_schema(n).hash for n in range(1, 7)}) == 6
 
 
 def test_every_feature_is_documented_once() -> None:
-    assert len(set(NAMES)) == len(FEATURES)
-    for feature in FEATURES:
+    features = synera_schema(2).features
+    assert len(set(NAMES)) == sum(f.size for f in features)
+    for feature in features:
         assert feature.unit
+        assert feature.meaning
         assert feature.low < feature.high
         assert math.isfinite(feature.low)
         assert math.isfinite(feature.high)
 
 
-def test_the_spaces_have_an_entry_for_each_feature_and_knob() -> None:
-    encoder = Encoder(2)
-    assert encoder.observation_space.shape == (len(FEATURES),)
-    assert encoder.action_space.shape == (len(KNOB_NAMES),)
-    assert encoder.observation_space.low.tolist() == pytest.approx([f.low for f in FEATURES])
-    assert encoder.observation_space.high.tolist() == pytest.approx([f.high for f in FEATURES])
+def test_the_class_docstring_holds_the_tables() -> None:
+    text = inspect.cleandoc(SyneraEnv.__doc__ or "")
+    schema = synera_schema(2)
+    for table in (schema.knob_table(), schema.feature_table()):
+        assert table in text, f"put this into the docstring of SyneraEnv:\n{table}"
+
+
+def test_the_grid_holds_every_exit_and_both_extremes() -> None:
+    grid = synera_schema(3).grid()
+    assert {k.exit_index for k in grid} >= {0, 1, 2}
+    assert NEVER in grid
+    assert ALWAYS in grid
+    assert len({str(k) for k in grid}) == len(grid)
 
 
 # ---------------------------------------------------------------- bounds
@@ -170,12 +192,12 @@ some_preferences = st.builds(Preference, *[st.floats(0, 1e9)] * 5)
 
 @settings(max_examples=150, deadline=None)
 @given(at=some_points, records=some_records, preference=some_preferences)
-def test_every_observation_is_inside_the_space(at: DecisionPoint, records: list[StepRecord], preference: Preference) -> None:
-    encoder = Encoder(3)
-    observation = encoder.encode(at, records, preference)
+def test_every_observation_is_inside_the_space(at: DecisionPoint, records: list[ChunkRecord], preference: Preference) -> None:
+    schema = synera_schema(3)
+    observation = schema.encode(at, records, preference)
     assert observation.dtype == np.float32
     assert np.isfinite(observation).all()
-    assert encoder.observation_space.contains(observation)
+    assert schema.observation_space.contains(observation)
 
 
 # ---------------------------------------------------------------- what an observation says
@@ -186,20 +208,20 @@ def test_the_draft_in_hand_token_by_token() -> None:
     seen = encode(point(hand))
     wanted = {
         "draft_tokens": 2 / 8,
-        "confidence_0": 0.9,
-        "margin_0": 0.8,
-        "entropy_0": 0.1,
-        "confidence_1": 0.4,
-        "margin_1": 0.2,
-        "entropy_1": 2.0,
-        "confidence_2": 1.0,
-        "margin_7": 1.0,
-        "entropy_7": 0.0,
+        "confidence[0]": 0.9,
+        "margin[0]": 0.8,
+        "entropy[0]": 0.1,
+        "confidence[1]": 0.4,
+        "margin[1]": 0.2,
+        "entropy[1]": 2.0,
+        "confidence[2]": 1.0,
+        "margin[7]": 1.0,
+        "entropy[7]": 0.0,
         "least_confidence": 0.4,
         "importance": 0.7,
         "mean_exit": 0.5,
-        "sketch_0": 0.0,
-        "sketch_15": 3.75,
+        "sketch[0]": 0.0,
+        "sketch[15]": 3.75,
     }
     assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
 
@@ -212,8 +234,8 @@ def test_nothing_is_known_before_the_first_chunk_but_the_defaults() -> None:
     seen = encode(point())
     wanted = {
         **{
-            f"past_{b}_{n}": v
-            for b in range(1, HISTORY + 1)
+            f"past_{n}[{b}]": v
+            for b in range(HISTORY)
             for n, v in (("confidence", 1), ("importance", 0), ("offloaded", 0), ("accepted", 1))
         },
         "acceptance": 0.5,
@@ -240,15 +262,15 @@ def test_the_last_chunks_newest_first() -> None:
     ]
     seen = encode(point(offloaded=2, generated_tokens=10), records)
     wanted = {
-        "past_1_confidence": 0.5,
-        "past_1_offloaded": 1,
-        "past_1_accepted": 0.5,
-        "past_2_confidence": 0.6,
-        "past_2_importance": 0.2,
-        "past_2_offloaded": 0,
-        "past_2_accepted": 1,
-        "past_3_confidence": 0.3,
-        "past_3_accepted": 0,
+        "past_confidence[0]": 0.5,
+        "past_offloaded[0]": 1,
+        "past_accepted[0]": 0.5,
+        "past_confidence[1]": 0.6,
+        "past_importance[1]": 0.2,
+        "past_offloaded[1]": 0,
+        "past_accepted[1]": 1,
+        "past_confidence[2]": 0.3,
+        "past_accepted[2]": 0,
         "acceptance": 0.7 * (0.7 * 0.5 + 0.3 * 0) + 0.3 * 0.5,
         "offload_rate": 2 / 3,
         "chunks": 3 / 16,

@@ -1,0 +1,66 @@
+"""The search for the best fixed knobs of an environment, by successive halving over its schema's grid.
+
+What does not live here: the grid (a schema's rows) and what a setting is worth (evaluation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.evaluation import evaluate, make_plan
+from agents.rules import FixedRule
+from synera_env import DecisionEnv
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search."""
+
+    knobs: Any
+    reward: float
+    """Mean on all episodes of the search."""
+    tried: int
+
+
+def search_fixed(
+    evaluate: Callable[[Sequence[Any], int], NDArray[np.float64]], grid: Sequence[Any], episodes: int, first_round: int = 24
+) -> SearchResult:
+    """Find the best fixed knobs by successive halving.
+
+    Args:
+        evaluate: (settings, episodes) to the mean reward of each setting on the same first episodes.
+        grid: settings to try.
+        episodes: episodes of the last round.
+        first_round: episodes of the first; doubled while the settings are cut to a third.
+    """
+    left, count = list(grid), min(first_round, episodes)
+    while True:
+        rewards = evaluate(left, count)
+        order = np.argsort(-rewards)
+        if count >= episodes or len(left) == 1:
+            return SearchResult(left[order[0]], float(rewards[order[0]]), len(grid))
+        left = [left[i] for i in order[: max(2, len(left) // 3)]]
+        count = min(2 * count, episodes)
+
+
+def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[Any] | None = None) -> SearchResult:
+    """Search the best fixed knobs for the default preference on an environment's prompts and links.
+
+    Args:
+        env: the world.
+        episodes: episodes of the last round.
+        seed: draws the plan.
+        grid: settings to try; None takes the schema's.
+    """
+    plan = make_plan(env, episodes, seed)
+
+    def mean_rewards(settings: Sequence[Any], count: int) -> NDArray[np.float64]:
+        rules = [FixedRule(knobs, env.schema) for knobs in settings]
+        return np.array([np.mean([e.reward for e in evaluate(env, rule, plan[:count])]) for rule in rules])
+
+    return search_fixed(mean_rewards, env.schema.grid() if grid is None else grid, episodes)
