@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from agents.bundle import BundleError, Normaliser, OnnxController, export
-from agents.rules import ALWAYS, FixedRule
-from synera_env import FEATURES, Encoder, Lens
+from agents.bundle import Bundle, BundleError, Normaliser
+from agents.rules import FixedRule
+from runtime.synera.lens import Lens
+from synera_env import Deployment, synera_schema
+from synera_env.synera.schema import ALWAYS
 from tests.support.recorded import Recorded
 
-ROWS = (
-    np.random.default_rng(0)
-    .uniform([f.low for f in FEATURES], [f.high for f in FEATURES], (64, len(FEATURES)))
-    .astype(np.float32)
-)
+SCHEMA = synera_schema(2)
+ROWS = np.random.default_rng(0).uniform(SCHEMA.low, SCHEMA.high, (64, len(SCHEMA.low))).astype(np.float32)
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -46,7 +45,7 @@ def test_normaliser_is_that_of_stable_baselines() -> None:
 
 
 def test_one_observation_acts_as_the_same_row_of_a_batch(bundle: Path) -> None:
-    loaded = OnnxController.load(bundle)
+    loaded = Bundle.load(bundle).controller(SCHEMA)
     batch, state = loaded.predict(ROWS, "kept")
     assert state == "kept"
     assert batch.shape == (64, 6)
@@ -59,7 +58,7 @@ def test_one_observation_acts_as_the_same_row_of_a_batch(bundle: Path) -> None:
 
 
 def test_the_folder_holds_nothing_that_would_be_unpickled(bundle: Path) -> None:
-    assert sorted(p.name for p in bundle.iterdir()) == ["bundle.json", "lens.safetensors", "policy.onnx"]
+    assert sorted(p.name for p in bundle.iterdir()) == ["bundle.json", "policy.onnx", "tables.safetensors"]
 
 
 def test_loading_never_unpickles(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,15 +71,16 @@ def test_loading_never_unpickles(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    assert OnnxController.load(bundle).predict(ROWS)[0].shape == (64, 6)
+    assert Bundle.load(bundle).controller(SCHEMA).predict(ROWS)[0].shape == (64, 6)
 
 
 def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
-    meta = OnnxController.load(bundle).meta
-    assert meta.slm_fingerprint == pair.graphs.meta.slm_fingerprint
-    assert meta.tokenizer_hash == pair.graphs.meta.tokenizer_hash
+    meta = Bundle.load(bundle).meta
+    assert meta.fingerprints["slm"] == pair.graphs.meta.slm_fingerprint
+    assert meta.fingerprints["tokenizer"] == pair.graphs.meta.tokenizer_hash
+    assert meta.fingerprints["lens"] == Lens.from_tensors(Bundle.load(bundle).tensors).fingerprint
     assert meta.max_new_tokens == pair.graphs.meta.max_new_tokens
-    assert meta.schema_hash == Encoder(2).schema_hash
+    assert (meta.system, meta.schema_hash, meta.schema) == ("synera", SCHEMA.hash, SCHEMA.describe())
     assert meta.parity["max_abs_difference"] <= 1e-5
     assert meta.parity["samples"] == 256
     assert meta.provenance["algorithm"] == "PPO"
@@ -92,7 +92,7 @@ def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
 
 def refused(bundle: Path) -> str:
     with pytest.raises(BundleError) as error:
-        OnnxController.load(bundle)
+        Bundle.load(bundle).controller(SCHEMA)
     return str(error.value)
 
 
@@ -101,7 +101,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b"", b"\xff\xfe\x00", b'{"format_version": 1}', b'{"format_version": 1, "normaliser": 3}']
+    "content", [b"{", b"[]", b"", b"\xff\xfe\x00", b'{"format_version": 2}', b'{"format_version": 2, "normaliser": 3}']
 )
 def test_a_damaged_description(bundle: Path, content: bytes) -> None:
     (bundle / "bundle.json").write_bytes(content)
@@ -117,7 +117,7 @@ def test_a_description_with_a_field_missing_or_unknown(bundle: Path) -> None:
 
 def test_another_format_version_names_both(bundle: Path) -> None:
     edit(bundle, lambda stated: stated.update(format_version=99))
-    assert re.search(r"format 99, this version reads 1", refused(bundle))
+    assert re.search(r"format 99, this version reads 2", refused(bundle))
 
 
 def test_another_schema_names_both(bundle: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_damaged_policy(bundle: Path, content: bytes | None) -> None:
     assert "not a usable ONNX model" in refused(bundle)
 
 
-@pytest.mark.parametrize("name", ["policy.onnx", "lens.safetensors"])
+@pytest.mark.parametrize("name", ["policy.onnx", "tables.safetensors"])
 def test_a_missing_part(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     message = refused(bundle)
@@ -143,58 +143,60 @@ def test_a_missing_part(bundle: Path, name: str) -> None:
     assert name in message
 
 
-def test_a_damaged_lens(bundle: Path) -> None:
-    (bundle / "lens.safetensors").write_bytes(b"\x00" * 40)
+def test_damaged_tables(bundle: Path) -> None:
+    (bundle / "tables.safetensors").write_bytes(b"\x00" * 40)
     assert "is incomplete" in refused(bundle)
 
 
-def test_a_swapped_lens(bundle: Path) -> None:
+def test_swapped_tables(bundle: Path) -> None:
     """The sketch would mean something else, and no shape would tell."""
-    path = bundle / "lens.safetensors"
+    path = bundle / "tables.safetensors"
     tensors = load_file(path)
     tensors["lens.directions"] = tensors["lens.directions"][:, ::-1].copy()
     save_file(tensors, path)
-    assert "its lens is" in refused(bundle)
+    assert "its tables are" in refused(bundle)
+
+
+# ---------------------------------------------------------------- schema
+
+
+def test_another_schema_is_explained(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"knobs row 2: name exit_index, .*high 1, .* there, .*high 2, .* here"):
+        Bundle.load(bundle).controller(synera_schema(3))
 
 
 # ---------------------------------------------------------------- export
 
 
-def test_a_policy_that_acts_otherwise_is_not_exported(bundle: Path, tmp_path: Path) -> None:
-    loaded = OnnxController.load(bundle)
-    other = FixedRule(ALWAYS, Encoder(2))
-    before = {p.name: p.read_bytes() for p in bundle.iterdir()}
-    for folder in (tmp_path / "fresh", bundle):
-        with pytest.raises(BundleError, match=r"differs from the trained one by"):
-            export((bundle / "policy.onnx").read_bytes(), loaded.meta, loaded.lens, folder, other, ROWS)
-    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
-    assert {p.name: p.read_bytes() for p in bundle.iterdir()} == before
+def test_a_policy_that_acts_otherwise_fails_its_check(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"differs from the trained one by"):
+        Bundle.load(bundle).checked(FixedRule(ALWAYS, SCHEMA), ROWS)
 
 
-def test_a_policy_that_is_not_a_number_is_not_exported(bundle: Path, tmp_path: Path) -> None:
+def test_a_policy_that_is_not_a_number_fails_its_check(bundle: Path) -> None:
     class Broken:
         def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             return np.full((len(observation), 6), np.nan, np.float32), None
 
-    loaded = OnnxController.load(bundle)
     with pytest.raises(BundleError, match="nan"):
-        export((bundle / "policy.onnx").read_bytes(), loaded.meta, loaded.lens, tmp_path / "fresh", Broken(), ROWS)
-    assert not (tmp_path / "fresh").exists()
+        Bundle.load(bundle).checked(Broken(), ROWS)
 
 
 def test_a_new_export_replaces_the_old_one_whole(bundle: Path) -> None:
-    loaded = OnnxController.load(bundle)
+    loaded = Bundle.load(bundle)
+    acts = loaded.controller(SCHEMA)
     (bundle / "stale").write_text("from an earlier version")
-    written = export((bundle / "policy.onnx").read_bytes(), loaded.meta, loaded.lens, bundle, loaded, ROWS)
-    assert written.parity == {"max_abs_difference": 0.0, "samples": 64.0}
+    loaded.checked(acts, ROWS).save(bundle)
+    written = Bundle.load(bundle)
+    assert written.meta.parity == {"max_abs_difference": 0.0, "samples": 64.0}
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["bundle"]
-    assert sorted(p.name for p in bundle.iterdir()) == ["bundle.json", "lens.safetensors", "policy.onnx"]
-    np.testing.assert_array_equal(OnnxController.load(bundle).predict(ROWS)[0], loaded.predict(ROWS)[0])
+    assert sorted(p.name for p in bundle.iterdir()) == ["bundle.json", "policy.onnx", "tables.safetensors"]
+    np.testing.assert_array_equal(written.controller(SCHEMA).predict(ROWS)[0], acts.predict(ROWS)[0])
 
 
-def test_graphs_of_another_lens_are_refused(bundle: Path) -> None:
-    loaded = OnnxController.load(bundle)
-    loaded.require_lens(loaded.lens)
-    other = Lens(loaded.lens.mean + 1, loaded.lens.directions, loaded.lens.importance)
-    with pytest.raises(BundleError, match=other.fingerprint):
-        loaded.require_lens(other)
+@pytest.mark.parametrize("what", ["slm", "tokenizer", "lens"])
+def test_a_world_of_something_else_is_refused(bundle: Path, pair: Recorded, what: str) -> None:
+    loaded, here = Bundle.load(bundle), pair.env().deployment()
+    loaded.require(here)
+    with pytest.raises(BundleError, match=f"the {what} {here.fingerprints[what]}, here it would meet other"):
+        loaded.require(Deployment(fingerprints={**here.fingerprints, what: "other"}))

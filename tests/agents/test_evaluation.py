@@ -9,9 +9,10 @@ import pytest
 
 from agents.evaluation import Answered, answer, evaluate, make_plan, reward_difference, summarise_answers
 from agents.registry import controller
-from agents.rules import ALWAYS, FixedRule, RandomRule
+from agents.rules import FixedRule, RandomRule
 from synera_env import EpisodeMetrics, Preference
 from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import ALWAYS
 from tests.support.recorded import GPU, LINKS, PHONE, Recorded
 from traces.synera.graph import NODE_ARRAYS, GraphSet
 
@@ -41,21 +42,21 @@ def test_a_plan_starts_anywhere_on_every_link(env: SyneraReplayEnv) -> None:
 def test_the_preference_of_a_plan_is_what_the_answer_is_paid_by(env: SyneraReplayEnv) -> None:
     free = Preference(latency=0, cost=0, energy=0, traffic=0)
     assert {p.preference for p in make_plan(env, 3)} == {Preference()}
-    for metrics in evaluate(env, FixedRule(ALWAYS, env.encoder), make_plan(env, 6, preference=free)):
+    for metrics in evaluate(env, FixedRule(ALWAYS, env.schema), make_plan(env, 6, preference=free)):
         assert metrics.reward == pytest.approx(metrics.quality)
 
 
 @pytest.mark.parametrize("name", ["never", "always", "random"])
 def test_the_same_plan_gives_the_same_answers(env: SyneraReplayEnv, pair: Recorded, name: str) -> None:
     plan = make_plan(env, 6, seed=4)
-    first = [answer(env, controller(name, env.encoder), p) for p in plan]
-    again = [answer(pair.env(), controller(name, env.encoder), p) for p in reversed(plan)][::-1]
+    first = [answer(env, controller(name, env.schema), p) for p in plan]
+    again = [answer(pair.env(), controller(name, env.schema), p) for p in reversed(plan)][::-1]
     assert [a.tokens for a in first] == [a.tokens for a in again]
     assert [repr(a.metrics) for a in first] == [repr(a.metrics) for a in again]  # repr, as one NaN is as good as another
 
 
 def test_an_answer_comes_with_its_records_and_tokens(env: SyneraReplayEnv) -> None:
-    outcome = answer(env, FixedRule(ALWAYS, env.encoder), make_plan(env, 1)[0])
+    outcome = answer(env, FixedRule(ALWAYS, env.schema), make_plan(env, 1)[0])
     assert outcome.metrics is not None
     assert outcome.tokens == tuple(t for r in outcome.records for t in r.committed)
     assert outcome.metrics.tokens == len(outcome.tokens)
@@ -71,18 +72,18 @@ def test_what_the_graphs_do_not_know_is_left_out_not_invented(pair: Recorded) ->
     cut = GraphSet.build(graphs.meta, per_graph, graphs.lens_tensors)
     env = SyneraReplayEnv(cut, LINKS, PHONE, GPU)
     plan = make_plan(env, 12)
-    outcomes = {p.prompt: answer(env, FixedRule(ALWAYS, env.encoder), p) for p in plan}
+    outcomes = {p.prompt: answer(env, FixedRule(ALWAYS, env.schema), p) for p in plan}
     assert outcomes[0].metrics is None
     assert all(outcomes[i].metrics is not None for i in range(1, 6))
-    found = evaluate(env, FixedRule(ALWAYS, env.encoder), plan)
+    found = evaluate(env, FixedRule(ALWAYS, env.schema), plan)
     assert len(found) == 10
     kept = [p for p in plan if p.prompt != 0]
-    assert found == evaluate(pair.env(), FixedRule(ALWAYS, env.encoder), kept)
+    assert found == evaluate(pair.env(), FixedRule(ALWAYS, env.schema), kept)
 
 
 def test_random_answers_differ_between_planned_seeds(env: SyneraReplayEnv) -> None:
     planned = make_plan(env, 1)[0]
-    knobs = {answer(env, RandomRule(env.encoder), replace(planned, seed=s)).records[0].knobs for s in range(3)}
+    knobs = {answer(env, RandomRule(env.schema), replace(planned, seed=s)).records[0].knobs for s in range(3)}
     assert len(knobs) == 3
 
 

@@ -42,8 +42,8 @@ def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(
     pair: Recorded, env: SyneraReplayEnv, devices: int
 ) -> None:
     plan, fleet, done = make_plan(env, 14), Fleet(pair), []
-    found = run_fleet(fleet, RandomRule(env.encoder), plan, devices, lambda: done.append(1))
-    alone = [answer(env, RandomRule(env.encoder), p) for p in plan]
+    found = run_fleet(fleet, RandomRule(env.schema), plan, devices, lambda: done.append(1))
+    alone = [answer(env, RandomRule(env.schema), p) for p in plan]
     assert [a.tokens for a in found] == [a.tokens for a in alone]
     assert [repr(a.metrics) for a in found] == [repr(a.metrics) for a in alone]  # repr, as one NaN is as good as another
     assert len(done) == 14
@@ -60,7 +60,7 @@ def test_an_environment_that_cannot_be_made_ends_the_fleet(pair: Recorded, env: 
         return fleet()
 
     with pytest.raises(SyneraError, match="no verifier answers"):
-        run_fleet(second_fails, RandomRule(env.encoder), make_plan(env, 40), 3)
+        run_fleet(second_fails, RandomRule(env.schema), make_plan(env, 40), 3)
     assert fleet.closed == fleet.made
 
 
@@ -78,5 +78,5 @@ def test_a_controller_that_fails_is_not_swallowed(pair: Recorded, env: SyneraRep
 
 def test_an_empty_plan_asks_nobody(pair: Recorded, env: SyneraReplayEnv) -> None:
     fleet = Fleet(pair)
-    assert run_fleet(fleet, RandomRule(env.encoder), [], 2) == []
+    assert run_fleet(fleet, RandomRule(env.schema), [], 2) == []
     assert not fleet.made

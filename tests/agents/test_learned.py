@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from agents import learned
-from agents.bundle import BundleError, OnnxController
+from agents import export, learned
+from agents.bundle import Bundle, BundleError
 from agents.evaluation import evaluate, make_plan
 from agents.learned import LearnedController, PPOConfig, train_ppo
-from synera_env import FEATURES, KNOB_NAMES
+from synera_env import synera_schema
 from tests.support.recorded import TINY_RUN, Recorded
+
+SCHEMA = synera_schema(2)
 
 
 def _lines(run: Path) -> list[dict[str, float]]:
@@ -27,9 +29,10 @@ def test_the_run_folder_tells_how_it_was_made(run: Path, pair: Recorded) -> None
     assert sorted(p.name for p in run.iterdir()) == ["bundle", "config.json", "tb", "validation.jsonl"]
     stated = json.loads((run / "config.json").read_text())
     assert PPOConfig(**stated["config"]) == TINY_RUN
-    assert stated["graphs"]["train_prompts"] == 6
-    assert stated["device_profile"] == "test phone"
-    assert stated["llm_fingerprint"] == pair.graphs.meta.llm_fingerprint
+    assert stated["system"] == "synera"
+    assert (stated["train"]["prompts"], stated["train"]["split"]) == (6, "test")
+    assert stated["train"]["device_profile"] == "test phone"
+    assert stated["train"]["llm_fingerprint"] == pair.graphs.meta.llm_fingerprint
     assert {"torch", "stable-baselines3", "gymnasium", "numpy"} <= set(stated["versions"])
 
 
@@ -39,8 +42,7 @@ def test_tensorboard_shows_every_metric_term_and_knob(run: Path) -> None:
     events = EventAccumulator(str(run / "tb"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    knobs = {"exit_index" if n == "exit_layer" else n for n in KNOB_NAMES}
-    assert {f"knobs/{n}" for n in knobs} <= tags
+    assert {f"knobs/{row.name}" for row in SCHEMA.rows} <= tags
     assert {f"reward_terms/{n}" for n in ("quality", "latency", "cost", "energy", "traffic")} <= tags
     assert {f"episode/{n}" for n in ("reward", "quality", "offload_rate", "seconds", "ttft_seconds", "uncovered_rate")} <= tags
     assert {"validation/reward", "validation/quality"} <= tags
@@ -62,7 +64,7 @@ def test_validation_happens_as_often_as_asked_and_at_the_end(run: Path) -> None:
 def test_what_is_exported_is_what_validated_best(run: Path, pair: Recorded) -> None:
     """Weights and observation statistics of the same moment, or the bundle would not score what was measured."""
     best = max(_lines(run), key=lambda line: line["reward"])
-    loaded = OnnxController.load(run / "bundle")
+    loaded = Bundle.load(run / "bundle").controller(SCHEMA)
     assert loaded.meta.provenance["best_steps"] == best["steps"]
     assert loaded.meta.provenance["validation_reward"] == pytest.approx(best["reward"])
     env = pair.env()
@@ -78,12 +80,12 @@ def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config
     """Train up to the export; return the policy and the controller as trained."""
     held: list[Any] = []
 
-    def capture(model: Any, vec: Any, controller: LearnedController, *_: object) -> None:
-        held.extend([model.policy, controller])
+    def capture(policy: Any, normaliser: Any, controller: LearnedController, *_: object) -> None:
+        held.extend([policy, controller])
         raise Captured
 
     with monkeypatch.context() as patched:
-        patched.setattr(learned, "_export", capture)
+        patched.setattr(learned, "export_policy", capture)
         with pytest.raises(Captured):
             train_ppo(lambda preference: pair.env(preference=preference), pair.env(), config, folder)
     return held[0], held[1]
@@ -94,8 +96,8 @@ def test_the_bundle_acts_as_the_trained_policy(
 ) -> None:
     """The run is repeated from its seed; its policy is compared with the bundle of the first one."""
     _, trained = _train(pair, tmp_path / "again", monkeypatch, TINY_RUN)
-    loaded = OnnxController.load(run / "bundle")
-    rows = np.random.default_rng(3).uniform([f.low for f in FEATURES], [f.high for f in FEATURES], (1000, len(FEATURES)))
+    loaded = Bundle.load(run / "bundle").controller(SCHEMA)
+    rows = np.random.default_rng(3).uniform(SCHEMA.low, SCHEMA.high, (1000, len(SCHEMA.low)))
     wanted, _ = trained.predict(rows.astype(np.float32), deterministic=True)
     np.testing.assert_allclose(loaded.predict(rows)[0], wanted, atol=1e-5, rtol=0)
     assert wanted.std(0).max() > 1e-3  # not a constant
@@ -128,7 +130,7 @@ def test_a_policy_that_is_exported_wrong_leaves_no_bundle(
     def off(self: Any, observation: torch.Tensor) -> torch.Tensor:
         return self.head(self.latent(observation)) * 0.9 + 0.01
 
-    monkeypatch.setattr(learned._Actor, "forward", off)
+    monkeypatch.setattr(export.Actor, "forward", off)
     with pytest.raises(BundleError, match="differs"):
         train_ppo(
             lambda p: pair.env(preference=p), pair.env(), replace(TINY_RUN, steps=128, validation_answers=2), tmp_path / "run"
@@ -146,7 +148,7 @@ def test_preferences_are_the_default_or_drawn(
         seen.append(wanted)
         return pair.env(preference=wanted)
 
-    monkeypatch.setattr(learned, "_export", lambda *_: None)
+    monkeypatch.setattr(learned, "export_policy", lambda *_: None)
     config = replace(TINY_RUN, steps=128, validation_answers=2, preference=preference)
     train_ppo(make_env, pair.env(), config, tmp_path / "run")
     assert {w is None for w in seen[-TINY_RUN.envs :]} == {preference == "sampled"}

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents import rules
 from agents.evaluation import answer, evaluate, make_plan
-from agents.rules import (
-    ALWAYS,
-    DEFAULT_FIXED,
-    NEVER,
-    FixedRule,
-    RandomRule,
-    SearchResult,
-    grid_search,
-    search_fixed,
-    threshold_grid,
-)
-from synera_env import FEATURES, KNOB_NAMES, Encoder, Knobs
+from agents.rules import FixedRule, RandomRule
+from synera_env import Knobs, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import ALWAYS, NEVER, THRESHOLD
 
-ENCODER = Encoder(exits=2)
-ONE, BATCH = np.zeros(len(FEATURES), np.float32), np.zeros((5, len(FEATURES)), np.float32)
+SCHEMA = synera_schema(exits=2)
+ONE, BATCH = np.zeros(len(SCHEMA.low), np.float32), np.zeros((5, len(SCHEMA.low)), np.float32)
 
 
 @pytest.mark.parametrize(
-    "knobs", [NEVER, ALWAYS, DEFAULT_FIXED, Knobs(0.3, 0.4, exit_index=0, exit_margin=0.2, draft_length=8, offload_budget=0.25)]
+    "knobs", [NEVER, ALWAYS, THRESHOLD, Knobs(0.3, 0.4, exit_index=0, exit_margin=0.2, draft_length=8, offload_budget=0.25)]
 )
 def test_a_fixed_rule_sets_its_knobs_whatever_it_sees(knobs: Knobs) -> None:
-    rule = FixedRule(knobs, ENCODER)
+    rule = FixedRule(knobs, SCHEMA)
     for observation in (ONE, ONE + 3.0):
         action, state = rule.predict(observation, 17)
-        set_knobs = ENCODER.knobs(action)
+        set_knobs = SCHEMA.knobs(action)
         assert set_knobs.confidence_threshold == pytest.approx(knobs.confidence_threshold, abs=1e-6)
         assert set_knobs.importance_threshold == pytest.approx(knobs.importance_threshold, abs=1e-6)
         assert set_knobs.exit_margin == pytest.approx(knobs.exit_margin, abs=1e-6)
@@ -45,9 +33,9 @@ def test_a_fixed_rule_sets_its_knobs_whatever_it_sees(knobs: Knobs) -> None:
         assert state == 17
 
 
-@pytest.mark.parametrize("rule", [FixedRule(ALWAYS, ENCODER), RandomRule(ENCODER)])
+@pytest.mark.parametrize("rule", [FixedRule(ALWAYS, SCHEMA), RandomRule(SCHEMA)])
 def test_one_observation_gives_one_action_and_a_batch_a_batch(rule: FixedRule | RandomRule) -> None:
-    for observation, shape in ((ONE, (len(KNOB_NAMES),)), (BATCH, (5, len(KNOB_NAMES)))):
+    for observation, shape in ((ONE, (len(SCHEMA.rows),)), (BATCH, (5, len(SCHEMA.rows)))):
         action, _ = rule.predict(observation)
         assert action.shape == shape
         assert action.dtype == np.float32
@@ -55,19 +43,19 @@ def test_one_observation_gives_one_action_and_a_batch_a_batch(rule: FixedRule | 
 
 
 def test_a_fixed_rule_hands_out_copies() -> None:
-    rule = FixedRule(ALWAYS, ENCODER)
+    rule = FixedRule(ALWAYS, SCHEMA)
     rule.predict(ONE)[0][:] = 0.0
-    assert ENCODER.knobs(rule.predict(ONE)[0]).offload_budget == 1.0
+    assert SCHEMA.knobs(rule.predict(ONE)[0]).offload_budget == 1.0
 
 
 def test_never_asks_the_cloud_and_always_asks_at_every_chunk(env: SyneraReplayEnv) -> None:
     for knobs, asked in ((NEVER, 0.0), (ALWAYS, 1.0)):
-        for metrics in evaluate(env, FixedRule(knobs, env.encoder), make_plan(env, 6)):
+        for metrics in evaluate(env, FixedRule(knobs, env.schema), make_plan(env, 6)):
             assert metrics.offload_rate == asked
 
 
 def test_a_threshold_asks_exactly_about_the_chunks_below_it(env: SyneraReplayEnv) -> None:
-    rule = FixedRule(Knobs(confidence_threshold=0.08, offload_budget=1.0, draft_length=2), env.encoder)
+    rule = FixedRule(Knobs(confidence_threshold=0.08, offload_budget=1.0, draft_length=2), env.schema)
     records = [r for planned in make_plan(env, 6) for r in answer(env, rule, planned).records]
     assert {r.offloaded for r in records} == {True, False}
     assert all(r.offloaded == (r.draft.confidence < r.knobs.confidence_threshold) for r in records)
@@ -82,54 +70,15 @@ def _walk(rule: RandomRule, seed: int, steps: int = 4) -> NDArray[np.float32]:
 
 
 def test_chance_is_fixed_by_the_seed_of_the_episode() -> None:
-    rule = RandomRule(ENCODER)
+    rule = RandomRule(SCHEMA)
     first = _walk(rule, 0)
     assert np.array_equal(first, _walk(rule, 0))  # 0 is a seed, and other episodes between change nothing
     assert not np.array_equal(first, _walk(rule, 1))
-    assert not np.array_equal(first, _walk(RandomRule(ENCODER, seed=1), 0))
+    assert not np.array_equal(first, _walk(RandomRule(SCHEMA, seed=1), 0))
     assert not np.array_equal(first[0], first[1])
 
 
 def test_chance_covers_the_whole_range() -> None:
-    actions = _walk(RandomRule(ENCODER), 3, steps=400)
+    actions = _walk(RandomRule(SCHEMA), 3, steps=400)
     assert (actions.min(0) < -0.9).all()
     assert (actions.max(0) > 0.9).all()
-
-
-# ---------------------------------------------------------------- search
-
-
-def test_the_grid_holds_every_exit_and_both_extremes() -> None:
-    grid = threshold_grid(3)
-    assert {k.exit_index for k in grid} >= {0, 1, 2}
-    assert NEVER in grid
-    assert ALWAYS in grid
-    assert len({str(k) for k in grid}) == len(grid)
-
-
-def test_the_search_finds_the_best_although_early_rounds_are_noisy() -> None:
-    grid = threshold_grid(2)
-    planted, rounds = 37, []
-
-    def noisy(settings: Sequence[Knobs], episodes: int) -> NDArray[np.float64]:
-        rounds.append((len(settings), episodes))
-        rng = np.random.default_rng(episodes)
-        return np.array([float(k == grid[planted]) for k in settings]) + rng.normal(0, 2 / episodes, len(settings))
-
-    found = search_fixed(noisy, grid, episodes=96, first_round=12)
-    assert found.knobs == grid[planted]
-    assert found.tried == len(grid)
-    assert found.reward == pytest.approx(1.0, abs=0.2)
-    assert rounds[0] == (len(grid), 12)
-    assert rounds[-1][1] == 96  # the last word is said on all episodes
-    assert [n for n, _ in rounds] == sorted((n for n, _ in rounds), reverse=True)
-
-
-def test_the_search_on_an_environment_finds_the_best_of_its_grid(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = [NEVER, ALWAYS, Knobs(confidence_threshold=0.1, offload_budget=1.0, draft_length=1)]
-    monkeypatch.setattr(rules, "threshold_grid", lambda exits: grid)
-    plan = make_plan(env, 6, seed=2)
-    rewards = [np.mean([m.reward for m in evaluate(env, FixedRule(k, env.encoder), plan)]) for k in grid]
-    best = int(np.argmax(rewards))
-    assert sorted(rewards)[-1] > sorted(rewards)[-2]
-    assert grid_search(env, 6, seed=2) == SearchResult(grid[best], pytest.approx(rewards[best]), 3)

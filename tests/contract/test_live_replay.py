@@ -16,29 +16,31 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.base import Controller
-from agents.bundle import OnnxController
+from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
 from agents.fleet import run_fleet
-from agents.rules import ALWAYS, NEVER, FixedRule, RandomRule
+from agents.rules import FixedRule, RandomRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
-from synera_env import FEATURES, Encoder, Knobs
+from runtime.device import Device
+from synera_env import Knobs, synera_schema
 from synera_env.fidelity import same_tokens
-from synera_env.synera.live import Device, SyneraLiveEnv
+from synera_env.synera.live import SyneraLiveEnv
 from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import ALWAYS, NEVER
 from tests.support.engine import greedy
 from tests.support.recorded import FREE_CLOUD, MAX_NEW_TOKENS, PHONE, Recorded, recorded, trained
 from traces.links.generators import constant_link
 
-ENCODER = Encoder(exits=2)
+SCHEMA = synera_schema(exits=2)
 FAST_LINK = constant_link(rtt_ms=4.0, uplink_mbps=50.0, downlink_mbps=50.0)
 TIME_BLIND = {
-    "never": FixedRule(NEVER, ENCODER),
-    "always": FixedRule(ALWAYS, ENCODER),
-    "threshold": FixedRule(Knobs(confidence_threshold=0.09, offload_budget=1.0, draft_length=3), ENCODER),
-    "early exit": FixedRule(Knobs(confidence_threshold=0.09, exit_margin=0.03, offload_budget=0.5, draft_length=4), ENCODER),
-    "shallow": FixedRule(Knobs(confidence_threshold=1.0, importance_threshold=0.4, exit_index=0, draft_length=8), ENCODER),
-    "random": RandomRule(ENCODER),
+    "never": FixedRule(NEVER, SCHEMA),
+    "always": FixedRule(ALWAYS, SCHEMA),
+    "threshold": FixedRule(Knobs(confidence_threshold=0.09, offload_budget=1.0, draft_length=3), SCHEMA),
+    "early exit": FixedRule(Knobs(confidence_threshold=0.09, exit_margin=0.03, offload_budget=0.5, draft_length=4), SCHEMA),
+    "shallow": FixedRule(Knobs(confidence_threshold=1.0, importance_threshold=0.4, exit_index=0, draft_length=8), SCHEMA),
+    "random": RandomRule(SCHEMA),
 }
 
 
@@ -120,10 +122,11 @@ def test_a_trained_bundle_gives_the_same_tokens_live(
     pair: Recorded, device: Device, cloud: CloudClient, replay: SyneraReplayEnv, tiny_llm: Path, emulated: bool
 ) -> None:
     """Its knobs may differ, as it looks at times; fed to the replay they must give the live tokens."""
-    controller, plan = OnnxController.load(trained(tiny_llm) / "bundle"), plans(replay, "bundle")
-    device.require(controller.meta.slm_fingerprint, "the bundle")
+    bundle, plan = Bundle.load(trained(tiny_llm) / "bundle"), plans(replay, "bundle")
+    controller = bundle.controller(SCHEMA)
     env = SyneraLiveEnv(cloud, device, pair.prompts, pair.score, [FAST_LINK], emulate_link=emulated)
     try:
+        bundle.require(env.deployment())
         assert_identical([answer(env, controller, p) for p in plan], plan, replay)
     finally:
         env.close()
@@ -145,7 +148,7 @@ class Watching:
 def test_a_controller_sees_the_same_in_both_worlds(live: SyneraLiveEnv, replay: SyneraReplayEnv, name: str) -> None:
     """Every entry of every observation but those that are measured times and load, and what is made of them."""
     measured = {"rtt", "rtt_known", "throughput", "queue", "compute", "load"}
-    keep = [i for i, f in enumerate(FEATURES) if f.name not in measured]
+    keep = [i for i, entry in enumerate(SCHEMA.entries) if entry not in measured]
     for planned in plans(replay, name):
         views = [Watching(TIME_BLIND[name]) for _ in range(2)]
         for env, view in zip((live, replay), views, strict=True):
@@ -160,7 +163,7 @@ def test_always_is_the_llm_and_never_the_slm(
     for name, model in (("always", tiny_llm), ("never", pair.slm)):
         for planned in plans(replay, name):
             outcome = answer(live, TIME_BLIND[name], planned)
-            prompt = live.session._prompt
+            prompt = live._encoded[planned.prompt]
             wanted = greedy(model, prompt, MAX_NEW_TOKENS)
             assert list(outcome.tokens) == (wanted[: wanted.index(2) + 1] if 2 in wanted else wanted)
             if name == "always":
@@ -211,17 +214,17 @@ def test_gymnasium_accepts_the_live_environment(cloud: CloudClient, device: Devi
         assert env.spec.nondeterministic
         check_env(env.unwrapped, skip_render_check=True)
         env.reset(seed=0, options={"prompt": 2})
-        _, _, terminated, truncated, info = env.step(ENCODER.action(ALWAYS))
+        _, _, terminated, truncated, info = env.step(SCHEMA.action(ALWAYS))
         assert not truncated
         assert info["offloaded"]
         rendered = env.render()
         assert isinstance(rendered, str)
         assert rendered.startswith("  1 offload confidence")
         while not terminated:
-            _, _, terminated, truncated, info = env.step(ENCODER.action(NEVER))
+            _, _, terminated, truncated, info = env.step(SCHEMA.action(NEVER))
         assert info["episode_metrics"]["lost_chunks"] == 0
         with pytest.raises(RuntimeError, match="reset"):
-            env.unwrapped.step(ENCODER.action(NEVER))
+            env.unwrapped.step(SCHEMA.action(NEVER))
     finally:
         env.close()
 
@@ -238,7 +241,7 @@ def test_four_devices_say_what_one_says(pair: Recorded, device: Device, cloud: C
         assert_identical(four, plan, replay)
 
 
-@pytest.mark.parametrize("controller", [FixedRule(NEVER, ENCODER), FixedRule(ALWAYS, ENCODER)], ids=["never", "always"])
+@pytest.mark.parametrize("controller", [FixedRule(NEVER, SCHEMA), FixedRule(ALWAYS, SCHEMA)], ids=["never", "always"])
 def test_a_paced_device_is_never_faster_than_its_profile(pair: Recorded, cloud: CloudClient, controller: Controller) -> None:
     """The replay with a cloud that takes no time is the lower bound of every commit."""
     link = constant_link(rtt_ms=20.0)

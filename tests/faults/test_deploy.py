@@ -14,18 +14,20 @@ from typing import Any
 import pytest
 
 from agents.evaluation import PlannedAnswer, answer
-from agents.rules import ALWAYS, FixedRule
+from agents.rules import FixedRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
+from runtime.device import Device
 from runtime.errors import CheckpointError, CloudUnavailableError, ContextOverflowError, TokenizerMismatchError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.lens import Lens
-from synera_env import FEATURES, Encoder
-from synera_env.synera.live import Device, LivePrompt, SyneraLiveEnv
+from synera_env import synera_schema
+from synera_env.synera.live import LivePrompt, SyneraLiveEnv
+from synera_env.synera.schema import ALWAYS
 from tests.support.process import served
 from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded
 
-ENCODER = Encoder(exits=2)
+SCHEMA = synera_schema(exits=2)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +50,12 @@ class Killer(FixedRule):
     """Decides as `always`, and kills the cloud before its third decision."""
 
     def __init__(self, process: Any) -> None:
-        super().__init__(ALWAYS, ENCODER)
+        super().__init__(ALWAYS, SCHEMA)
         self._process = process
         self.saw_it_lost: list[bool] = []
 
     def predict(self, observation: Any, *arguments: Any, **named: Any) -> Any:
-        self.saw_it_lost.append(bool(observation[[f.name for f in FEATURES].index("cloud_lost")]))
+        self.saw_it_lost.append(bool(observation[SCHEMA.entries.index("cloud_lost")]))
         if len(self.saw_it_lost) == 3:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -75,7 +77,9 @@ def test_a_cloud_killed_mid_answer_is_survived_and_counted(pair: Recorded, devic
     for record in outcome.records[2:]:
         assert record.verdict is None
         assert record.committed == record.draft.ids
+        assert record.cost.cloud_seconds == 0.0
         assert "no verifier answers" in str(record.error)
+    assert outcome.records[2].cost.uplink_bytes > 0  # the check that died on the way is paid for
     assert killer.saw_it_lost == [False] * 3 + [True] * (len(outcome.records) - 3)  # a controller can tell
     assert not [t for t in threading.enumerate() if t.name.startswith("verifier")]
 
@@ -143,4 +147,4 @@ def test_a_damaged_slm_is_refused(pair: Recorded, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(CheckpointError):
-        Device.load(folder, Lens.from_tensors(pair.graphs.lens_tensors), PHONE)
+        Device.load(folder, PHONE, max_new_tokens=4, lens=Lens.from_tensors(pair.graphs.lens_tensors))

@@ -16,6 +16,7 @@ import pytest
 
 from cloud.server import ServerConfig, running_server
 from runtime.errors import CloudUnavailableError, SyneraError
+from runtime.model.loading import fingerprint
 from scripts import _verifier
 from scripts._cli import launch
 from scripts._verifier import verifier_process
@@ -182,7 +183,9 @@ def test_a_prompt_that_is_too_long(tmp_path: Path, files: Path, pair: Recorded, 
 
 
 def test_a_bundle_of_another_slm(tmp_path: Path, files: Path, tiny_slm: Path, bundle: Path) -> None:
-    assert "record and train with this SLM" in mistake(deploy(files, tiny_slm, bundle, "127.0.0.1:1", cwd=tmp_path))
+    line = mistake(deploy(files, tiny_slm, bundle, "127.0.0.1:1", cwd=tmp_path))
+    assert "was trained with the slm" in line
+    assert fingerprint(tiny_slm) in line
 
 
 # ---------------------------------------------------------------- the whole way

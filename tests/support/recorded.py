@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from agents.learned import PPOConfig, train_ppo
+from runtime.device import Device
 from runtime.synera.lens import Lens
 from synera_env.reward import Preference
-from synera_env.synera.live import Device, LivePrompt
+from synera_env.synera.live import LivePrompt
 from synera_env.synera.replay import SyneraReplayEnv
 from traces.links.generators import constant_link, markov_link
 from traces.links.trace import LinkTrace
@@ -60,7 +61,7 @@ class Recorded:
     def device(self, *, paced: bool = False, profile: DeviceProfile = PHONE) -> Device:
         """The live counterpart of the recorded SLM."""
         lens = Lens.from_tensors(self.graphs.lens_tensors)
-        return Device.load(self.slm, lens, profile, self.graphs.meta.max_new_tokens, paced)
+        return Device.load(self.slm, profile, max_new_tokens=self.graphs.meta.max_new_tokens, lens=lens, paced=paced)
 
 
 def similar_slm(llm: Path, folder: Path, noise: float = 0.03) -> Path:

@@ -18,7 +18,8 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
-from synera_env.synera.replay import Radio, ReplayEpisode
+from synera_env.radio import Radio
+from synera_env.synera.replay import ReplayEpisode
 from tests.support.graphs import CLOUD, DEVICE, live_answer, record_tiny
 from traces.links.generators import constant_link, markov_link
 from traces.links.trace import LinkTrace
@@ -176,22 +177,22 @@ def test_every_second_of_an_answer_is_accounted_for(akin_graphs: GraphSet, index
     episode = replay(akin_graphs, index, link=markov_link(seed, seconds=20.0), offset=seed * 2.5, seed=seed)
     passed = 0.0
     for record in run(episode, knobs):
-        passed += record.draft.seconds + record.wait_seconds
+        passed += record.draft.seconds + record.cost.wait_seconds
         assert record.committed_at == pytest.approx(passed, rel=1e-9)
         if record.verdict:
             v = record.verdict
             parts = v.network_seconds + v.queue_seconds + v.compute_seconds
-            assert record.wait_seconds >= parts - 1e-9
-            assert record.wait_seconds == pytest.approx(parts, abs=1e-9) or record is next(
+            assert record.cost.wait_seconds >= parts - 1e-9
+            assert record.cost.wait_seconds == pytest.approx(parts, abs=1e-9) or record is next(
                 r for r in episode.session.records if r.verdict
             )
             assert v.compute_seconds == pytest.approx((30.0 + 0.05 * v.cloud_tokens) / 1e3)
             assert 0 <= v.queue_seconds <= 0.020
             radio = v.uplink_bytes + v.downlink_bytes
         else:
-            assert record.wait_seconds == 0.0
+            assert record.cost.wait_seconds == 0.0
             radio = 0
-        assert record.joules == pytest.approx(DEVICE.joules(record.draft.seconds, record.wait_seconds, radio))
+        assert record.cost.joules == pytest.approx(DEVICE.joules(record.draft.seconds, record.cost.wait_seconds, radio))
 
 
 def test_a_check_takes_the_link_s_and_the_cloud_s_time_exactly(akin_graphs: GraphSet) -> None:
@@ -229,7 +230,7 @@ def test_the_first_check_waits_for_the_session_to_be_open(akin_graphs: GraphSet)
     assert second.verdict is not None
     took = first.verdict.network_seconds + first.verdict.queue_seconds + first.verdict.compute_seconds
     assert first.committed_at == pytest.approx(opened + took)
-    assert second.wait_seconds == pytest.approx(
+    assert second.cost.wait_seconds == pytest.approx(
         second.verdict.network_seconds + second.verdict.queue_seconds + second.verdict.compute_seconds
     )
 

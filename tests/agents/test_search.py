@@ -1,0 +1,47 @@
+"""The search finds the best fixed knobs of what it is given to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agents.evaluation import evaluate, make_plan
+from agents.rules import FixedRule
+from agents.search import SearchResult, grid_search, search_fixed
+from synera_env import Knobs, synera_schema
+from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import ALWAYS, NEVER
+
+
+def test_the_search_finds_the_best_although_early_rounds_are_noisy() -> None:
+    grid = synera_schema(2).grid()
+    planted, rounds = 37, []
+
+    def noisy(settings: Sequence[Knobs], episodes: int) -> NDArray[np.float64]:
+        rounds.append((len(settings), episodes))
+        rng = np.random.default_rng(episodes)
+        return np.array([float(k == grid[planted]) for k in settings]) + rng.normal(0, 2 / episodes, len(settings))
+
+    found = search_fixed(noisy, grid, episodes=96, first_round=12)
+    assert found.knobs == grid[planted]
+    assert found.tried == len(grid)
+    assert found.reward == pytest.approx(1.0, abs=0.2)
+    assert rounds[0] == (len(grid), 12)
+    assert rounds[-1][1] == 96  # the last word is said on all episodes
+    assert [n for n, _ in rounds] == sorted((n for n, _ in rounds), reverse=True)
+
+
+def test_the_search_on_an_environment_finds_the_best_of_its_grid(env: SyneraReplayEnv) -> None:
+    grid = [NEVER, ALWAYS, Knobs(confidence_threshold=0.1, offload_budget=1.0, draft_length=1)]
+    plan = make_plan(env, 6, seed=2)
+    rewards = [np.mean([m.reward for m in evaluate(env, FixedRule(k, env.schema), plan)]) for k in grid]
+    best = int(np.argmax(rewards))
+    assert sorted(rewards)[-1] > sorted(rewards)[-2]
+    assert grid_search(env, 6, seed=2, grid=grid) == SearchResult(grid[best], pytest.approx(rewards[best]), 3)
+
+
+def test_without_a_grid_it_tries_the_schema_s(env: SyneraReplayEnv) -> None:
+    assert grid_search(env, 1).tried == len(env.schema.grid())
