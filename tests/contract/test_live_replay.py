@@ -5,6 +5,7 @@ Times may differ; tokens and, for controllers that look at no time, choices may 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from agents.base import Controller
 from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
 from agents.fleet import run_fleet
+from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
 from cloud.server import ServerConfig, running_server
 from runtime.client import CloudClient
-from runtime.device import Device
+from runtime.device import Connection, Device
+from runtime.policy import drive
 from synera_env import Knobs, synera_schema
 from synera_env.fidelity import same_tokens
 from synera_env.synera.live import SyneraLiveEnv
@@ -169,6 +172,23 @@ def test_always_is_the_llm_and_never_the_slm(
             if name == "always":
                 assert outcome.metrics is not None
                 assert outcome.metrics.quality == 1.0
+
+
+@pytest.mark.parametrize("name", ["early exit", "random"])
+def test_a_policy_drives_a_live_session_as_it_drives_the_environment(
+    device: Device, cloud: CloudClient, replay: SyneraReplayEnv, name: str
+) -> None:
+    """The same object; no environment is needed to deploy."""
+    connection = Connection(device, cloud)
+    for planned in plans(replay, name)[:6]:
+        policy = ControllerPolicy(TIME_BLIND[name], SCHEMA, planned.preference)
+        with connection.open() as session:
+            tokens = connection.encode(replay.graphs.meta.prompts[planned.prompt])
+            steps = list(drive(session, tokens, policy, planned.seed))
+        wanted = answer(replay, TIME_BLIND[name], planned)
+        assert session.answer == wanted.tokens
+        assert [step.record.knobs for step in steps] == [r.knobs for r in wanted.records]
+        assert not [t for t in threading.enumerate() if t.name.startswith("verifier")]
 
 
 # ---------------------------------------------------------------- the check itself
