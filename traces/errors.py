@@ -2,4 +2,6 @@
 
 
 class TraceError(ValueError):
-    """A trace, profile or graph file that is missing, damaged, or of another format or model; says which and the way out."""
+    """A trace, profile or graph file that is missing, damaged, or of another format or model, or a place that none can be
+    written to; says which and the way out.
+    """

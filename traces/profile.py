@@ -1,21 +1,67 @@
 """Timing and energy profiles of a device and of a cloud, as JSON: what work costs, in one place for both worlds.
 
-The replay charges these costs; a paced live run sleeps up to them. What does not live here: the measuring (measure.py).
+The replay charges these costs; a paced live run sleeps up to them. The cost formulas are ours, and functions of plain
+numbers, so that compiled code can share them. What does not live here: the measuring (record_profile.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from traces.errors import TraceError
+from traces.files import write_json
+
+
+def segment_ms(layers: int, positions: int, layer_ms: float, position_ms: float) -> float:
+    """Time of a batch of positions through layers: the first position reads the weights, each further one only computes."""
+    return layers * (layer_ms + (positions - 1) * position_ms)
+
+
+def draft_seconds(call_ms: float, segments_ms: float, heads: int, head_ms: float) -> float:
+    """Time of drafting a token: the call, the segments that it runs, and its output heads."""
+    return (call_ms + segments_ms + heads * head_ms) / 1e3
+
+
+def energy_joules(
+    busy_watts: float,
+    wait_watts: float,
+    radio_joules_per_mb: float,
+    busy_seconds: float,
+    wait_seconds: float,
+    radio_bytes: int,
+) -> float:
+    """Energy above idle of drafting, waiting and sending."""
+    return busy_watts * busy_seconds + wait_watts * wait_seconds + radio_joules_per_mb * radio_bytes / 1e6
+
+
+def forward_seconds(forward_ms: float, token_ms: float, tokens: int) -> float:
+    """Time of one batched forward over `tokens` tokens."""
+    return (forward_ms + tokens * token_ms) / 1e3
+
+
+def interpolated_quantile(values: Sequence[float], uniform: float) -> float:
+    """Return the value at a quantile in 0..1; `values` are evenly spaced quantiles from 0 to 1, between them it is linear."""
+    last = len(values) - 1
+    if last == 0 or uniform <= 0.0:
+        return values[0]
+    if uniform >= 1.0:
+        return values[last]
+    spacing = 1.0 / last
+    below = min(int(uniform * last), last - 1)
+    # The product rounds, so the place found may be one off.
+    if uniform < below * spacing:
+        below -= 1
+    elif below + 1 < last and uniform >= (below + 1) * spacing:
+        below += 1
+    left = below * spacing
+    right = (below + 1) * spacing if below + 1 < last else 1.0
+    slope = (values[below + 1] - values[below]) / (right - left)
+    return slope * (uniform - left) + values[below]
 
 
 class LayerWork(Protocol):
@@ -51,16 +97,13 @@ class _JsonProfile:
         except TraceError as error:
             raise TraceError(f"{path}: {error}") from None
         except FileNotFoundError:
-            raise TraceError(f"no profile at {path}; measure one with scripts/measure_profiles.py") from None
+            raise TraceError(f"no profile at {path}; measure one with: synera measure-profiles") from None
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise TraceError(f"{path} is not a {cls.__name__}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write the profile, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")  # type: ignore[call-overload]
-        os.replace(part, path)
+        write_json(path, asdict(self))  # type: ignore[call-overload]
 
 
 def _require_finite(profile: object) -> None:
@@ -73,7 +116,7 @@ def _require_finite(profile: object) -> None:
 
 @dataclass(frozen=True)
 class DeviceProfile(_JsonProfile):
-    """A phone (or this machine): time by layers run, and energy. The cost formulas are ours."""
+    """A phone (or this machine): time by layers run, and energy."""
 
     name: str
     source: str
@@ -97,12 +140,15 @@ class DeviceProfile(_JsonProfile):
 
     def draft_seconds(self, segments: Sequence[LayerWork], heads: int) -> float:
         """Time to run batches of positions through layers, and `heads` output heads, for one draft token."""
-        layers = sum(s.layers * (self.layer_ms + (s.positions - 1) * self.position_ms) for s in segments)
-        return (self.call_ms + layers + heads * self.head_ms) / 1e3
+        ran_ms = 0.0
+        for s in segments:
+            ran_ms += segment_ms(s.layers, s.positions, self.layer_ms, self.position_ms)
+        return draft_seconds(self.call_ms, ran_ms, heads, self.head_ms)
 
     def joules(self, busy_seconds: float, wait_seconds: float, radio_bytes: int) -> float:
         """Energy of drafting, waiting and sending."""
-        return self.busy_watts * busy_seconds + self.wait_watts * wait_seconds + self.radio_joules_per_mb * radio_bytes / 1e6
+        powers = (self.busy_watts, self.wait_watts, self.radio_joules_per_mb)
+        return energy_joules(*powers, busy_seconds, wait_seconds, radio_bytes)
 
 
 @dataclass(frozen=True)
@@ -125,9 +171,8 @@ class CloudProfile(_JsonProfile):
 
     def forward_seconds(self, tokens: int) -> float:
         """Time of one forward over `tokens` tokens of any number of requests."""
-        return (self.forward_ms + tokens * self.token_ms) / 1e3
+        return forward_seconds(self.forward_ms, self.token_ms, tokens)
 
     def queue_seconds(self, uniform: float) -> float:
         """The wait at a quantile in 0..1."""
-        points = np.linspace(0, 1, len(self.queue_ms_quantiles))
-        return float(np.interp(uniform, points, self.queue_ms_quantiles)) / 1e3
+        return interpolated_quantile(self.queue_ms_quantiles, uniform) / 1e3

@@ -5,14 +5,14 @@ What does not live here: what is measured (one module an area) and how figures a
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Literal
+
+from traces.files import write_json
 
 Work = Callable[[], object]
 
@@ -86,7 +86,4 @@ def speedup(name: str, ours: Work, peer: Work, peer_name: str, setting: Setting,
 
 def write_figures(figures: Sequence[Figure], path: Path) -> None:
     """Write a JSON list of figures, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
-    os.replace(partial, path)
+    write_json(path, [asdict(figure) for figure in figures])

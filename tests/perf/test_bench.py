@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -135,10 +136,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(harness.os, "replace", broken)
+    monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_figures([], path)
     assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_comparison_needs_both_sides() -> None:

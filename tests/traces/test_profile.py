@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from runtime.model.exits import ExitLedger, Segment
 from traces.errors import TraceError
-from traces.profile import CloudProfile, DeviceProfile
+from traces.profile import (
+    CloudProfile,
+    DeviceProfile,
+    draft_seconds,
+    energy_joules,
+    forward_seconds,
+    interpolated_quantile,
+    segment_ms,
+)
 
 PHONE = DeviceProfile("phone", "made up", 1.0, 7.0, 0.5, 2.0, busy_watts=6.0, wait_watts=1.0, radio_joules_per_mb=5.0)
 GPU = CloudProfile("gpu", "made up", 30.0, 0.05, (0.0, 1.0, 3.0, 9.0))
@@ -76,6 +84,38 @@ def test_drawn_waits_have_the_recorded_distribution() -> None:
     assert np.quantile(drawn, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(measured, [0.1, 0.5, 0.9]), rel=0.1)
 
 
+# ---------------------------------------------------------------- formulas, to the last bit
+
+
+def test_the_formulas_by_hand() -> None:
+    """Values that floats hold exactly."""
+    assert segment_ms(2, 1, 7.0, 0.5) == 14.0
+    assert segment_ms(3, 11, 7.0, 0.5) == 36.0
+    assert draft_seconds(1.0, 14.0 + 36.0, 2, 2.0) == 0.055
+    assert energy_joules(6.0, 1.0, 5.0, 0.5, 2.0, 400_000) == 7.0
+    assert forward_seconds(30.0, 0.05, 40) == 0.032
+    assert interpolated_quantile((0.0, 1.0, 3.0), 0.75) == 2.0
+
+
+def test_the_sums_keep_their_order() -> None:
+    """A simulated time is the same to the last bit whoever computes it; in any other order these sums end differently."""
+    device = DeviceProfile("d", "made up", 0.3, 0.3, 0.7, 0.3, busy_watts=0.1, wait_watts=0.2, radio_joules_per_mb=0.3)
+    ran = [Segment(0, 0, 2, 9, 10), Segment(1, 2, 5, 7, 10)]  # 2 layers over 1 position, 3 layers over 3
+    assert device.draft_seconds(ran, 3) == 0.006899999999999998
+    assert device.draft_seconds(ran, 3) == (0.3 + (2 * 0.3 + 3 * (0.3 + 2 * 0.7)) + 3 * 0.3) / 1e3
+    assert (0.3 + 2 * 0.3 + 3 * (0.3 + 2 * 0.7) + 3 * 0.3) / 1e3 == 0.006900000000000001
+    assert device.joules(1.0, 1.0, 1_000_000) == 0.1 + 0.2 + 0.3 == 0.6000000000000001
+    assert 0.3 + 0.2 + 0.1 == 0.6
+
+
+@given(values=st.lists(st.floats(0, 1e4), min_size=1, max_size=60).map(sorted), uniform=st.floats(0, 1), data=st.data())
+def test_quantiles_are_numpys_interpolation(values: list[float], uniform: float, data: st.DataObject) -> None:
+    knot = data.draw(st.integers(0, len(values))) / max(len(values) - 1, 1)
+    for u in (uniform, min(knot, 1.0), float(np.nextafter(min(knot, 1.0), 0)), min(float(np.nextafter(knot, 2)), 1.0)):
+        expected = float(np.interp(u, np.linspace(0, 1, len(values)), values))
+        assert interpolated_quantile(values, u) == pytest.approx(expected, rel=1e-15, abs=0)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -127,7 +167,7 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"no profile at .*none\.json; measure one with scripts/measure_profiles\.py"):
+    with pytest.raises(TraceError, match=r"no profile at .*none\.json; measure one with: synera measure-profiles"):
         DeviceProfile.load(tmp_path / "none.json")
 
 

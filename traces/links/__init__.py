@@ -1,1 +1,1 @@
-"""Link traces: the trace, generators, files."""
+"""Link traces: the trace, the transfer formula, generators, files."""

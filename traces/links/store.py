@@ -6,12 +6,12 @@ What does not live here: the trace itself (trace.py) and readers of public trace
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from traces.errors import TraceError
+from traces.files import write_text
 from traces.links.trace import LinkTrace
 
 
@@ -26,9 +26,7 @@ def save_links(links: list[LinkTrace], path: Path) -> None:
         }
         for link in links
     ]
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"format": "synera-links", "version": 1, "links": rows}))
-    os.replace(part, path)
+    write_text(path, json.dumps({"format": "synera-links", "version": 1, "links": rows}))
 
 
 def load_links(path: str | Path) -> list[LinkTrace]:

@@ -1,16 +1,26 @@
 """Link traces: round trip and bandwidth over time, and how long a message takes on them.
 
-What does not live here: generated links (generators.py), files (store.py), the emulation in a live run (runtime/link.py).
+What does not live here: the transfer formula (transfer.py), generated links (generators.py), files (store.py), the emulation
+in a live run (runtime/link.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import TraceError
+from traces.links.transfer import bits_passed, transfer_seconds
+
+
+class _Direction(NamedTuple):
+    bits_per_second: list[float]
+    """[samples]"""
+    passed: list[float]
+    """[samples + 1]; see `bits_passed`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,10 @@ class LinkTrace:
     uplink_mbps: NDArray[np.float64]
     """[samples], 1e6 bit/s; 0 is an outage."""
     downlink_mbps: NDArray[np.float64]
+    # Lists, as a single entry is read faster from a list than from an array.
+    _half_rtt_seconds: list[float] = field(init=False, repr=False, compare=False)
+    _uplink: _Direction = field(init=False, repr=False, compare=False)
+    _downlink: _Direction = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         lengths = {len(self.rtt_ms), len(self.uplink_mbps), len(self.downlink_mbps)}
@@ -41,6 +55,10 @@ class LinkTrace:
                 raise TraceError(f"link trace {self.name!r}: {name} has values that are negative or not finite")
         if not self.uplink_mbps.any() or not self.downlink_mbps.any():
             raise TraceError(f"link trace {self.name!r} never carries anything in one direction")
+        object.__setattr__(self, "_half_rtt_seconds", (self.rtt_ms / 2e3).tolist())
+        for name, mbps in (("_uplink", self.uplink_mbps), ("_downlink", self.downlink_mbps)):
+            rates = (mbps * 1e6).tolist()
+            object.__setattr__(self, name, _Direction(rates, bits_passed(rates, self.step_seconds)))
 
     @property
     def seconds(self) -> float:
@@ -49,23 +67,14 @@ class LinkTrace:
 
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """One-way time of a message to the cloud that is sent `at_seconds` after the trace's start."""
-        return self._one_way(self.uplink_mbps, at_seconds, size_bytes)
+        return self._one_way(self._uplink, at_seconds, size_bytes)
 
     def downlink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """One-way time of a message to the device."""
-        return self._one_way(self.downlink_mbps, at_seconds, size_bytes)
+        return self._one_way(self._downlink, at_seconds, size_bytes)
 
-    def _one_way(self, rate_mbps: NDArray[np.float64], at_seconds: float, size_bytes: int) -> float:
-        """Half the round trip at sending time, plus the time the message's bits need at the rates from then on."""
-        index = int(at_seconds / self.step_seconds)
-        end_of_step = (index + 1) * self.step_seconds
-        samples, left, now = len(rate_mbps), size_bytes * 8.0, at_seconds
-        while True:
-            rate = float(rate_mbps[index % samples]) * 1e6
-            room = rate * (end_of_step - now)
-            if rate > 0 and left <= room:
-                now += left / rate
-                break
-            left, now, index = left - room, end_of_step, index + 1
-            end_of_step = (index + 1) * self.step_seconds
-        return float(self.rtt_ms[int(at_seconds / self.step_seconds) % samples]) / 2e3 + now - at_seconds
+    def _one_way(self, direction: _Direction, at_seconds: float, size_bytes: int) -> float:
+        """Half the round trip at sending time, plus the time that the message's bits need at the rates from then on."""
+        rates, passed = direction
+        half_rtt = self._half_rtt_seconds[int(at_seconds / self.step_seconds) % len(rates)]
+        return half_rtt + transfer_seconds(at_seconds, size_bytes * 8.0, self.step_seconds, rates, passed)

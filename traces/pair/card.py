@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from traces.files import write_text
 from traces.pair.train import LLM, SLM
 from traces.tasks import tinyworld
 
@@ -96,7 +97,7 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
     """
     for name in ("slm", "llm"):
         if not (out / name / "config.json").is_file():
-            raise FileNotFoundError(f"no model at {out / name}; train it with scripts/train_pair.py")
+            raise FileNotFoundError(f"no model at {out / name}; train it with: synera train-pair")
     measured = {
         "llm": measure(out / "llm", prompts_per_kind, forms=tinyworld.FORMS),
         "slm": measure(out / "slm", prompts_per_kind, forms=tinyworld.FORMS),
@@ -105,10 +106,10 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
         "# The bundled pair",
         "",
         "A tiny LLM and an early-exit SLM (Hugging Face Llama, bf16 safetensors) that answer the prompts of the generated",
-        "world in `traces/tinyworld.py`. Trained from nothing on generated text by `python scripts/train_pair.py`",
+        "world in `traces/tasks/tinyworld.py`. Trained from nothing on generated text by `synera train-pair`",
         f"(SLM {SLM.total_steps} steps, LLM {LLM.total_steps} steps of {LLM.rows} x {LLM.row_tokens} tokens, seeds {SLM.seed} and {LLM.seed}). They know nothing else.",
         "",
-        f"Measured by `python scripts/train_pair.py --only-measure --out FOLDER` on this folder: {prompts_per_kind} test prompts of each kind that training never saw,",
+        f"Measured by `synera train-pair --only-measure --out FOLDER` on this folder: {prompts_per_kind} test prompts of each kind that training never saw,",
         "greedy, fp32. Score: exact value (fact), final number (problem, bill), token F1 over facts (description), exact text",
         "(sketch, expansion). Mean: over the first four. Token accuracy: teacher-forced, same four. Cost: parameters read for a token.",
         "",
@@ -124,5 +125,5 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
     sizes = {name: sum(f.stat().st_size for f in (out / name).glob("*.safetensors")) / 1e6 for name in measured}
     lines += ["", f"Size: LLM {sizes['llm']:.1f} MB, SLM {sizes['slm']:.1f} MB. Licence: Apache-2.0.", ""]
     card = out / "README.md"
-    card.write_text("\n".join(lines))
+    write_text(card, "\n".join(lines))
     return card

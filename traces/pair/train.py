@@ -1,13 +1,12 @@
 """Training the bundled pair: a tiny LLM and an early-exit SLM of Hugging Face Llama architecture.
 
-What lives here: the recipe and its resumable checkpoint. What does not: the tasks (tinyworld.py), the scores that the
-model card states (pair_card.py) and the inference runtime, which only meets the exported folders.
+What lives here: the recipe and its resumable checkpoint. What does not: the tasks (tasks/tinyworld.py), the scores that
+the model card states (card.py) and the inference runtime, which only meets the exported folders.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from traces.files import replacing
 from traces.tasks import tinyworld, vocabulary
 
 _FORM_WEIGHTS = {"description": 1.0, "bill": 2.0, "problem": 2.5, "fact": 3.0, "sketch": 0.7, "expansion": 0.5}
@@ -157,9 +157,8 @@ def _loss(model: LlamaForCausalLM, batch: _Batch, recipe: ModelRecipe) -> Tensor
 
 
 def _save_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-    part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, part)
 
 
 def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkpoint_every: int = 200) -> Path:

@@ -1,13 +1,12 @@
 """Token graphs: everything that any controller can cause on a prompt, recorded. Format, writer and reader.
 
 A node is a prefix (prompt + generated tokens). It stores what the SLM says there at every exit, what the LLM says, and
-where each of these tokens leads. What does not live here: the recorder (record.py) and the walk (synera_env/worlds.py).
+where each of these tokens leads. What does not live here: the recorder (record.py) and the walk (synera_env/synera/replay.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from traces.errors import TraceError
+from traces.files import replacing
 
 FORMAT_VERSION = 1
 _E = "exits"  # placeholder for the number of exits in the shapes below
@@ -160,11 +160,9 @@ class GraphSet:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
         contiguous = {name: np.ascontiguousarray(a) for name, a in self._arrays.items()}
-        save_file(contiguous, part, metadata={"synera_graphs": json.dumps(asdict(self.meta))})
-        os.replace(part, path)
+        with replacing(path) as part:
+            save_file(contiguous, part, metadata={"synera_graphs": json.dumps(asdict(self.meta))})
 
     @classmethod
     def load(cls, path: str | Path) -> GraphSet:
@@ -175,7 +173,7 @@ class GraphSet:
         """
         path = Path(path)
         if not path.is_file():
-            raise TraceError(f"no graph file at {path}; record one with scripts/record.py")
+            raise TraceError(f"no graph file at {path}; record one with: synera record")
         try:
             with safe_open(path, framework="np") as opened:
                 stated = (opened.metadata() or {}).get("synera_graphs")
@@ -191,7 +189,7 @@ class GraphSet:
         except TraceError:
             raise
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TraceError(f"{path} is damaged ({error}); record it again with scripts/record.py") from None
+            raise TraceError(f"{path} is damaged ({error}); record it again with: synera record") from None
 
 
 def _map(path: Path) -> dict[str, NDArray[Any]]:
@@ -215,7 +213,7 @@ def _check(meta: GraphMeta, arrays: dict[str, NDArray[Any]], path: Path | None) 
     where = str(path or "the graph set")
 
     def refuse(reason: str) -> TraceError:
-        return TraceError(f"{where} is damaged ({reason}); record it again with scripts/record.py")
+        return TraceError(f"{where} is damaged ({reason}); record it again with: synera record")
 
     missing = {*NODE_ARRAYS, *_LENS, "prompt_tokens", "node_offsets", "prompt_offsets"} - set(arrays)
     if missing:

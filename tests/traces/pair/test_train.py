@@ -106,7 +106,7 @@ def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
 
 
 def test_a_card_needs_both_models(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train_pair"):
+    with pytest.raises(FileNotFoundError, match="synera train-pair"):
         pair_card.write_card(tmp_path)
 
 

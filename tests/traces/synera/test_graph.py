@@ -137,7 +137,7 @@ def test_a_save_that_breaks_leaves_the_old_file(akin_graphs: GraphSet, saved: Pa
 
 
 def test_a_missing_file_is_an_error_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"no graph file at .*none\.safetensors; record one with scripts/record\.py"):
+    with pytest.raises(TraceError, match=r"no graph file at .*none\.safetensors; record one with: synera record"):
         GraphSet.load(tmp_path / "none.safetensors")
 
 
@@ -145,7 +145,7 @@ def test_a_missing_file_is_an_error_with_the_way_out(tmp_path: Path) -> None:
 def test_a_truncated_file_is_named(saved: Path, kept: float) -> None:
     content = saved.read_bytes()
     saved.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(TraceError, match=r"graphs\.safetensors is damaged .*record it again with scripts/record\.py"):
+    with pytest.raises(TraceError, match=r"graphs\.safetensors is damaged .*record it again with: synera record"):
         GraphSet.load(saved)
 
 
