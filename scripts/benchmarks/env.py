@@ -11,7 +11,8 @@ import torch
 import synera_env  # noqa: F401 - registers the environments
 from agents.evaluation import PlannedAnswer, answer
 from agents.rules import DEFAULT_FIXED, FixedRule
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 from synera_env.synera.env import SyneraEnv, SyneraReplayEnv

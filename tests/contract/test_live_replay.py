@@ -20,7 +20,8 @@ from agents.bundle import OnnxController
 from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
 from agents.fleet import run_fleet
 from agents.rules import ALWAYS, NEVER, FixedRule, RandomRule
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from synera_env import FEATURES, Encoder, Knobs
 from synera_env.fidelity import same_tokens
