@@ -29,12 +29,12 @@ from cloud.service import SyneraServicer
 from cloud.sessions import SessionTable
 from cloud.verify import Verification
 from runtime.errors import SyneraError
+from runtime.model.placement import DTYPES, Placement
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2, synera_pb2_grpc
 from runtime.wire.address import check_plaintext
 
 SERVICE = synera_pb2.DESCRIPTOR.services_by_name["Synera"].full_name
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ServerStartError(SyneraError):
@@ -116,7 +116,7 @@ class CloudServer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._config = config
-        self._engine = engine or TorchEngine.load(config.model, dtype=DTYPES[config.dtype])
+        self._engine = engine or TorchEngine.load(config.model, Placement(dtype=config.dtype))
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._batcher = Batcher(self._engine, token_budget=config.token_budget, pace=config.pace)
         self.table = SessionTable(

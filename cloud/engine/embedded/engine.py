@@ -14,22 +14,23 @@ from cloud.engine.base import EngineInfo, Work
 from runtime.model.decoder import Decoder
 from runtime.model.kv import RaggedKV, SequenceKV
 from runtime.model.loading import fingerprint, load_decoder
+from runtime.model.placement import Placement
 
 
 class TorchEngine:
     """Implements :class:`cloud.engine.base.Engine`."""
 
-    def __init__(self, decoder: Decoder, info: EngineInfo, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-        self._decoder, self._info, self._dtype, self._device = decoder, info, dtype, device
+    def __init__(self, decoder: Decoder, info: EngineInfo) -> None:
+        self._decoder, self._info, self._device = decoder, info, decoder.device
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TorchEngine:
+    def load(cls, folder: Path, placement: Placement = Placement()) -> TorchEngine:
         """Load a Hugging Face folder.
 
         Raises:
             CheckpointError: it is missing, incomplete, or not a supported model.
         """
-        decoder = load_decoder(folder, dtype=dtype, device=device)
+        decoder = load_decoder(folder, placement)
         c = decoder.config
         info = EngineInfo(
             engine="torch",
@@ -40,7 +41,7 @@ class TorchEngine:
             context_tokens=c.context,
             eos_ids=c.eos_ids,
         )
-        return cls(decoder, info, dtype, device)
+        return cls(decoder, info)
 
     @property
     def info(self) -> EngineInfo:
@@ -49,7 +50,7 @@ class TorchEngine:
 
     def new_cache(self) -> SequenceKV:
         """Return an empty cache."""
-        return SequenceKV(self._decoder.config.kv_shape, dtype=self._dtype, device=self._device)
+        return self._decoder.new_cache()
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work]) -> list[list[int]]:
