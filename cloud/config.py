@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.engine import registry
+from runtime.model.placement import Placement
 
 if TYPE_CHECKING:
     from cloud.engine.embedded.batcher import Pace
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a verifier runs."""
+    """How a verifier runs.
+
+    Raises:
+        ValueError: a setting is outside its range.
+        PlacementError: the machine has no such device.
+    """
 
     model: Path
     """Hugging Face folder of the LLM, with its tokenizer."""
@@ -57,8 +61,6 @@ class ServerConfig:
             raise ValueError(f"port={self.port} is outside 0..65535")
         if self.engine not in registry.LOADERS:
             raise ValueError(f"engine={self.engine!r} is not one of {', '.join(registry.LOADERS)}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
         for name in ("max_sessions", "token_budget", "max_draft_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -70,6 +72,12 @@ class ServerConfig:
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both a certificate and its key")
+        _ = self.placement  # raises for what this machine has not
+
+    @property
+    def placement(self) -> Placement:
+        """Device and arithmetic type, `auto` resolved."""
+        return Placement.of(self.device, self.dtype)
 
     def address(self, port: int) -> str:
         """`host:port`, with brackets around an IPv6 host."""

@@ -65,7 +65,7 @@ def main(arguments: Arguments) -> None:
 
     def announce(port: int, info: EngineInfo) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
-        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.dtype}{paced}"
+        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
         print("next: python scripts/deploy.py, in another terminal; Ctrl-C stops this server", flush=True)
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cloud.config import ServerConfig
 from cloud.server import SERVICE, ServerStartError, running_server
 from runtime.client import CloudClient
-from runtime.errors import CheckpointError, CloudRejectedError
+from runtime.errors import CheckpointError, CloudError, CloudRejectedError, CloudUnavailableError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
@@ -106,6 +106,48 @@ def test_a_stopping_server_says_not_serving_and_finishes_what_runs(tiny_llm: Pat
         client.close()
         channel.close()
     assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
+def test_a_server_whose_engine_dies_says_not_serving_and_fails_what_waits_and_comes(tiny_llm: Path) -> None:
+    forward = FakeForward()
+    with (
+        running_server(ServerConfig(model=tiny_llm, grace_seconds=0), engine=fake_engine(forward)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        forward.failures.append(SystemExit("planted"))
+        verifier.submit([1, 2], [3])
+        with pytest.raises(CloudUnavailableError, match=r"planted.*restart the verifier"):
+            verifier.result()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        for call in (lambda: client.open(tokenizer_hash(tiny_llm)), lambda: next(client.generate([1], 3))):
+            with pytest.raises(CloudUnavailableError, match="planted"):
+                call()
+
+
+def test_an_engine_that_fails_a_batch_goes_on_serving(tiny_llm: Path) -> None:
+    forward = FakeForward()
+    with (
+        running_server(ServerConfig(model=tiny_llm), engine=fake_engine(forward)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        forward.short = 1
+        verifier.submit([1, 2], [3])
+        with pytest.raises(CloudError, match="the forward gave 0 results"):
+            verifier.result()
+        verifier.submit([1, 2], continuation([1, 2], 2))
+        assert verifier.result().accepted == 2
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_a_stopped_server_leaves_no_thread(tiny_llm: Path) -> None:

@@ -162,10 +162,11 @@ def load(config: ServerConfig) -> EmbeddedEngine:
 
     Raises:
         CheckpointError: it is missing, incomplete, or not a supported model.
+        PlacementError: the machine has no such device.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    decoder = load_decoder(config.model)
+    decoder = load_decoder(config.model, config.placement)
     c = decoder.config
     info = EngineInfo(
         engine="torch",

@@ -56,12 +56,12 @@ class Forward(Protocol):
 class TorchForward:
     """Implements :class:`Forward` over a decoder."""
 
-    def __init__(self, decoder: Decoder, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
-        self._decoder, self._dtype, self._device = decoder, dtype, device
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
 
     def new_cache(self) -> SequenceKV:
         """Return an empty cache."""
-        return SequenceKV(self._decoder.config.kv_shape, dtype=self._dtype, device=self._device)
+        return self._decoder.new_cache()
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Work]) -> list[Rows]:
@@ -85,4 +85,4 @@ class TorchForward:
         return results
 
     def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, device=self._device)
+        return torch.tensor(values, device=self._decoder.device)
