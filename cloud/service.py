@@ -1,16 +1,19 @@
 """The gRPC face of the verifier: handlers, and the one map from exceptions to statuses (read back in runtime/client.py).
 
-What does not live here: what the handlers do (verification.py) and the process (server.py).
+What does not live here: what the handlers do (verify.py, generate.py) and the process (server.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import NoReturn
 
 import grpc
 
+from cloud.engine.base import Check
+from cloud.generate import Generation
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
@@ -44,8 +47,9 @@ async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoRetur
 class SyneraServicer(synera_pb2_grpc.SyneraServicer):
     """Implements the service of synera.proto; see there for each message."""
 
-    def __init__(self, verification: Verification, *, lease_seconds: float, paced: bool) -> None:
-        self._verification, self._lease_seconds, self._paced = verification, lease_seconds, paced
+    def __init__(self, verification: Verification, generation: Generation, *, lease_seconds: float, paced: bool) -> None:
+        self._verification, self._generation = verification, generation
+        self._lease_seconds, self._paced = lease_seconds, paced
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         """What is served."""
@@ -57,25 +61,31 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> pb.OpenResponse:
         """Start a session."""
         try:
-            session_id = self._verification.open(request.tokenizer_hash)
+            session_id = await self._verification.open(request.tokenizer_hash)
         except _EXPECTED as error:
             await _abort(context, error)
         return pb.OpenResponse(session_id=session_id, lease_seconds=self._lease_seconds)
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        asked = VerifyRequest(
-            request.session_id, request.seq, request.prefix_length, tuple(request.context), tuple(request.draft)
-        )
+        check = Check(request.prefix_length, tuple(request.context), tuple(request.draft))
         try:
-            verified = await self._verification.verify(asked)
+            checked = await self._verification.verify(VerifyRequest(request.session_id, request.seq, check))
         except _EXPECTED as error:
             await _abort(context, error)
-        return pb.VerifyResponse(**asdict(verified))
+        return pb.VerifyResponse(
+            accepted=checked.accepted,
+            next_token=checked.next_token,
+            queue_ms=checked.queue_ms,
+            compute_ms=checked.compute_ms,
+            compute_share_ms=checked.compute_share_ms,
+            processed_tokens=checked.processed_tokens,
+            load=checked.load,
+        )
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        self._verification.close(request.session_id)
+        await self._verification.close(request.session_id)
         return pb.CloseResponse()
 
     async def Generate(
@@ -83,7 +93,8 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream the LLM's own answer."""
         try:
-            async for each in self._verification.generate(tuple(request.prompt), request.max_new_tokens):
-                yield pb.GenerateResponse(token=each.choices[0], queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+            async with aclosing(self._generation.generate(tuple(request.prompt), request.max_new_tokens)) as tokens:
+                async for each in tokens:
+                    yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
         except _EXPECTED as error:
             await _abort(context, error)

@@ -1,7 +1,6 @@
-"""The table of sessions: who holds which history and cache, until when.
+"""The table of sessions: which are open, until when, and what each was last asked.
 
-What does not live here: what is done to a history (verification.py). One owner: a cache belongs to its session and is
-freed with it; the engine's thread only borrows it for a forward.
+What does not live here: histories and caches; they are the engine's, which is told of every session that ends here.
 """
 
 from __future__ import annotations
@@ -9,26 +8,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-from cloud.engine.base import Cache
 from runtime.errors import CloudBusyError, SessionLostError
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One device's answer in progress."""
+    """One device's answer in progress, or the place of a stream."""
 
     session_id: str
-    cache: Cache
     expires_at: float
     """On the table's clock, seconds."""
-    history: list[int] = field(default_factory=list)
-    """All tokens known, the last verdict's next token included."""
-    cached: int = 0
-    """First tokens of the history whose keys and values are in the cache."""
     seq: int = 0
     """Number of the last request."""
     answer: asyncio.Task[Any] | None = None
@@ -38,11 +31,15 @@ class Session:
 
 
 class SessionTable:
-    """Sessions by id; used by one thread (the event loop)."""
+    """Sessions by id; used on one event loop. Expired ones are swept whenever the table is used.
+
+    A session that leaves the table, whichever way, is closed in the engine by a task of the table's own, so that no
+    caller who goes away can keep it from being closed. Until that task has ended nobody gets the place.
+    """
 
     def __init__(
         self,
-        new_cache: Callable[[], Cache],
+        close: Callable[[str], Coroutine[Any, Any, None]],
         *,
         max_sessions: int,
         lease_seconds: float,
@@ -51,32 +48,37 @@ class SessionTable:
         """Make an empty table.
 
         Args:
-            new_cache: makes a session's cache.
+            close: closes a session in the engine, by its id.
             max_sessions: most sessions at a time.
             lease_seconds: an idle session is kept this long.
             now: monotonic seconds.
         """
         if max_sessions < 1 or not lease_seconds > 0:
             raise ValueError(f"max_sessions={max_sessions} must be at least 1 and lease_seconds={lease_seconds} above 0")
-        self._new_cache, self._now = new_cache, now
+        self._close, self._now = close, now
         self.max_sessions, self.lease_seconds = max_sessions, lease_seconds
         self._sessions: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         self._expire()
         return len(self._sessions)
 
-    def open(self) -> Session:
-        """Start a session under a fresh id.
+    async def open(self) -> Session:
+        """Take a place under a fresh id.
 
         Raises:
             CloudBusyError: the table is full.
+
+        Cancellation: no place is taken.
         """
-        if len(self) >= self.max_sessions:
+        self._expire()
+        await self._closed()
+        if len(self._sessions) >= self.max_sessions:
             raise CloudBusyError(
                 f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions"
             )
-        session = Session(secrets.token_hex(16), self._new_cache(), self._now() + self.lease_seconds)
+        session = Session(secrets.token_hex(16), self._now() + self.lease_seconds)
         self._sessions[session.session_id] = session
         return session
 
@@ -99,11 +101,26 @@ class SessionTable:
         """Start the lease again."""
         session.expires_at = self._now() + self.lease_seconds
 
-    def close(self, session_id: str) -> None:
-        """Forget a session; nothing happens when there is none."""
-        self._sessions.pop(session_id, None)
+    async def close(self, session_id: str) -> None:
+        """End a session and wait until the engine has closed it; nothing happens when there is none.
+
+        Cancellation: the session ends all the same.
+        """
+        self.remove(session_id)
+        await self._closed()
+
+    def remove(self, session_id: str) -> None:
+        """Begin to end a session, for who cannot wait; nothing happens when there is none."""
+        if self._sessions.pop(session_id, None) is not None:
+            task = asyncio.get_running_loop().create_task(self._close(session_id))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _expire(self) -> None:
         now = self._now()
         for session in [s for s in self._sessions.values() if s.expires_at <= now and not s.running]:
-            del self._sessions[session.session_id]
+            self.remove(session.session_id)
+
+    async def _closed(self) -> None:
+        while self._closing:
+            await asyncio.wait(self._closing)

@@ -17,6 +17,10 @@ class UnsupportedModelError(CheckpointError):
     """A model architecture (or a feature of it) that the decoder does not run."""
 
 
+class PlacementError(SyneraError):
+    """A device that was asked for and is not there."""
+
+
 class TokenizerMismatchError(SyneraError):
     """Device and cloud, or model and trace, do not share a tokenizer."""
 

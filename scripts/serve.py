@@ -2,7 +2,7 @@
 
 Examples:
     python scripts/serve.py                                        # the bundled LLM on 127.0.0.1:50051
-    python scripts/serve.py --model /models/Qwen3-8B --dtype bfloat16
+    python scripts/serve.py --model /models/Qwen3-8B --dtype bfloat16 --device cuda:1
     python scripts/serve.py --pace profile.json                    # this machine, with the durations of another
     python scripts/serve.py --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
 """
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cloud.engine import registry
 from scripts._cli import launch
 from traces import bundled
 
 if TYPE_CHECKING:  # torch and grpc load only after the arguments are understood
+    from cloud.config import ServerConfig
     from cloud.engine.base import EngineInfo
-    from cloud.server import ServerConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Arguments:
     """Address to listen on."""
     port: int = 50051
     """Port to listen on; 0 takes a free one."""
+    engine: str = registry.DEFAULT
+    """What runs the LLM; torch is the embedded engine."""
+    device: str = "auto"
+    """Where it runs: cpu, cuda, cuda:1; auto takes cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic type; float32 makes results independent of the batch."""
     pace: Path | None = None
     """JSON cloud profile whose durations are emulated."""
     threads: int | None = None
@@ -43,8 +50,6 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     max_sessions: int = 64
     """Most sessions at a time; more are told to come back later."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Arithmetic type; float32 makes results independent of the batch."""
 
 
 def main(arguments: Arguments) -> None:
@@ -60,7 +65,7 @@ def main(arguments: Arguments) -> None:
 
     def announce(port: int, info: EngineInfo) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
-        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.dtype}{paced}"
+        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
         print("next: python scripts/deploy.py, in another terminal; Ctrl-C stops this server", flush=True)
 
@@ -68,13 +73,15 @@ def main(arguments: Arguments) -> None:
 
 
 def _config(arguments: Arguments) -> ServerConfig:
-    from cloud.server import ServerConfig
+    from cloud.config import ServerConfig
     from traces.profile import CloudProfile
 
     return ServerConfig(
         model=arguments.model,
         host=arguments.host,
         port=arguments.port,
+        engine=arguments.engine,
+        device=arguments.device,
         dtype=arguments.dtype,
         threads=arguments.threads,
         max_sessions=arguments.max_sessions,

@@ -53,7 +53,7 @@ def _forward(model: Decoder, cache: SequenceKV, positions: int, stop: int) -> to
 
 
 def _warm_cache(model: Decoder) -> SequenceKV:
-    cache = SequenceKV(model.config.kv_shape, probe_layer=model.config.exit_layers[0] - 1)
+    cache = model.new_cache(probe_layer=model.config.exit_layers[0] - 1)
     ids = torch.arange(_CONTEXT) % model.config.vocab
     model.run(model.embed(ids), torch.arange(_CONTEXT), cache)
     return cache

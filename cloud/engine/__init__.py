@@ -1,1 +1,1 @@
-"""Engines: what runs the LLM's forwards, behind one small interface (base.py)."""
+"""Engines: what runs the LLM, behind one asynchronous seam (base.py), found by name (registry.py)."""

@@ -1,13 +1,15 @@
-"""The interface of an engine: forwards over ragged batches, and caches that roll back.
+"""The seam between the verifier and an engine: sessions that check drafts, and streams that decode.
 
-What does not live here: which requests share a batch (scheduler.py) and what the results mean (verification.py).
+What does not live here: batching, KV and acceptance (each engine's own) and leases, limits, repeats (cloud/sessions.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
+
+from runtime.errors import CloudUnavailableError
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class EngineInfo:
     """What an engine serves."""
 
     engine: str
-    """Its name."""
+    """Its name in the registry."""
     model: str
     """Name of the model folder."""
     architecture: str
@@ -26,44 +28,153 @@ class EngineInfo:
     eos_ids: tuple[int, ...]
 
 
-class Cache(Protocol):
-    """Keys and values of one sequence; only the engine that made it looks inside."""
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a session is asked: catch up with the device, judge its draft."""
 
-    def truncate(self, length: int) -> None:
-        """Forget every position from `length` on."""
-        ...
+    prefix_length: int
+    """Tokens of the held history to keep; any more are forgotten."""
+    context: Sequence[int]
+    """Token ids that continue the history from there. With the prefix at least one token."""
+    draft: Sequence[int]
+    """Token ids to judge; none asks for the next token only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One sequence's part of a forward."""
+class Checked:
+    """The verdict on a draft. The session's history is now prefix, context, the accepted tokens and the next one."""
 
-    cache: Any
-    """A Cache of this engine; the new positions are appended to it."""
-    position: int
-    """Positions that the cache holds: where the tokens go."""
-    tokens: Sequence[int]
-    """Token ids, at least one."""
-    wanted: int
-    """How many of the last positions need a choice, 1..len(tokens)."""
+    accepted: int
+    """Draft tokens kept, from the first."""
+    next_token: int
+    """Token id after them: the correction, or the bonus when all were accepted."""
+    draft_logprobs: tuple[float, ...]
+    """Natural logarithm of the LLM's probability of each draft token that was judged: the accepted ones and, when there
+    is one, the first rejected. The i-th is that of draft[i] after the history and draft[:i]; [min(accepted + 1, n)]."""
+    next_logprob: float
+    """The same of `next_token`, after the history and draft[:accepted]."""
+    queue_ms: float
+    """From the call to the start of its forward."""
+    compute_ms: float
+    """Duration of that forward, which others may share."""
+    compute_share_ms: float
+    """This check's share of it, by tokens."""
+    processed_tokens: int
+    """Tokens that the LLM processed for this check."""
+    load: int
+    """Requests in the forward, this one included, and those waiting at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One token of a stream."""
+
+    token: int
+    queue_ms: float
+    """From when it could be computed to the start of its forward."""
+    compute_ms: float
+    """Duration of that forward, which others may share."""
 
 
 class Engine(Protocol):
-    """Runs the LLM; called by one thread."""
+    """Runs the LLM. Who batches and who owns KV and token histories is the engine's business.
+
+    All methods are called on one event loop. Sessions and streams run concurrently. Checks of one session are serialised
+    by the caller: the next begins when the one before has ended, however it ended. At most `ServerConfig.max_sessions`
+    sessions and streams are open at a time. Once stopped or dead the engine answers with CloudUnavailableError.
+    """
 
     @property
     def info(self) -> EngineInfo:
-        """What is served."""
+        """What is served; known before `start`, to any thread."""
         ...
 
-    def new_cache(self) -> Cache:
-        """Return an empty cache."""
+    async def start(self) -> None:
+        """Begin to serve; called once, by the server's life, before anything but `info`.
+
+        Raises:
+            SyneraError: it cannot; nothing is left behind.
+
+        Cancellation: leaves what `stop` frees.
+        """
         ...
 
-    def forward(self, batch: Sequence[Work]) -> list[list[int]]:
-        """Run one forward over a ragged batch.
+    async def stop(self) -> None:
+        """End, and free every session, stream and cache; called by the server's life, also after a failed or no `start`.
 
-        Returns:
-            For each work the argmax ids after its last `wanted` positions, in order.
+        What waits fails as CloudUnavailableError; a forward in hand is waited for. Stopping twice does nothing more.
+
+        Cancellation: the end goes on, unwatched.
+        """
+        ...
+
+    async def failed(self) -> CloudUnavailableError:
+        """Wait until the engine has died of itself, and return why; called by the server's life, after `start`.
+
+        Never returns in a healthy life, nor because of `stop`. What waited when the engine died has failed by then.
+
+        Cancellation: harmless.
+        """
+        ...
+
+    async def open(self, session_id: str) -> None:
+        """Start a session with an empty history.
+
+        Args:
+            session_id: a fresh id, chosen by the caller.
+
+        Raises:
+            CloudUnavailableError: stopped or dead.
+            ValueError: the id is open already.
+
+        Cancellation: the session may or may not be there; `close` it.
+        """
+        ...
+
+    async def check(self, session_id: str, check: Check) -> Checked:
+        """Catch up and judge a draft; which tokens stand is decided here.
+
+        Args:
+            session_id: an open session, of which no other check is running.
+            check: its tokens are in the vocabulary and all of them fit the context; the caller has seen to that.
+
+        Raises:
+            SessionLostError: the session, or some of the prefix, is not held (any more); also when the session is closed
+                meanwhile.
+            CloudUnavailableError: stopped or dead.
+            CloudError: the forward failed; others in it, too.
+
+        After an error other than SessionLostError, and after a cancellation, the session lives on and holds the prefix
+        and no more.
+
+        Cancellation: the check is dropped; a forward in hand ends first, its result unseen.
+        """
+        ...
+
+    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+        """Decode greedily until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
+
+        Nothing is held before the first step. Each stream is a sequence of its own, of no session.
+
+        Args:
+            prompt: token ids in the vocabulary, at least one.
+            max_new_tokens: at least 1; with the prompt it fits the context. The caller has seen to both.
+
+        Raises:
+            CloudUnavailableError: stopped or dead.
+            CloudError: the forward failed.
+
+        Cancellation, and closing the iterator, which a caller that leaves early must do: the decoding ends and what it
+        held is freed at once, but for what a forward in hand still borrows.
+        """
+        ...
+
+    async def close(self, session_id: str) -> None:
+        """Release a session and all it holds; nothing happens when there is none.
+
+        May be called while a check of it runs: that raises SessionLostError, unless its verdict has been made. Raises
+        nothing.
+
+        Cancellation: the session is released all the same.
         """
         ...

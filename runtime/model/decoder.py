@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runtime.errors import ContextOverflowError
-from runtime.model.kv import KVCache, KVShape
+from runtime.model.kv import KVCache, KVShape, SequenceKV
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,24 @@ class Decoder:
         angles = torch.cat([angles, angles], -1)
         self._cos = (angles.cos() * rope_scale).to(self._norm)  # [context, head_dim]
         self._sin = (angles.sin() * rope_scale).to(self._norm)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where ids, positions and caches must be."""
+        return self._norm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights, hidden states and caches."""
+        return self._norm.dtype
+
+    def new_cache(self, probe_layer: int | None = None) -> SequenceKV:
+        """Return an empty cache of one sequence, on this decoder's device and in its type.
+
+        Args:
+            probe_layer: the layer whose attention rows are kept (`SequenceKV.probed`); None keeps none.
+        """
+        return SequenceKV(self.config.kv_shape, probe_layer=probe_layer, dtype=self.dtype, device=self.device)
 
     @cached_property
     def weight_bytes(self) -> int:

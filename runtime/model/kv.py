@@ -63,7 +63,12 @@ class SequenceKV:
     """
 
     def __init__(
-        self, shape: KVShape, *, probe_layer: int | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        shape: KVShape,
+        *,
+        probe_layer: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.shape = shape
         self.lengths = [0] * shape.layers

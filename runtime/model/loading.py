@@ -15,19 +15,18 @@ from torch import Tensor
 
 from runtime.errors import CheckpointError, UnsupportedModelError
 from runtime.model.decoder import Decoder, ModelConfig
+from runtime.model.placement import Placement
 
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 
 
-def load_decoder(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
+def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Decoder:
     """Load a Hugging Face folder (config.json, *.safetensors).
 
     Args:
         folder: the model folder.
-        dtype: arithmetic type; weights are converted to it. float32 makes results independent of the batch to
-            about 1e-6.
-        device: torch device.
+        placement: where it runs, and in which arithmetic; weights are converted to it.
 
     Raises:
         UnsupportedModelError: an architecture or feature that is not run here.
@@ -36,6 +35,7 @@ def load_decoder(folder: str | Path, *, dtype: torch.dtype = torch.float32, devi
     folder = Path(folder)
     config, raw = _read_config(folder)
     inv_freq, scale = _rope(raw, folder)
+    device, dtype = placement.torch_device, placement.torch_dtype
     weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder).items()}
     try:
         if absent := [name for name in _stated_extras(config, raw) if name not in weights]:

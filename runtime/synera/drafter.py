@@ -16,7 +16,6 @@ from runtime.clock import Clock
 from runtime.errors import CheckpointError
 from runtime.model.decoder import Decoder
 from runtime.model.exits import ExitLedger, Segment
-from runtime.model.kv import SequenceKV
 from runtime.synera.chunk import DraftToken
 from runtime.synera.lens import Lens
 
@@ -63,7 +62,7 @@ class ModelDrafter:
 
     def _reset(self) -> None:
         exits = self._decoder.config.exit_layers
-        self._kv = SequenceKV(self._decoder.config.kv_shape, probe_layer=exits[0] - 1)
+        self._kv = self._decoder.new_cache(probe_layer=exits[0] - 1)
         self._ledger = ExitLedger(exits)
         # Hidden states kept at every exit but the last, for the positions that deeper layers may still have to run.
         self._hidden = [torch.empty(64, self._decoder.config.hidden) for _ in exits[:-1]]

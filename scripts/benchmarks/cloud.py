@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import torch
 
-from cloud.engine.base import Work
-from cloud.engine.embedded.engine import TorchEngine
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.engine.embedded.forward import TorchForward, Work
+from cloud.server import running_server
 from runtime.client import CloudClient
+from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
@@ -74,14 +75,13 @@ def _serving(setting: Setting) -> Iterator[CloudClient]:
 
 def _round_trip(client: CloudClient, setting: Setting) -> Figure:
     session = _Session(client, setting, _context(client))
-    engine = TorchEngine.load(setting.pair / "llm")
-    cache, held = engine.new_cache(), len(session.prompt) - 1
-    engine.forward([Work(cache, 0, session.prompt, 1)])
+    forward = TorchForward(load_decoder(setting.pair / "llm"))
+    cache, held = forward.new_cache(), len(session.prompt) - 1
+    forward.run([Work(cache, 0, session.prompt, 1)])
 
     def bare() -> None:
-        cache.truncate(held)
         # The verifier, too, reads the history's last token again: its choice is what the draft begins with.
-        engine.forward([Work(cache, held, [session.prompt[-1], *session.draft], _DRAFT + 1)])
+        forward.run([Work(cache, held, [session.prompt[-1], *session.draft], _DRAFT + 1)])
 
     found = compare(session.check, bare, setting.repetitions)
     session.close()

@@ -137,7 +137,7 @@ def _ids(decoder: Decoder, count: int) -> Tensor:
 
 
 def _filled(decoder: Decoder, ids: Tensor) -> tuple[SequenceKV, Tensor]:
-    kv = SequenceKV(decoder.config.kv_shape)
+    kv = decoder.new_cache()
     return kv, decoder.run(decoder.embed(ids), torch.arange(len(ids)), kv)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from agents.evaluation import PlannedAnswer, answer
 from agents.rules import FixedRule
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 from synera_env import DecisionEnv, SyneraReplayEnv

@@ -12,13 +12,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from cloud.server import SERVICE, ServerConfig, ServerStartError, running_server
+from cloud.config import ServerConfig
+from cloud.server import SERVICE, ServerStartError, running_server
 from runtime.client import CloudClient
-from runtime.errors import CheckpointError, CloudRejectedError
+from runtime.errors import CheckpointError, CloudError, CloudRejectedError, CloudUnavailableError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
-from tests.support.engine import FakeEngine, continuation, greedy
+from tests.support.engine import FakeForward, continuation, fake_engine, greedy
 
 ANSWER = 24
 
@@ -67,7 +68,7 @@ def test_the_end_of_the_context_is_told(tiny_llm: Path) -> None:
 
 def test_health_and_reflection_answer(tiny_llm: Path) -> None:
     with (
-        running_server(ServerConfig(model=tiny_llm), engine=FakeEngine()) as port,
+        running_server(ServerConfig(model=tiny_llm), engine=fake_engine(FakeForward())) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -81,22 +82,22 @@ def test_health_and_reflection_answer(tiny_llm: Path) -> None:
 
 
 def test_a_stopping_server_says_not_serving_and_finishes_what_runs(tiny_llm: Path) -> None:
-    engine, statuses = FakeEngine(), []
+    forward, statuses = FakeForward(), []
     with ThreadPoolExecutor(1) as device, grpc.insecure_channel("127.0.0.1:0"):
-        with running_server(ServerConfig(model=tiny_llm, grace_seconds=20), engine=engine) as port:
+        with running_server(ServerConfig(model=tiny_llm, grace_seconds=20), engine=fake_engine(forward)) as port:
             client = CloudClient(f"127.0.0.1:{port}")
             verifier = CloudVerifier(client, tokenizer_hash(tiny_llm))
             channel = grpc.insecure_channel(f"127.0.0.1:{port}")
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             statuses.append(next(watch).status)
-            engine.gate.clear()
+            forward.gate.clear()
             verifier.submit([1, 2], continuation([1, 2], 2))
-            assert engine.entered.wait(30)
+            assert forward.entered.wait(30)
 
             def release() -> None:
                 statuses.append(next(watch).status)  # comes only once the server is stopping
                 watch.cancel()
-                engine.gate.set()
+                forward.gate.set()
 
             released = device.submit(release)
         released.result()
@@ -107,8 +108,53 @@ def test_a_stopping_server_says_not_serving_and_finishes_what_runs(tiny_llm: Pat
     assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
+def test_a_server_whose_engine_dies_says_not_serving_and_fails_what_waits_and_comes(tiny_llm: Path) -> None:
+    forward = FakeForward()
+    with (
+        running_server(ServerConfig(model=tiny_llm, grace_seconds=0), engine=fake_engine(forward)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        forward.failures.append(SystemExit("planted"))
+        verifier.submit([1, 2], [3])
+        with pytest.raises(CloudUnavailableError, match=r"planted.*restart the verifier"):
+            verifier.result()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        for call in (lambda: client.open(tokenizer_hash(tiny_llm)), lambda: next(client.generate([1], 3))):
+            with pytest.raises(CloudUnavailableError, match="planted"):
+                call()
+
+
+def test_an_engine_that_fails_a_batch_goes_on_serving(tiny_llm: Path) -> None:
+    forward = FakeForward()
+    with (
+        running_server(ServerConfig(model=tiny_llm), engine=fake_engine(forward)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        forward.short = 1
+        verifier.submit([1, 2], [3])
+        with pytest.raises(CloudError, match="the forward gave 0 results"):
+            verifier.result()
+        verifier.submit([1, 2], continuation([1, 2], 2))
+        assert verifier.result().accepted == 2
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
 def test_a_stopped_server_leaves_no_thread(tiny_llm: Path) -> None:
-    with running_server(ServerConfig(model=tiny_llm), engine=FakeEngine()) as port, CloudClient(f"127.0.0.1:{port}") as client:
+    with (
+        running_server(ServerConfig(model=tiny_llm), engine=fake_engine(FakeForward())) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+    ):
         client.model_info()
         assert {"cloud server", "engine"} <= {thread.name for thread in threading.enumerate()}
     assert not {"cloud server", "engine"} & {thread.name for thread in threading.enumerate()}
@@ -121,7 +167,7 @@ class Slow:
 
 def test_a_paced_server_reports_the_profiles_durations(tiny_llm: Path) -> None:
     with (
-        running_server(ServerConfig(model=tiny_llm, pace=Slow()), engine=FakeEngine()) as port,
+        running_server(ServerConfig(model=tiny_llm, pace=Slow())) as port,
         CloudClient(f"127.0.0.1:{port}") as client,
     ):
         assert client.model_info().paced
@@ -137,7 +183,9 @@ def test_plaintext_on_a_reachable_address_is_refused(tiny_llm: Path) -> None:
     ):
         pass
     with (
-        running_server(ServerConfig(model=tiny_llm, host="0.0.0.0", allow_plaintext=True), engine=FakeEngine()) as port,
+        running_server(
+            ServerConfig(model=tiny_llm, host="0.0.0.0", allow_plaintext=True), engine=fake_engine(FakeForward())
+        ) as port,
         CloudClient(f"localhost:{port}") as client,
     ):
         assert client.model_info().engine == "fake"
@@ -150,7 +198,7 @@ def test_a_taken_port_is_told(tiny_llm: Path) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ServerStartError, match=f"cannot listen on 127.0.0.1:{port}: is the port taken"),
-            running_server(ServerConfig(model=tiny_llm, port=port), engine=FakeEngine()),
+            running_server(ServerConfig(model=tiny_llm, port=port), engine=fake_engine(FakeForward())),
         ):
             pass
 
@@ -184,29 +232,13 @@ def test_tls(tiny_llm: Path, tmp_path: Path) -> None:
         pytest.skip("openssl is not installed")
     config = ServerConfig(model=tiny_llm, host="0.0.0.0", tls_certificate=certificate, tls_key=key)
     with (
-        running_server(config, engine=FakeEngine()) as port,
+        running_server(config, engine=fake_engine(FakeForward())) as port,
         CloudClient(f"127.0.0.1:{port}", tls_ca=certificate) as client,
     ):
         assert client.model_info().engine == "fake"
     absent = ServerConfig(model=tiny_llm, tls_certificate=certificate, tls_key=tmp_path / "none.pem")
     with (
         pytest.raises(ServerStartError, match=r"cannot read the TLS files.*none\.pem"),
-        running_server(absent, engine=FakeEngine()),
+        running_server(absent, engine=fake_engine(FakeForward())),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"port": 70000}, "port=70000 is outside 0..65535"),
-        ({"dtype": "int4"}, "dtype='int4' is not one of float32"),
-        ({"max_sessions": 0}, "max_sessions=0 must be at least 1"),
-        ({"threads": 0}, "threads=0 must be at least 1"),
-        ({"lease_seconds": 0.0}, "lease_seconds=0.0 must be above 0"),
-        ({"tls_key": Path("key.pem")}, "TLS needs both"),
-    ],
-)
-def test_the_config_is_checked(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ServerConfig(model=Path("any"), **options)  # type: ignore[arg-type]

@@ -16,12 +16,12 @@ from runtime.wire import synera_pb2_grpc
 
 
 class Failing:
-    """A verification that raises one error, whatever it is asked."""
+    """A verification and a generation that raise one error, whatever they are asked."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def open(self, tokenizer_hash: str) -> str:
+    async def open(self, tokenizer_hash: str) -> str:
         raise self._error
 
     async def verify(self, request: object) -> object:
@@ -35,7 +35,8 @@ class Failing:
 def ask(error: Exception, call: Callable[[CloudClient], Any]) -> Any:
     async def live() -> Any:
         server = grpc.aio.server()
-        servicer = SyneraServicer(Failing(error), lease_seconds=1.0, paced=False)  # type: ignore[arg-type]
+        failing: Any = Failing(error)
+        servicer = SyneraServicer(failing, failing, lease_seconds=1.0, paced=False)
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -22,7 +22,8 @@ from agents.evaluation import Answered, PlannedAnswer, answer, make_plan
 from agents.fleet import run_fleet
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.device import Connection, Device
 from runtime.policy import drive

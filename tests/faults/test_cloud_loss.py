@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
@@ -115,8 +116,9 @@ def test_without_any_cloud_the_device_answers_alone(truth: list[int]) -> None:
 
 
 def test_sigterm_ends_the_process_cleanly_and_a_taken_port_is_one_line(tiny_llm: Path) -> None:
-    with served(tiny_llm) as cloud:
-        assert cloud.line.startswith(f"listening on {cloud.target} (model llm, LlamaForCausalLM, engine torch, float32)")
+    with served(tiny_llm, "--device", "cpu") as cloud:
+        ready = f"listening on {cloud.target} (model llm, LlamaForCausalLM, engine torch, float32 on cpu)"
+        assert cloud.line.startswith(ready)
         second = subprocess.run(
             command("--model", tiny_llm, "--port", cloud.port),
             cwd=ROOT,
@@ -135,6 +137,28 @@ def test_sigterm_ends_the_process_cleanly_and_a_taken_port_is_one_line(tiny_llm:
         assert cloud.process.returncode == 0
         assert cloud.hint.startswith("next: ")
         assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--engine", "none"), "engine='none' is not one of torch"),
+        (("--device", "gpu"), "device='gpu' is not one of auto, cpu, cuda"),
+        (("--device", "cuda:99"), "device='cuda:99', but torch finds"),
+    ],
+)
+def test_an_engine_or_a_device_that_is_not_there_is_one_line(arguments: tuple[str, str], message: str, tiny_llm: Path) -> None:
+    done = subprocess.run(
+        command("--model", tiny_llm, "--port", 0, *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:

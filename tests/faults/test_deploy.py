@@ -15,7 +15,8 @@ import pytest
 
 from agents.evaluation import PlannedAnswer, answer
 from agents.rules import FixedRule
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.device import Device
 from runtime.errors import CheckpointError, CloudUnavailableError, ContextOverflowError, TokenizerMismatchError

@@ -8,7 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.client import CloudClient, Deadlines
 from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, CloudUnavailableError, TokenizerMismatchError
 from runtime.model.tokenizer import tokenizer_hash
@@ -22,7 +23,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
-from tests.support.engine import VOCAB, FakeEngine, continuation
+from tests.support.engine import VOCAB, FakeForward, continuation, fake_engine
 
 PROMPT = (1, 2, 3)
 
@@ -43,21 +44,21 @@ class ManualClock:
 class World:
     """A served fake LLM whose leases run on `clock`, and a client."""
 
-    def __init__(self, folder: Path, client: CloudClient, engine: FakeEngine, clock: ManualClock) -> None:
-        self.tokenizer_hash, self.client, self.engine, self.clock = tokenizer_hash(folder), client, engine, clock
+    def __init__(self, folder: Path, client: CloudClient, forward: FakeForward, clock: ManualClock) -> None:
+        self.tokenizer_hash, self.client, self.forward, self.clock = tokenizer_hash(folder), client, forward, clock
 
 
 @pytest.fixture
 def world(tiny_llm: Path) -> Iterator[World]:
-    engine, clock = FakeEngine(), ManualClock()
+    forward, clock = FakeForward(), ManualClock()
     config = ServerConfig(model=tiny_llm, lease_seconds=60, max_sessions=2, grace_seconds=0)
-    with running_server(config, engine=engine, now=clock.now) as port:
+    with running_server(config, engine=fake_engine(forward), now=clock.now) as port:
         deadlines = Deadlines(verify_seconds=20)
         with CloudClient(f"127.0.0.1:{port}", deadlines=deadlines) as client:
             try:
-                yield World(tiny_llm, client, engine, clock)
+                yield World(tiny_llm, client, forward, clock)
             finally:
-                engine.gate.set()
+                forward.gate.set()
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_an_absent_cloud_is_one_clear_error(absent: str) -> None:
 
 
 def test_past_its_deadline_the_cloud_is_unavailable(world: World) -> None:
-    world.engine.gate.clear()
+    world.forward.gate.clear()
     with (
         CloudClient(world.client.target, deadlines=Deadlines(verify_seconds=0.2)) as client,
         CloudVerifier(client, world.tokenizer_hash) as verifier,

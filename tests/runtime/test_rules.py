@@ -29,18 +29,27 @@ def test_an_empty_draft_gives_the_next_token() -> None:
     assert accept_greedy([], [4]) == (0, 4)
 
 
-def test_choices_are_read_up_to_the_first_difference_and_no_further() -> None:
+@pytest.mark.parametrize(("draft", "reads"), [([1, 2, 3], 4), ([1, 9, 3], 2), ([9, 2, 3], 1), ([], 1)])
+def test_choices_are_read_only_up_to_the_first_that_differs(draft: list[int], reads: int) -> None:
+    read = []
+
     def choices() -> Iterator[int]:
-        yield 1
-        yield 9
-        raise AssertionError("nobody needs to know")
+        for token in (1, 2, 3, 4, 5, 6):  # more than are needed
+            read.append(token)
+            yield token
 
-    assert accept_greedy([1, 2, 3], choices()) == (1, 9)
+    assert accept_greedy(draft, choices()) == (reads - 1, reads)
+    assert len(read) == reads
 
 
-def test_choices_that_end_too_early_are_refused() -> None:
-    with pytest.raises(ValueError, match="a draft of 2 tokens needs 3 choices of the LLM, got 2"):
-        accept_greedy([1, 2], [1, 2])
+@pytest.mark.parametrize("choices", [[], [1], [1, 2]])
+def test_choices_that_end_too_early_are_refused(choices: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"a draft of 2 tokens needs 3 choices of the LLM, got {len(choices)}"):
+        accept_greedy([1, 2], choices)
+
+
+def test_after_a_difference_further_choices_need_not_exist() -> None:
+    assert accept_greedy([1, 2], [7]) == (0, 7)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from cloud.server import ServerConfig, running_server
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.errors import CloudUnavailableError, SyneraError
 from runtime.model.loading import fingerprint
 from scripts import _verifier

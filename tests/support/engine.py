@@ -1,4 +1,4 @@
-"""Stand-ins for the cloud's tests: an engine whose choices are arithmetic and whose caches tell on misuse."""
+"""Stand-ins for the cloud's tests: a forward whose choices are arithmetic and whose caches tell on misuse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloud.engine.base import EngineInfo, Work
+import torch
+
+from cloud.engine.base import EngineInfo
+from cloud.engine.embedded.batcher import Pace
+from cloud.engine.embedded.engine import EmbeddedEngine
+from cloud.engine.embedded.forward import Rows, Work
 
 VOCAB = 50
 
@@ -27,51 +32,71 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+def logits_after(prefix: Sequence[int]) -> torch.Tensor:
+    """The fake LLM's logits [VOCAB] after a prefix; the largest is that of its choice."""
+    logits = torch.arange(VOCAB) * 0.01 * (1 + len(prefix) % 3)
+    logits[choice(prefix)] += 3.0
+    return logits
+
+
 class FakeCache:
+    """The tokens that were run."""
+
     def __init__(self) -> None:
         self.tokens: list[int] = []
 
-    def truncate(self, length: int) -> None:
-        del self.tokens[length:]
 
-
-class FakeEngine:
+class FakeForward:
     """Runs nothing; can be held at a gate and made to fail."""
 
-    def __init__(self, context_tokens: int = 100, eos_ids: tuple[int, ...] = ()) -> None:
-        self.info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, eos_ids)
+    def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
-        self.failures = 0
+        self.failures: list[BaseException] = []
+        """Raised by the next forwards, one each."""
+        self.short = 0
+        """So many results the next forward lacks."""
         self.batches: list[list[int]] = []
+        """Tokens of each work of each forward."""
 
     def new_cache(self) -> FakeCache:
         return FakeCache()
 
-    def forward(self, batch: Sequence[Work]) -> list[list[int]]:
+    def run(self, batch: Sequence[Work]) -> list[Rows]:
         self.entered.set()
         assert self.gate.wait(30)
         self.batches.append([len(work.tokens) for work in batch])
+        assert len({id(work.cache) for work in batch}) == len(batch)
         if self.failures:
-            self.failures -= 1
             batch[0].cache.tokens.append(-1)  # a failed forward may leave anything behind
-            raise RuntimeError("out of memory")
-        return [self._one(work) for work in batch]
+            raise self.failures.pop(0)
+        results = [self._one(work) for work in batch]
+        short, self.short = self.short, 0
+        return results[: len(results) - short]
 
-    def _one(self, work: Work) -> list[int]:
+    def _one(self, work: Work) -> Rows:
         cached = work.cache.tokens
-        assert len(cached) == work.position
-        choices = []
+        assert len(cached) >= work.position
+        del cached[work.position :]
+        choices, logits = [], []
         for token in work.tokens:
             cached.append(token)
             choices.append(choice(cached))
-        return choices[-work.wanted :]
+            logits.append(logits_after(cached))
+        return Rows(choices[-work.wanted :], torch.stack(logits[-work.wanted :]))
+
+
+def fake_engine(
+    forward: FakeForward, *, context_tokens: int = 100, eos_ids: tuple[int, ...] = (), pace: Pace | None = None
+) -> EmbeddedEngine:
+    """The embedded engine over a fake forward."""
+    info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, eos_ids)
+    return EmbeddedEngine(info, forward, token_budget=512, pace=pace)
 
 
 def greedy(folder: Path, prompt: Sequence[int], count: int) -> list[int]:
     """What a model writes, by transformers, without cache."""
-    import torch
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(folder).eval()

@@ -103,9 +103,7 @@ def last_row(
     """Run one sequence afresh; return the probabilities [vocab] and the attention row [8] of its last token."""
     import torch
 
-    from runtime.model.kv import SequenceKV
-
-    cache = SequenceKV(decoder.config.kv_shape, probe_layer=probe_layer)
+    cache = decoder.new_cache(probe_layer)
     hidden = decoder.run(decoder.embed(torch.tensor(tokens)), torch.arange(len(tokens)), cache, 0, stop)
     attention = cache.probed[-1].numpy() if cache.probed is not None else np.zeros(0, np.float32)
     return decoder.logits(hidden[-1:])[0].softmax(-1).numpy(), attention
@@ -130,15 +128,12 @@ class InProcessVerifier:
     def result(self) -> Verdict:
         import torch
 
-        from runtime.model.kv import SequenceKV
         from runtime.synera.chunk import Verdict
 
         assert self._checking is not None
         history, draft = self._checking
         tokens = [*history, *draft]
-        hidden = self._llm.run(
-            self._llm.embed(torch.tensor(tokens)), torch.arange(len(tokens)), SequenceKV(self._llm.config.kv_shape)
-        )
+        hidden = self._llm.run(self._llm.embed(torch.tensor(tokens)), torch.arange(len(tokens)), self._llm.new_cache())
         choices = self._llm.logits(hidden[len(history) - 1 :]).argmax(-1).tolist()
         accepted = next((i for i, token in enumerate(draft) if token != choices[i]), len(draft))
         return Verdict(accepted, choices[accepted], 0.0, 0.0, 0.0, 0.0, len(tokens), uplink_bytes=0, downlink_bytes=0, load=0.0)

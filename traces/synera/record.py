@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 
 from runtime.errors import ContextOverflowError, TokenizerMismatchError
 from runtime.model.decoder import Decoder
-from runtime.model.kv import SequenceKV
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from runtime.model.tree_kv import TreeKV
@@ -363,7 +362,7 @@ def greedy_answers(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str],
     answers = {}
     for prompt in prompts:
         ids: list[int] = tokenizer.encode(prompt).ids
-        cache, fresh, said = SequenceKV(model.config.kv_shape), list(ids), list[int]()
+        cache, fresh, said = model.new_cache(), list(ids), list[int]()
         while len(said) < max_new_tokens and not (said and said[-1] in model.config.eos_ids):
             first = len(ids) + len(said) - len(fresh)
             hidden = model.run(model.embed(torch.tensor(fresh)), torch.arange(first, first + len(fresh)), cache)

@@ -1,6 +1,6 @@
-"""The one thread that owns the engine: it takes what waits, runs a batch, hands out results, measures.
+"""The one thread that runs forwards: it takes what waits, runs a batch, hands out results, measures.
 
-What does not live here: who goes first (scheduler.py) and what the tokens mean to a session (verification.py).
+What does not live here: who goes first (scheduler.py) and what the tokens mean to a session (jobs.py, engine.py).
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloud.engine.base import Engine, Work
+from cloud.engine.embedded.forward import Forward, Rows, Work
 from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
 from runtime.errors import CloudError, CloudUnavailableError
 
@@ -31,8 +31,7 @@ class Pace(Protocol):
 class Outcome:
     """What a forward gave one job."""
 
-    choices: Sequence[int]
-    """The LLM's argmax ids after the wanted positions."""
+    rows: Rows
     queue_ms: float
     """From when the job was put in the queue to the start of its batch."""
     compute_ms: float
@@ -44,27 +43,22 @@ class Outcome:
 
 
 class Job(Protocol):
-    """A request in the queue. All methods are called by the engine's thread."""
-
-    @property
-    def session_id(self) -> str:
-        """Whose it is."""
-        ...
+    """A request in the queue."""
 
     def work(self) -> Work | None:
-        """Return what to run next; None when nobody waits for it any more."""
+        """Return what to run next; None when nobody waits for it any more. Called by the engine's thread."""
         ...
 
     def deliver(self, outcome: Outcome) -> bool:
-        """Take a result; True puts the job back into the queue for more."""
+        """Take a result; True puts the job back into the queue for more. Called by the engine's thread."""
         ...
 
     def fail(self, error: CloudError) -> None:
-        """Take the reason why there will be no result."""
+        """Take the reason why there will be no (more) results; called by any thread, perhaps more than once."""
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Queued:
     job: Job
     since: float
@@ -77,13 +71,18 @@ class _Ready:
 
 
 class Batcher:
-    """Runs jobs on a thread of its own, from `start` to `stop`."""
+    """Runs jobs on a thread of its own, from `start` to `stop`.
+
+    Whatever a forward or the handing out of its results raises fails the jobs it concerns and nothing else. Whatever
+    else ends the thread fails all jobs, those to come included, as unavailable.
+    """
 
     def __init__(
         self,
-        engine: Engine,
+        forward: Forward,
         *,
-        token_budget: int = 512,
+        token_budget: int,
+        died: Callable[[CloudUnavailableError], None],
         pace: Pace | None = None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -91,88 +90,134 @@ class Batcher:
         """Prepare the thread.
 
         Args:
-            engine: called by this thread only.
+            forward: run by this thread only.
             token_budget: most tokens in a batch of several jobs.
+            died: told, by the thread, why it ends without having been stopped; all jobs have failed by then.
             pace: emulate a machine that takes this long; a batch never ends earlier.
             now: monotonic seconds.
             sleep: waits so many seconds.
         """
         if token_budget < 1:
             raise ValueError(f"token_budget={token_budget} must be at least 1")
-        self._engine, self._token_budget, self._pace, self._now, self._sleep = engine, token_budget, pace, now, sleep
+        self._forward, self._token_budget, self._pace, self._died = forward, token_budget, pace, died
+        self._now, self._sleep = now, sleep
         self._queue: list[_Queued] = []
+        self._over: str | None = None  # why no job is taken any more
         self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the batch in hand; what still waits fails as unavailable."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        """Fail what waits as unavailable, and end the thread after the batch in hand."""
+        self._end("the verifier is shutting down; try again when it is back")
         if self._thread.ident is not None:
             self._thread.join()
 
     def put(self, job: Job) -> None:
-        """Queue a job; it fails as unavailable when the batcher has stopped."""
+        """Queue a job; it fails as unavailable when the batcher has ended."""
+        self._enqueue([_Queued(job, self._now())])
+
+    def check_alive(self) -> None:
+        """Do nothing while jobs are taken.
+
+        Raises:
+            CloudUnavailableError: the batcher has ended.
+        """
+        if self._over is not None:
+            raise CloudUnavailableError(self._over)
+
+    def _enqueue(self, jobs: Sequence[_Queued]) -> None:
         with self._changed:
-            if not self._stopping:
-                self._queue.append(_Queued(job, self._now()))
+            over = self._over
+            if over is None:
+                self._queue += jobs
                 self._changed.notify()
-                return
-        job.fail(_stopped())
+        if over is not None:
+            _fail((each.job for each in jobs), CloudUnavailableError(over))
 
-    def _loop(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
-                if self._stopping:
-                    left, self._queue = self._queue, []
-                    break
-                batch = self._take()
-            if batch:
-                self._run(batch)
-        for queued in left:
-            queued.job.fail(_stopped())
+    def _end(self, why: str) -> None:
+        with self._changed:
+            self._over = self._over or why
+            left, self._queue = self._queue, []
+            self._changed.notify()
+        _fail((each.job for each in left), CloudUnavailableError(self._over))
 
-    def _take(self) -> list[_Ready]:
-        """Form a batch and drop abandoned jobs; the lock is held."""
-        ready = [_Ready(queued, work) for queued in self._queue if (work := queued.job.work()) is not None]
-        waiting = [Waiting(each.queued.job.session_id, len(each.work.tokens)) for each in ready]
-        picked = set(pick_fcfs(waiting, self._token_budget))
-        self._queue = [each.queued for i, each in enumerate(ready) if i not in picked]
-        return [each for i, each in enumerate(ready) if i in picked]
+    def _live(self) -> None:
+        batch: list[_Ready] = []
+        try:
+            while self._over is None:
+                batch = self._next_batch()
+                if batch:
+                    self._run(batch)
+                batch = []  # while it waits it keeps nobody's cache alive
+        except BaseException as error:  # nothing may be left waiting for a thread that is gone
+            _log.exception("the engine's thread died")
+            why = CloudUnavailableError(f"the engine died of {error!r}; restart the verifier, its log says more")
+            self._end(str(why))
+            _fail((each.queued.job for each in batch), why)
+            self._died(why)
+
+    def _next_batch(self) -> list[_Ready]:
+        """Wait for jobs and form a batch; drop abandoned ones. Empty when all were, or when the batcher has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._over is not None)
+            ready = [_Ready(queued, work) for queued in self._queue if (work := queued.job.work()) is not None]
+            waiting = [Waiting(id(each.work.cache), len(each.work.tokens)) for each in ready]
+            picked = set(pick_fcfs(waiting, self._token_budget))
+            self._queue = [each.queued for i, each in enumerate(ready) if i not in picked]
+            return [each for i, each in enumerate(ready) if i in picked]
 
     def _run(self, batch: list[_Ready]) -> None:
-        began = self._now()
-        tokens = sum(len(each.work.tokens) for each in batch)
         try:
-            results = self._engine.forward([each.work for each in batch])
-        except Exception as error:  # whatever an engine raises ends its batch, not the server
+            outcomes = self._outcomes(batch)
+        except Exception as error:  # whatever a forward raises ends its batch, not the engine
+            tokens = sum(len(each.work.tokens) for each in batch)
             _log.exception("the engine failed on a batch of %d requests, %d tokens", len(batch), tokens)
             failed = CloudError(f"the engine failed on a batch of {len(batch)} requests, {tokens} tokens: {error}")
-            for each in batch:
-                each.queued.job.fail(failed)
+            _fail((each.queued.job for each in batch), failed)
             return
+        ended = self._now()
+        again = [each.queued.job for each, outcome in zip(batch, outcomes, strict=True) if _deliver(each.queued.job, outcome)]
+        self._enqueue([_Queued(job, ended) for job in again])
+
+    def _outcomes(self, batch: list[_Ready]) -> list[Outcome]:
+        began = self._now()
+        results = self._forward.run([each.work for each in batch])
+        if len(results) != len(batch):
+            raise RuntimeError(f"the forward gave {len(results)} results")
+        tokens = sum(len(each.work.tokens) for each in batch)
         if self._pace is not None:
             self._sleep(max(0.0, began + self._pace.forward_seconds(tokens) - self._now()))
-        ended = self._now()
-        compute_ms = (ended - began) * 1e3
+        compute_ms = (self._now() - began) * 1e3
         with self._changed:
             load = len(batch) + len(self._queue)
-        again = []
-        for each, choices in zip(batch, results, strict=True):
-            share_ms = compute_ms * len(each.work.tokens) / tokens
-            outcome = Outcome(choices, (began - each.queued.since) * 1e3, compute_ms, share_ms, load)
-            if each.queued.job.deliver(outcome):
-                again.append(_Queued(each.queued.job, ended))
-        with self._changed:
-            self._queue += again
+        return [
+            Outcome(
+                rows,
+                queue_ms=(began - each.queued.since) * 1e3,
+                compute_ms=compute_ms,
+                compute_share_ms=compute_ms * len(each.work.tokens) / tokens,
+                load=load,
+            )
+            for each, rows in zip(batch, results, strict=True)
+        ]
 
 
-def _stopped() -> CloudUnavailableError:
-    return CloudUnavailableError("the verifier is shutting down; try again when it is back")
+def _deliver(job: Job, outcome: Outcome) -> bool:
+    try:
+        return job.deliver(outcome)
+    except Exception as error:  # the other jobs of the batch still get their results
+        _log.exception("a result could not be handed out")
+        _fail([job], CloudError(f"the engine failed to make a verdict of a forward's result: {error}"))
+        return False
+
+
+def _fail(jobs: Iterable[Job], error: CloudError) -> None:
+    for job in jobs:
+        try:
+            job.fail(error)
+        except Exception:  # nobody is left to tell, as when its event loop has closed; the others still are
+            _log.exception("a failure could not be handed out")

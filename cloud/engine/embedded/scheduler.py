@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Waiting:
     """What the scheduler sees of a job."""
 
-    session: Hashable
-    """Jobs of one session run one after the other."""
+    sequence: Hashable
+    """Jobs of one sequence run one after the other."""
     tokens: int
     """Tokens that its forward processes."""
 
@@ -22,7 +22,7 @@ class Waiting:
 def pick_fcfs(waiting: Sequence[Waiting], token_budget: int) -> list[int]:
     """Pick the next batch, first come first served.
 
-    The first job always goes, however long; later ones while the budget lasts. A job whose session is in the batch
+    The first job always goes, however long; later ones while the budget lasts. A job whose sequence is in the batch
     already is passed over; the first that does not fit ends the batch, so that no long job is overtaken for ever.
 
     Args:
@@ -33,14 +33,14 @@ def pick_fcfs(waiting: Sequence[Waiting], token_budget: int) -> list[int]:
         Indices into `waiting`, rising.
     """
     picked: list[int] = []
-    sessions: set[Hashable] = set()
+    sequences: set[Hashable] = set()
     tokens = 0
     for index, job in enumerate(waiting):
-        if job.session in sessions:
+        if job.sequence in sequences:
             continue
         if picked and tokens + job.tokens > token_budget:
             break
         picked.append(index)
-        sessions.add(job.session)
+        sequences.add(job.sequence)
         tokens += job.tokens
     return picked

@@ -16,6 +16,7 @@ from runtime.errors import CheckpointError, ContextOverflowError, UnsupportedMod
 from runtime.model.exits import ExitLedger
 from runtime.model.kv import RaggedKV, SequenceKV
 from runtime.model.loading import SUPPORTED, fingerprint, load_decoder
+from runtime.model.placement import Placement
 from runtime.model.tree_kv import TreeKV
 from tests.support.checkpoints import VOCAB, random_ids, save_checkpoint
 
@@ -62,7 +63,7 @@ class Loaded:
         self.wanted = self.by_exit[-1]
 
     def cache(self) -> SequenceKV:
-        return SequenceKV(self.decoder.config.kv_shape)
+        return self.decoder.new_cache()
 
     def forward(self, ids: Tensor, kv: SequenceKV, first: int) -> Tensor:
         """Logits [rows, vocab] of ids placed from `first` on."""
@@ -169,18 +170,19 @@ def test_mixed_exits_match_transformers_at_every_exit(
 
 
 def test_bfloat16_keeps_the_type_and_stays_close(llama: Loaded) -> None:
-    decoder = load_decoder(llama.folder, dtype=torch.bfloat16)
-    kv = SequenceKV(decoder.config.kv_shape, dtype=torch.bfloat16)
+    decoder = load_decoder(llama.folder, Placement(dtype="bfloat16"))
+    kv = decoder.new_cache()
+    assert (kv.nbytes, decoder.dtype) == (llama.cache().nbytes // 2, torch.bfloat16)
     got = decoder.logits(decoder.run(decoder.embed(llama.ids), torch.arange(LENGTH), kv))
     assert got.dtype == torch.bfloat16
     apart = (got.float() - llama.wanted).square().mean().sqrt() / llama.wanted.square().mean().sqrt()
     assert apart.item() < 0.1
 
 
-def test_everything_lives_on_the_device_that_was_asked_for(llama: Loaded) -> None:
-    decoder = load_decoder(llama.folder, device="meta")
-    kv = SequenceKV(decoder.config.kv_shape, device="meta")
-    out = decoder.run(decoder.embed(llama.ids.to("meta")), torch.arange(LENGTH), kv)
+def test_everything_lives_on_the_device_that_was_asked_for(llama: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Placement, "torch_device", torch.device("meta"))
+    decoder = load_decoder(llama.folder)
+    out = decoder.run(decoder.embed(llama.ids.to("meta")), torch.arange(LENGTH), decoder.new_cache())
     assert decoder.logits(out).device.type == "meta"
 
 
@@ -222,7 +224,7 @@ def test_tree_equals_sequences(llama: Loaded, windowed: Loaded, parents: list[in
             got = decoder.run(decoder.embed(ids[slots]), torch.full((len(wave),), depth - 1), tree)
             assert tree.probed is not None
             for row, path in enumerate(wave):
-                kv = SequenceKV(decoder.config.kv_shape, probe_layer=1)
+                kv = decoder.new_cache(probe_layer=1)
                 wanted = decoder.run(decoder.embed(ids[path]), torch.arange(depth), kv)
                 assert (got[row] - wanted[-1]).abs().max().item() <= TOLERANCE
                 assert kv.probed is not None
@@ -373,7 +375,7 @@ def test_a_head_of_its_own_is_used_even_if_the_config_calls_it_tied(tmp_path: Pa
     decoder, model = load_decoder(tmp_path), transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     with torch.inference_mode():
         wanted = model(row[None]).logits[0]
-    got = decoder.logits(decoder.run(decoder.embed(row), torch.tensor([0]), SequenceKV(decoder.config.kv_shape)))
+    got = decoder.logits(decoder.run(decoder.embed(row), torch.tensor([0]), decoder.new_cache()))
     assert (got - wanted).abs().max().item() <= TOLERANCE
 
 

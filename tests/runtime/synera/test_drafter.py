@@ -14,7 +14,7 @@ from runtime.clock import SimulatedClock
 from runtime.errors import CheckpointError
 from runtime.model.decoder import Decoder
 from runtime.model.exits import ExitLedger, Segment, resolve_exit
-from runtime.model.kv import ATTENTION_WINDOW, SequenceKV
+from runtime.model.kv import ATTENTION_WINDOW
 from runtime.model.loading import load_decoder
 from runtime.synera.chunk import DraftToken
 from runtime.synera.drafter import ModelDrafter, predict
@@ -155,7 +155,7 @@ def test_margin_zero_leaves_at_the_first_exit_and_one_never_early(decoder: Decod
 
 
 def test_a_draft_is_the_greedy_choice_of_the_decoder(decoder: Decoder) -> None:
-    kv = SequenceKV(decoder.config.kv_shape)
+    kv = decoder.new_cache()
     hidden = decoder.run(decoder.embed(torch.tensor(PROMPT)), torch.arange(len(PROMPT)), kv)
     wanted = predict(decoder.logits(hidden[-1:]))
     got = Bench(decoder, PROMPT).next(-1, 1.0)

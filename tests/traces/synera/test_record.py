@@ -77,15 +77,11 @@ def test_the_figures_of_a_node_are_those_of_a_fresh_run(recorded: tuple[Models, 
 def test_the_sketch_is_the_lens_s_view_of_the_hidden_state(akin_models: Models, akin_graphs: GraphSet) -> None:
     import torch
 
-    from runtime.model.kv import SequenceKV
-
     lens, slm, graph = Lens.from_tensors(akin_graphs.lens_tensors), akin_models.slm, akin_graphs[1]
     for node in (0, int(inner_nodes(graph)[-1])):
         prefix = [*graph.prompt_tokens.tolist(), *answer_of(graph, node)]
         for e, layer in enumerate(slm.config.exit_layers):
-            states = slm.run(
-                slm.embed(torch.tensor(prefix)), torch.arange(len(prefix)), SequenceKV(slm.config.kv_shape), 0, layer
-            )
+            states = slm.run(slm.embed(torch.tensor(prefix)), torch.arange(len(prefix)), slm.new_cache(), 0, layer)
             np.testing.assert_allclose(graph.sketch[node, e], lens.sketch(states[-1].numpy(), e), atol=0.01)
     states = np.concatenate([g.sketch[inner_nodes(g)] for g in akin_graphs]).astype(float)
     assert states.std(0).max() < 3, "scaled to about one deviation"

@@ -1,0 +1,33 @@
+"""Which engines there are; each is imported when it is asked for.
+
+What does not live here: anything of one engine. A new engine is a row here, its package, and its test.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloud.config import ServerConfig
+    from cloud.engine.base import Engine
+
+LOADERS: dict[str, str] = {
+    "torch": "cloud.engine.embedded.engine",
+}
+"""Engine name to the module whose `load(config: ServerConfig) -> Engine` makes it, ready to start.
+
+Until the start an engine holds nothing that outlives the object. A loader raises CheckpointError for an unusable model and ValueError for what its engine cannot do with a config.
+"""
+DEFAULT = "torch"
+
+
+def load_engine(config: ServerConfig) -> Engine:
+    """Load the engine that the config names.
+
+    Raises:
+        CheckpointError: no usable model in `config.model`.
+        ValueError: the engine cannot run as configured.
+    """
+    engine: Engine = import_module(LOADERS[config.engine]).load(config)
+    return engine

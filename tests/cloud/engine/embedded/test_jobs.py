@@ -1,0 +1,109 @@
+"""Verdicts and streams, seen through the engine that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from cloud.engine.base import Check
+from cloud.engine.embedded.engine import EmbeddedEngine
+from runtime.errors import CloudError
+from tests.support.embedded import Watched, held_back, run, tokens
+from tests.support.engine import VOCAB, FakeForward, choice, continuation, logits_after
+
+PROMPT = [1, 2, 3]
+
+
+@pytest.mark.parametrize("right", [0, 1, 3])
+def test_log_probabilities_are_of_the_judged_tokens_and_of_the_next(right: int) -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        draft = continuation(PROMPT, 3)
+        draft[right:] = [(token + 1) % VOCAB for token in draft[right:]]
+        await engine.open("a")
+        got = await engine.check("a", Check(0, PROMPT, draft))
+        assert got.accepted == right
+        rows = [logits_after([*PROMPT, *draft[:i]]).log_softmax(-1) for i in range(4)]
+        judged = min(right + 1, 3)
+        assert got.draft_logprobs == pytest.approx([rows[i][draft[i]].item() for i in range(judged)], abs=1e-6)
+        assert got.next_logprob == pytest.approx(rows[right][got.next_token].item(), abs=1e-6)
+
+    run(body)
+
+
+def test_an_empty_draft_has_no_log_probabilities_but_the_next_tokens() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        await engine.open("a")
+        got = await engine.check("a", Check(0, PROMPT, []))
+        assert (got.accepted, got.next_token, got.draft_logprobs) == (0, choice(PROMPT), ())
+        assert got.next_logprob == pytest.approx(logits_after(PROMPT).log_softmax(-1).max().item(), abs=1e-6)
+
+    run(body)
+
+
+def test_a_stream_is_greedy_and_ends_at_count_and_eos() -> None:
+    async def counted(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        assert await tokens(engine, PROMPT, 12) == continuation(PROMPT, 12)
+
+    async def ended(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        assert await tokens(engine, PROMPT, 12) == continuation(PROMPT, 3)
+
+    run(counted)
+    run(ended, eos_ids=(continuation(PROMPT, 3)[-1],))
+
+
+def test_a_stream_whose_forward_fails_says_so() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        forward.failures.append(RuntimeError("out of memory"))
+        with pytest.raises(CloudError, match="out of memory"):
+            await tokens(engine, PROMPT, 3)
+        assert await tokens(engine, PROMPT, 3) == continuation(PROMPT, 3)
+
+    run(body)
+
+
+def test_a_closed_stream_stops_and_is_freed() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        assert isinstance(forward, Watched)
+        async with aclosing(engine.stream(PROMPT, 90)) as stream:
+            assert (await anext(stream)).token == choice(PROMPT)
+            assert forward.caches == 1
+        await engine.open("a")
+        await engine.check("a", Check(0, [9] * 7, []))  # behind it in the queue
+        assert forward.caches == 1  # that of the session
+        ran = len(forward.batches)
+        await engine.check("a", Check(0, [9] * 7, []))
+        assert forward.batches[ran:] == [[7]]
+
+    run(body, Watched())
+
+
+def test_a_stream_that_is_cancelled_while_it_waits_is_freed() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        assert isinstance(forward, Watched)
+        held = await held_back(engine, forward)
+        task = asyncio.create_task(tokens(engine, PROMPT, 90))
+        await asyncio.sleep(0)
+        assert forward.caches == 2
+        task.cancel()
+        await asyncio.wait([task])
+        del task  # it keeps the frames that it was cancelled in
+        forward.gate.set()
+        await held
+        await engine.check("held", Check(0, [1, 2], []))
+        assert forward.batches == [[1], [2]]
+        assert forward.caches == 1
+
+    run(body, Watched())
+
+
+def test_a_stream_that_is_not_begun_holds_nothing() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        assert isinstance(forward, Watched)
+        stream = engine.stream(PROMPT, 90)
+        assert forward.caches == 0
+        await stream.aclose()
+        assert forward.batches == []
+
+    run(body, Watched())

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import pytest
+
+from cloud.engine.embedded.engine import EmbeddedEngine
+from cloud.generate import Generation
+from cloud.sessions import SessionTable
+from runtime.errors import CloudBusyError, CloudError, CloudRejectedError
+from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_engine
+
+PROMPT = [1, 2, 3]
+
+
+class World:
+    """Streams over a fake forward."""
+
+    def __init__(self, eos_ids: tuple[int, ...]) -> None:
+        self.forward = FakeForward()
+        self.engine: EmbeddedEngine = fake_engine(self.forward, eos_ids=eos_ids)
+        self.table = SessionTable(self.engine.close, max_sessions=4, lease_seconds=60, now=lambda: 0.0)
+        self.g = Generation(self.engine, self.table)
+
+    async def all(self, prompt: list[int], count: int) -> list[int]:
+        return [each.token async for each in self.g.generate(prompt, count)]
+
+
+def run(body: Callable[[World], Awaitable[None]], eos_ids: tuple[int, ...] = ()) -> None:
+    async def live() -> None:
+        world = World(eos_ids)
+        await world.engine.start()
+        try:
+            await body(world)
+            assert len(world.table) == 0
+        finally:
+            world.forward.gate.set()
+            await world.engine.stop()
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+
+
+def test_generate_is_greedy_and_ends_at_count_context_and_eos() -> None:
+    async def body(world: World) -> None:
+        assert await world.all(PROMPT, 12) == continuation(PROMPT, 12)
+        assert await world.all([1] * 95, 12) == continuation([1] * 95, 5)
+
+    async def ends(world: World) -> None:
+        assert await world.all(PROMPT, 12) == continuation(PROMPT, 3)
+
+    run(body)
+    run(ends, eos_ids=(continuation(PROMPT, 3)[-1],))
+
+
+@pytest.mark.parametrize(("prompt", "count"), [([], 3), (PROMPT, 0), ([1] * 100, 3), ([VOCAB], 3)])
+def test_generate_rejects_what_it_cannot_do(prompt: list[int], count: int) -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(CloudRejectedError):
+            await world.all(prompt, count)
+        assert world.forward.batches == []
+
+    run(body)
+
+
+def test_a_closed_stream_stops_and_gives_its_place_back() -> None:
+    async def body(world: World) -> None:
+        async with aclosing(world.g.generate(PROMPT, 90)) as stream:
+            assert (await anext(stream)).token == choice(PROMPT)
+            assert len(world.table) == 1
+        assert len(world.table) == 0
+        assert await world.all([9] * 7, 1) == [choice([9] * 7)]  # behind it in the queue
+        ran = len(world.forward.batches)
+        await world.all([9] * 7, 1)
+        assert world.forward.batches[ran:] == [[7]]
+
+    run(body)
+
+
+def test_a_cancelled_stream_stops_and_gives_its_place_back() -> None:
+    async def body(world: World) -> None:
+        world.forward.gate.clear()
+        task = asyncio.create_task(world.all(PROMPT, 90))
+        await asyncio.to_thread(world.forward.entered.wait, 30)
+        assert len(world.table) == 1
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert len(world.table) == 0
+        world.forward.gate.set()
+        await world.all([9] * 7, 1)
+        assert world.forward.batches == [[3], [7]]
+
+    run(body)
+
+
+def test_a_stream_whose_engine_fails_says_so() -> None:
+    async def body(world: World) -> None:
+        world.forward.failures.append(RuntimeError("out of memory"))
+        with pytest.raises(CloudError, match="out of memory"):
+            await world.all(PROMPT, 3)
+
+    run(body)
+
+
+def test_streams_and_sessions_share_the_limit() -> None:
+    async def body(world: World) -> None:
+        sessions = [await world.table.open() for _ in range(4)]
+        with pytest.raises(CloudBusyError):
+            await world.all(PROMPT, 3)
+        for session in sessions:
+            await world.table.close(session.session_id)
+
+    run(body)

@@ -1,0 +1,77 @@
+"""The embedded engine under test, over a fake forward, for the length of one coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+
+from cloud.engine.base import Check, Checked
+from cloud.engine.embedded.engine import EmbeddedEngine
+from runtime.errors import CloudUnavailableError
+from tests.support.engine import FakeCache, FakeForward, fake_engine
+
+Body = Callable[[EmbeddedEngine, FakeForward], Awaitable[None]]
+
+
+class Watched(FakeForward):
+    """Knows which of its caches somebody still holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: weakref.WeakSet[FakeCache] = weakref.WeakSet()
+
+    def new_cache(self) -> FakeCache:
+        cache = super().new_cache()
+        self._made.add(cache)
+        return cache
+
+    @property
+    def caches(self) -> int:
+        gc.collect()
+        return len(self._made)
+
+
+def run(body: Body, forward: FakeForward | None = None, **options: object) -> None:
+    """Serve while `body` runs."""
+
+    async def live() -> None:
+        used = forward or FakeForward()
+        engine = fake_engine(used, **options)  # type: ignore[arg-type]
+        await engine.start()
+        try:
+            await body(engine, used)
+        finally:
+            used.gate.set()
+            await engine.stop()
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+
+
+async def entered(forward: FakeForward) -> None:
+    """Wait until a forward is in hand."""
+    assert await asyncio.to_thread(forward.entered.wait, 30)
+
+
+async def held_back(engine: EmbeddedEngine, forward: FakeForward) -> asyncio.Task[Checked]:
+    """Occupy the engine with a check of a session of its own until the gate opens."""
+    forward.gate.clear()
+    forward.entered.clear()
+    await engine.open("held")
+    task = asyncio.create_task(engine.check("held", Check(0, [1], [])))
+    await entered(forward)
+    return task
+
+
+async def tokens(engine: EmbeddedEngine, prompt: Sequence[int], count: int) -> list[int]:
+    return [each.token async for each in engine.stream(prompt, count)]
+
+
+async def failure(call: Awaitable[object]) -> CloudUnavailableError:
+    """Why a call finds the engine unavailable, without the frames it was raised in."""
+    try:
+        await call
+    except CloudUnavailableError as error:
+        return error.with_traceback(None)
+    raise AssertionError("it is available")
