@@ -113,7 +113,7 @@ class OnnxController:
         if lens.fingerprint != self.lens.fingerprint:
             raise BundleError(
                 f"bundle {self.meta.name!r} was trained with the lens {self.lens.fingerprint}, these graphs hold {lens.fingerprint}; "
-                "record them with scripts/record.py --lens BUNDLE/lens.safetensors"
+                "record them with synera record --lens BUNDLE/lens.safetensors"
             )
 
     def predict(
@@ -137,7 +137,7 @@ def _read_meta(folder: Path) -> BundleMeta:
         return BundleMeta(normaliser=normaliser, **stated)
     except FileNotFoundError:
         raise BundleError(
-            f"no bundle at {folder}: it has no bundle.json; scripts/train.py writes one to runs/NAME/bundle"
+            f"no bundle at {folder}: it has no bundle.json; synera train writes one to runs/NAME/bundle"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         raise BundleError(f"{path} is damaged: {error!r}; export it again") from None

@@ -72,7 +72,7 @@ def verifier(tiny_llm: Path) -> Iterator[str]:
 def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
     done = script(name, "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python scripts/{name}.py" in done.stdout
+    assert f"synera {name.replace('_', '-')}" in done.stdout
     assert "Examples:" in done.stdout
     assert not list(tmp_path.iterdir())
 
@@ -124,10 +124,10 @@ def test_a_missing_model_folder(name: str, tmp_path: Path, bundle: Path) -> None
     assert str(tmp_path / "none") in mistake(script(name, "--slm", tmp_path / "none", *more, cwd=tmp_path))
 
 
-def test_missing_graphs_name_the_script_that_records_them(tmp_path: Path) -> None:
+def test_missing_graphs_name_the_command_that_records_them(tmp_path: Path) -> None:
     line = mistake(script("train", "--graphs", tmp_path, cwd=tmp_path))
     assert f"no graph file at {tmp_path / 'train.safetensors'}" in line
-    assert "scripts/record.py" in line
+    assert "synera record" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -166,7 +166,7 @@ def test_an_absent_cloud(tmp_path: Path, files: Path, pair: Recorded, bundle: Pa
         target = f"127.0.0.1:{nobody.getsockname()[1]}"
         line = mistake(deploy(files, pair.slm, bundle, target, "--prompt", "fits", cwd=tmp_path))
     assert f"no verifier answers at {target}" in line
-    assert "scripts/serve.py" in line
+    assert line.endswith("start one with: synera serve")
 
 
 def test_a_cloud_with_a_foreign_tokenizer(tmp_path: Path, files: Path, pair: Recorded, bundle: Path) -> None:
@@ -196,7 +196,7 @@ def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "next: python scripts/train.py --graphs out" in done.stdout
+    assert "next: synera train --graphs out" in done.stdout
     recorded = {p.stem: GraphSet.load(p) for p in (tmp_path / "out").iterdir()}
     assert set(recorded) == {"train", "validation", "test"}  # what train.py and evaluate.py ask for
     assert sorted(p for g in recorded.values() for p in g.meta.prompts) == sorted(pair.graphs.meta.prompts[:3])
@@ -218,7 +218,7 @@ def test_a_bundle_answers_through_a_served_model(
     assert done.stdout.count("answer: ") == 2
     assert done.stdout.count("chunks offloaded") == 2
     assert "the cloud was lost" not in done.stdout
-    assert "next: python scripts/evaluate.py" in done.stdout
+    assert "next: synera evaluate" in done.stdout
 
 
 @pytest.mark.skipif(
