@@ -271,6 +271,20 @@ def test_the_verifiers_process_stops_on_ctrl_c(tiny_llm: Path, started: list[sub
         socket.create_connection(address, timeout=10)
 
 
+def test_the_verifiers_process_runs_no_code_of_the_current_folder(
+    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is started it has the modules of the process that starts it, and takes paths from the current folder."""
+    for room in ("scripts", "cloud"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("raise SystemExit('a stranger')")
+    (tmp_path / "llm").symlink_to(tiny_llm)
+    monkeypatch.chdir(tmp_path)
+    with verifier_process(model=Path("llm"), pace=None, log=tmp_path / "log") as target:
+        assert target.startswith("127.0.0.1:")
+    assert "a stranger" not in (tmp_path / "log").read_text()
+
+
 def test_a_verifier_that_does_not_start_says_where_to_look(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     log = tmp_path / "verifier.log"
     with (
