@@ -1,10 +1,10 @@
-# Set-up, demo, tests, checks. Everything lives in .venv of this checkout.
+# Set-up, demo, tests, checks, wheel. Everything lives in .venv of this checkout.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check proto clean
+.PHONY: install demo test check proto wheel check-wheel clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python scripts/demo.py
+	$(BIN)/synera demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -27,5 +27,14 @@ check: $(STAMP)
 proto: $(STAMP)
 	$(BIN)/python -m runtime.wire.generate
 
+# What an earlier build left behind would put removed modules into the wheel.
+wheel: $(STAMP)
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build *.egg-info
+
+check-wheel: wheel
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info

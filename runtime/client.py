@@ -186,7 +186,7 @@ class CloudClient:
         code, details = failed.code(), failed.details()
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return CloudUnavailableError(
-                f"no verifier answers at {self.target} ({details}); check the address, or start one with: python scripts/serve.py"
+                f"no verifier answers at {self.target} ({details}); check the address, or start one with: synera serve"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CloudUnavailableError(

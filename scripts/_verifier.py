@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -11,12 +12,10 @@ from pathlib import Path
 
 from runtime.errors import CloudUnavailableError
 
-_SERVE = Path(__file__).with_name("serve.py")
-
 
 @contextlib.contextmanager
 def verifier_process(*, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None) -> Iterator[str]:
-    """Start scripts/serve.py on a free port of the loopback interface.
+    """Run `synera serve` on a free port of the loopback interface.
 
     Args:
         model: the LLM's folder.
@@ -30,12 +29,16 @@ def verifier_process(*, model: Path, pace: Path | None, threads: int = 1, log: P
     Raises:
         CloudUnavailableError: it ended before it was ready.
     """
-    command = [sys.executable, str(_SERVE), "--model", str(model), "--port", "0", "--threads", str(threads)]
+    command = [sys.executable, "-P", "-m", "scripts.serve", "--model", str(model), "--port", "0", "--threads", str(threads)]
     command += ["--pace", str(pace)] if pace else []
+    # The same modules as this process has, wherever it was started, and not what the current folder may hold.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("w")) if log else subprocess.DEVNULL
         # A process group of its own, so that Ctrl-C reaches it through its owner, after the answers in flight.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, env=environment
+        )
         stack.callback(_stop, process)
         assert process.stdout is not None
         for line in process.stdout:

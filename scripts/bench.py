@@ -1,9 +1,9 @@
 """Measure the speed of one area, each figure beside a named peer in the same run.
 
 Examples:
-    python scripts/bench.py device
-    python scripts/bench.py device --json runs/bench/device.json --repetitions 60
-    python scripts/bench.py cloud --pair my_pair --threads 4
+    synera bench device
+    synera bench device --json runs/bench/device.json --repetitions 60
+    synera bench cloud --pair my_pair --threads 4
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. A missed goal is shown and is no failure.

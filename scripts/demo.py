@@ -4,9 +4,9 @@ The verifier runs as its own process. Device and cloud are paced to the profiles
 emulated; --unpaced shows the raw speed. Everything goes to runs/demo.
 
 Examples:
-    python scripts/demo.py
-    python scripts/demo.py --unpaced --out runs/demo-raw
-    python scripts/demo.py --ppo.steps 20000 --test-per-kind 2   # a quick look
+    synera demo
+    synera demo --unpaced --out runs/demo-raw
+    synera demo --ppo.steps 20000 --test-per-kind 2   # a quick look
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _report(
     pareto_picture(summaries, picture, f"Quality against time: {prompts} test prompts, {pace}")
     console.print(
         f"{seconds:.0f} s. open {picture} for the picture, {arguments.out / 'summary.json'} for every figure, "
-        f"and training with: .venv/bin/tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"
+        f"and training with: tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"
     )
 
 

@@ -1,13 +1,13 @@
 """Answer prompts on the device runtime, a controller deciding what the live cloud verifier checks.
 
-Start a verifier first (python scripts/serve.py). By default the device is paced to a phone and the link is emulated,
+Start a verifier first (synera serve). By default the device is paced to a phone and the link is emulated,
 as the bundled pair is far faster than a phone; --unpaced and --no-emulate-link use this machine and network as they are.
 
 Examples:
-    python scripts/deploy.py                                   # a test prompt, hand-set thresholds
-    python scripts/deploy.py --controller runs/demo/ppo/bundle
-    python scripts/deploy.py --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
-    python scripts/deploy.py --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
+    synera deploy                                   # a test prompt, hand-set thresholds
+    synera deploy --controller runs/demo/ppo/bundle
+    synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
+    synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main(arguments: Arguments) -> None:
                     pass
                 _show(text, session.answer, session.records, device, link.name if arguments.emulate_link else "real")
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
-    console.print(f"device {pace}. next: python scripts/evaluate.py compares controllers; --help shows more prompts and links")
+    console.print(f"device {pace}. next: synera evaluate compares controllers; --help shows more prompts and links")
 
 
 def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:

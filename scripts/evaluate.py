@@ -1,9 +1,9 @@
 """Evaluate controllers in replay on test prompts and links that no training saw.
 
 Examples:
-    python scripts/evaluate.py                                 # the rules
-    python scripts/evaluate.py --bundle runs/ppo/bundle runs/mine/bundle --search
-    python scripts/evaluate.py --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
+    synera evaluate                                 # the rules
+    synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
+    synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(arguments: Arguments) -> None:
     if arguments.json:
         write_json(arguments.json, summaries)
     console.print(f"picture: {arguments.picture}")
-    console.print("next: python scripts/serve.py, then python scripts/deploy.py --controller RULE_OR_BUNDLE")
+    console.print("next: synera serve, then synera deploy --controller RULE_OR_BUNDLE")
 
 
 if __name__ == "__main__":

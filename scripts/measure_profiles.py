@@ -1,8 +1,8 @@
 """Measure timing profiles of this machine and store them as JSON: one of a device, one of a cloud.
 
 Examples:
-    python scripts/measure_profiles.py                                 # the bundled pair, into runs/profiles
-    python scripts/measure_profiles.py --slm /models/small --llm /models/large --out profiles
+    synera measure-profiles                                 # the bundled pair, into runs/profiles
+    synera measure-profiles --slm /models/small --llm /models/large --out profiles
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> None:
         console.print(f"{path}: {profile}")
         console.print(f"  fits {fit.points} timings with a mean relative error of {fit.mean_relative_error:.3f}")
     console.print(
-        f"next: python scripts/train.py --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json"
+        f"next: synera train --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json"
     )
 
 

@@ -1,9 +1,9 @@
 """Record token graphs: run both models over everything a controller can cause on a set of prompts.
 
 Examples:
-    python scripts/record.py                                   # train, validation and test graphs of the bundled tasks
-    python scripts/record.py --splits test --per-kind 50
-    python scripts/record.py --slm /models/small --llm /models/large --prompts prompts.txt --max-new-tokens 64
+    synera record                                   # train, validation and test graphs of the bundled tasks
+    synera record --splits test --per-kind 50
+    synera record --slm /models/small --llm /models/large --prompts prompts.txt --max-new-tokens 64
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(arguments: Arguments) -> None:
             *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")),
         )
     console.print(table)
-    console.print(f"next: python scripts/train.py --graphs {arguments.out}")
+    console.print(f"next: synera train --graphs {arguments.out}")
 
 
 def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:

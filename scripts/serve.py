@@ -1,10 +1,10 @@
 """Serve an LLM as a verifier, until Ctrl-C or SIGTERM.
 
 Examples:
-    python scripts/serve.py                                        # the bundled LLM on 127.0.0.1:50051
-    python scripts/serve.py --model /models/Qwen3-8B --dtype bfloat16 --device cuda:1
-    python scripts/serve.py --pace profile.json                    # this machine, with the durations of another
-    python scripts/serve.py --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+    synera serve                                        # the bundled LLM on 127.0.0.1:50051
+    synera serve --model /models/Qwen3-8B --dtype bfloat16 --device cuda:1
+    synera serve --pace profile.json                    # this machine, with the durations of another
+    synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(arguments: Arguments) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
         model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
-        print("next: python scripts/deploy.py, in another terminal; Ctrl-C stops this server", flush=True)
+        print("next: synera deploy, in another terminal; Ctrl-C stops this server", flush=True)
 
     serve(config, announce)
 

@@ -1,9 +1,9 @@
 """Train a controller with PPO on recorded traces, and export it as a deployable bundle.
 
 Examples:
-    python scripts/train.py                                    # bundled graphs, a minute or two
-    python scripts/train.py --name mine --graphs runs/graphs --ppo.steps 400000
-    python scripts/train.py --ppo.preference sampled           # one policy for any preference weights
+    synera train                                    # bundled graphs, a minute or two
+    synera train --name mine --graphs runs/graphs --ppo.steps 400000
+    synera train --ppo.preference sampled           # one policy for any preference weights
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Arguments:
     name: str = "ppo"
     """The run is written to runs/NAME."""
     graphs: Path = bundled.ROOT / "graphs"
-    """Folder with train.safetensors and validation.safetensors (scripts/record.py)."""
+    """Folder with train.safetensors and validation.safetensors (synera record)."""
     device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> None:
     validation = GraphSet.load(arguments.graphs / "validation.safetensors")
     bundle = train(train_graphs, validation, device, cloud, arguments.ppo, Path("runs") / arguments.name)
     console.print(f"bundle: {bundle}")
-    console.print(f"next: python scripts/evaluate.py --graphs {arguments.graphs / 'test.safetensors'} --bundle {bundle}")
+    console.print(f"next: synera evaluate --graphs {arguments.graphs / 'test.safetensors'} --bundle {bundle}")
     console.print(f"      tensorboard --logdir {bundle.parent / 'tb'}")
 
 

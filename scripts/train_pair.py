@@ -3,9 +3,9 @@
 Resumes from its last checkpoint. On two CPU cores the SLM takes about 5 minutes and the LLM about 30.
 
 Examples:
-    python scripts/train_pair.py                              # into runs/pair
-    python scripts/train_pair.py --out /tmp/pair --device cuda
-    python scripts/train_pair.py --slm-steps 50 --llm-steps 50  # a quick look at the mechanics
+    synera train-pair                              # into runs/pair
+    synera train-pair --out /tmp/pair --device cuda
+    synera train-pair --slm-steps 50 --llm-steps 50  # a quick look at the mechanics
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Arguments) -> None:
     console.print("measuring on test prompts ...")
     card = write_card(arguments.out, arguments.test_prompts)
     console.print(card.read_text(), markup=False)
-    console.print(f"next: python scripts/record.py --slm {arguments.out / 'slm'} --llm {arguments.out / 'llm'}")
+    console.print(f"next: synera record --slm {arguments.out / 'slm'} --llm {arguments.out / 'llm'}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _time(work: Callable[[], object], repetitions: int) -> float:
 
 
 def _source(what: str) -> str:
-    return f"Measured by scripts/measure_profiles.py on {platform.machine()} with {torch.get_num_threads()} thread(s): {what}."
+    return f"Measured by synera measure-profiles on {platform.machine()} with {torch.get_num_threads()} thread(s): {what}."
 
 
 def _forward(model: Decoder, cache: SequenceKV, positions: int, stop: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
         tyro.cli(bench.Arguments, description=bench.__doc__, args=["--help"])
     shown = capsys.readouterr().out
     assert left.value.code == 0
-    assert "python scripts/bench.py device" in shown
+    assert "synera bench device" in shown
     assert "{device,cloud,env}" in shown
 
 

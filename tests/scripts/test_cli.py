@@ -74,7 +74,7 @@ def verifier(tiny_llm: Path) -> Iterator[str]:
 def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
     done = script(name, "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python scripts/{name}.py" in done.stdout
+    assert f"synera {name.replace('_', '-')}" in done.stdout
     assert "Examples:" in done.stdout
     assert not list(tmp_path.iterdir())
 
@@ -126,10 +126,10 @@ def test_a_missing_model_folder(name: str, tmp_path: Path, bundle: Path) -> None
     assert str(tmp_path / "none") in mistake(script(name, "--slm", tmp_path / "none", *more, cwd=tmp_path))
 
 
-def test_missing_graphs_name_the_script_that_records_them(tmp_path: Path) -> None:
+def test_missing_graphs_name_the_command_that_records_them(tmp_path: Path) -> None:
     line = mistake(script("train", "--graphs", tmp_path, cwd=tmp_path))
     assert f"no graph file at {tmp_path / 'train.safetensors'}" in line
-    assert "scripts/record.py" in line
+    assert "synera record" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -168,7 +168,7 @@ def test_an_absent_cloud(tmp_path: Path, files: Path, pair: Recorded, bundle: Pa
         target = f"127.0.0.1:{nobody.getsockname()[1]}"
         line = mistake(deploy(files, pair.slm, bundle, target, "--prompt", "fits", cwd=tmp_path))
     assert f"no verifier answers at {target}" in line
-    assert "scripts/serve.py" in line
+    assert line.endswith("start one with: synera serve")
 
 
 def test_a_cloud_with_a_foreign_tokenizer(tmp_path: Path, files: Path, pair: Recorded, bundle: Path) -> None:
@@ -200,7 +200,7 @@ def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "next: python scripts/train.py --graphs out" in done.stdout
+    assert "next: synera train --graphs out" in done.stdout
     recorded = {p.stem: GraphSet.load(p) for p in (tmp_path / "out").iterdir()}
     assert set(recorded) == {"train", "validation", "test"}  # what train.py and evaluate.py ask for
     assert sorted(p for g in recorded.values() for p in g.meta.prompts) == sorted(pair.graphs.meta.prompts[:3])
@@ -222,7 +222,7 @@ def test_a_bundle_answers_through_a_served_model(
     assert done.stdout.count("answer: ") == 2
     assert done.stdout.count("chunks offloaded") == 2
     assert "the cloud was lost" not in done.stdout
-    assert "next: python scripts/evaluate.py" in done.stdout
+    assert "next: synera evaluate" in done.stdout
 
 
 @pytest.mark.skipif(
@@ -273,6 +273,20 @@ def test_the_verifiers_process_stops_on_ctrl_c(tiny_llm: Path, started: list[sub
     assert started[0].poll() == 0  # gracefully, not killed
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=10)
+
+
+def test_the_verifiers_process_runs_no_code_of_the_current_folder(
+    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is started it has the modules of the process that starts it, and takes paths from the current folder."""
+    for room in ("scripts", "cloud"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("raise SystemExit('a stranger')")
+    (tmp_path / "llm").symlink_to(tiny_llm)
+    monkeypatch.chdir(tmp_path)
+    with verifier_process(model=Path("llm"), pace=None, log=tmp_path / "log") as target:
+        assert target.startswith("127.0.0.1:")
+    assert "a stranger" not in (tmp_path / "log").read_text()
 
 
 def test_a_verifier_that_does_not_start_says_where_to_look(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
