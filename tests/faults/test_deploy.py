@@ -89,7 +89,7 @@ def test_an_absent_cloud_is_said_before_any_answer(pair: Recorded, device: Devic
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(CloudUnavailableError, match=rf"no verifier answers at {target}.*serve\.py"):
+        with pytest.raises(CloudUnavailableError, match=rf"no verifier answers at {target}.*synera serve"):
             SyneraLiveEnv(target, device, pair.prompts)
 
 
