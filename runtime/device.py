@@ -52,7 +52,16 @@ class Device:
     """Sleep up to the profile's times (emulation of a slower device)."""
 
     @classmethod
-    def load(cls, slm: Path, profile: Profile, *, max_new_tokens: int, lens: Lens | None = None, paced: bool = False) -> Self:
+    def load(
+        cls,
+        slm: Path,
+        profile: Profile,
+        *,
+        max_new_tokens: int,
+        lens: Lens | None = None,
+        paced: bool = False,
+        placement: Placement = Placement(),
+    ) -> Self:
         """Load a device.
 
         Args:
@@ -61,11 +70,12 @@ class Device:
             max_new_tokens: see the class.
             lens: the lens that the controller was trained with; None shows nothing, which is enough for rules.
             paced: see the class.
+            placement: where the SLM runs, and in which type.
 
         Raises:
             CheckpointError: something is missing or damaged.
         """
-        decoder = load_decoder(slm)
+        decoder = load_decoder(slm, placement)
         return cls(
             slm=decoder,
             tokenizer=load_tokenizer(slm),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
@@ -50,6 +50,10 @@ class Arguments:
     """Hugging Face folder of the SLM."""
     profile: Path = field(default_factory=lambda: bundled.profile("phone"))
     """Device profile: pace and energy."""
+    device: str = "auto"
+    """Where the SLM runs: auto (CUDA where it is there), cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic type of the SLM; in float32 live tokens equal the replay's."""
     unpaced: bool = False
     """Run as fast as this machine does."""
     emulate_link: bool = True
@@ -94,6 +98,7 @@ def main(arguments: Arguments) -> None:
 
 def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
     """Load what the bundle was trained with, or what a rule needs."""
+    from runtime.model.placement import Placement
     from synera_env.synera.live import deployment_of, load_device
 
     limit = bundle.meta.max_new_tokens if bundle else None
@@ -103,6 +108,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
         profile=DeviceProfile.load(arguments.profile),
         max_new_tokens=limit or arguments.max_new_tokens,
         paced=not arguments.unpaced,
+        placement=Placement.of(arguments.device, arguments.dtype),
     )
     if bundle:
         bundle.require(deployment_of(device))

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.client import CloudClient
 from runtime.device import Connection, Device, LiveSession
 from runtime.model.loading import fingerprint
+from runtime.model.placement import Placement
 from runtime.synera.lens import Lens
 from synera_env.base import Deployment, Episode, Start
 from synera_env.reward import Preference
@@ -40,6 +41,7 @@ def load_device(
     profile: DeviceProfile | None = None,
     max_new_tokens: int = bundled.MAX_NEW_TOKENS,
     paced: bool = True,
+    placement: Placement = Placement(),
 ) -> Device:
     """Load a device; what is not given is bundled.
 
@@ -50,12 +52,14 @@ def load_device(
         profile: times and energy; None is the bundled phone.
         max_new_tokens: where answers are cut.
         paced: sleep up to the profile's times.
+        placement: where the SLM runs, and in which type.
 
     Raises:
         CheckpointError, TraceError: something is missing or damaged.
     """
     profile = profile or DeviceProfile.load(bundled.profile("phone"))
-    return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens or _bundled_lens(slm), paced=paced)
+    lens = lens or _bundled_lens(slm)
+    return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens, paced=paced, placement=placement)
 
 
 def deployment_of(device: Device) -> Deployment:
