@@ -19,6 +19,7 @@ from runtime.errors import CheckpointError, ContextOverflowError, TokenizerMisma
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
+from runtime.model.placement import Placement
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from runtime.session import Limits
 from runtime.synera.drafter import DraftCosts, ModelDrafter
