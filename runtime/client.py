@@ -1,6 +1,6 @@
 """The device's side of the wire: one channel, one call with deadline and retries, one map from status to exception.
 
-What does not live here: the session that a device keeps over it, and its healing (verifier.py).
+What does not live here: the session that a device keeps over it, and its healing (synera/verifier.py).
 """
 
 from __future__ import annotations

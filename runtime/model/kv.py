@@ -1,6 +1,6 @@
 """KV caches of sequences: one interface (`attend`). A cache stores keys and values and does the attention over them.
 
-What does not live here: which positions go through which layers (exits.py) and who owns a cache (drafter.py, cloud/).
+What does not live here: which positions go through which layers (exits.py) and who owns a cache (runtime/synera/, cloud/).
 """
 
 from __future__ import annotations

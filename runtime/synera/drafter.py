@@ -1,6 +1,6 @@
 """The live drafter: the SLM with its cache, leaving layers early and completing them exactly.
 
-What does not live here: when to draft or offload (session.py) and the bookkeeping of pending layers (exits.py).
+What does not live here: when to draft or offload (session.py) and the bookkeeping of pending layers (runtime/model/exits.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The live verifier: a device's session with the cloud, kept on its own thread, healed when it is lost.
 
-What does not live here: calls and their errors (client.py), what a verdict means for the answer (session.py).
+What does not live here: calls and their errors (runtime/client.py), what a verdict means for the answer (session.py).
 """
 
 from __future__ import annotations

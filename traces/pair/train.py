@@ -1,6 +1,6 @@
 """Training the bundled pair: a tiny LLM and an early-exit SLM of Hugging Face Llama architecture.
 
-What lives here: the recipe and its resumable checkpoint. What does not: the tasks (tasks/tinyworld.py), the scores that
+What lives here: the recipe and its resumable checkpoint. What does not: the tasks (traces/tasks/tinyworld.py), the scores that
 the model card states (card.py) and the inference runtime, which only meets the exported folders.
 """
 
