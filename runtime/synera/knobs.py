@@ -1,4 +1,4 @@
-"""The six knobs that a controller sets at each chunk.
+"""The knobs that a controller sets at each chunk.
 
 What does not live here: the rule that they parametrise (runtime/rules.py), how an action vector becomes knobs
 (synera_env/synera/schema.py) and who chooses them (agents/).
