@@ -20,6 +20,7 @@ from synera_env.synera.schema import ALWAYS
 from tests.support.recorded import Recorded
 
 SCHEMA = synera_schema(2)
+KNOBS = len(SCHEMA.rows)
 ROWS = np.random.default_rng(0).uniform(SCHEMA.low, SCHEMA.high, (64, len(SCHEMA.low))).astype(np.float32)
 
 
@@ -48,12 +49,12 @@ def test_one_observation_acts_as_the_same_row_of_a_batch(bundle: Path) -> None:
     loaded = Bundle.load(bundle).controller(SCHEMA)
     batch, state = loaded.predict(ROWS, "kept")
     assert state == "kept"
-    assert batch.shape == (64, 6)
+    assert batch.shape == (64, KNOBS)
     assert batch.dtype == np.float32
     assert (np.abs(batch) <= 1).all()
     for row, action in zip(ROWS, batch, strict=True):
         one = loaded.predict(row)[0]
-        assert one.shape == (6,)
+        assert one.shape == (KNOBS,)
         np.testing.assert_allclose(one, action, atol=1e-6)
 
 
@@ -71,7 +72,7 @@ def test_loading_never_unpickles(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    assert Bundle.load(bundle).controller(SCHEMA).predict(ROWS)[0].shape == (64, 6)
+    assert Bundle.load(bundle).controller(SCHEMA).predict(ROWS)[0].shape == (64, KNOBS)
 
 
 def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
@@ -176,7 +177,7 @@ def test_a_policy_that_acts_otherwise_fails_its_check(bundle: Path) -> None:
 def test_a_policy_that_is_not_a_number_fails_its_check(bundle: Path) -> None:
     class Broken:
         def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-            return np.full((len(observation), 6), np.nan, np.float32), None
+            return np.full((len(observation), KNOBS), np.nan, np.float32), None
 
     with pytest.raises(BundleError, match="nan"):
         Bundle.load(bundle).checked(Broken(), ROWS)

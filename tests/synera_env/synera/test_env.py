@@ -22,6 +22,7 @@ from traces.links.generators import constant_link, markov_link
 from traces.synera.graph import GraphSet
 from traces.synera.record import Models
 
+KNOBS = len(synera_env.synera_schema(2).rows)
 LINKS = (constant_link(), markov_link(3, seconds=20.0))
 WEIGHTS = Preference(quality=1.0, latency=0.2, cost=3.0, energy=0.01, traffic=50.0)
 
@@ -49,7 +50,7 @@ def trajectory(env: SyneraReplayEnv, seed: int | None, actions: int = 0, answers
         seen += [observation, np.array([info["link_offset_seconds"]])]
         done = False
         while not done:
-            observation, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            observation, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
             done = terminated or truncated
             seen += [observation, np.array([reward])]
     return seen
@@ -155,7 +156,7 @@ def test_every_step_keeps_its_promises(env: SyneraReplayEnv, seed: int, prompt: 
     assert (info["prompt"], info["kind"]) == (env.graphs.meta.prompts[prompt], env.graphs.meta.kinds[prompt])
     total, rewards, done = 0.0, 0, False
     while not done:
-        action = rng.uniform(-1.3, 1.3, 6).astype(np.float32)
+        action = rng.uniform(-1.3, 1.3, KNOBS).astype(np.float32)
         observation, reward, done, truncated, info = env.step(action)
         assert env.observation_space.contains(observation)
         assert not truncated
@@ -277,7 +278,7 @@ def test_options_that_make_no_sense_are_named(
 
 
 def test_a_step_needs_an_answer_under_way(env: SyneraReplayEnv) -> None:
-    action = np.zeros(6, np.float32)
+    action = np.zeros(KNOBS, np.float32)
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
         env.step(action)
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
@@ -303,7 +304,7 @@ def test_a_step_off_the_graph_ends_the_answer_and_says_so(open_graphs: GraphSet)
             continue
         done, steps = False, 0
         while not done:
-            observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
             steps += 1
             assert env.observation_space.contains(observation)
             assert info["uncovered"] == truncated
@@ -318,7 +319,7 @@ def test_a_step_off_the_graph_ends_the_answer_and_says_so(open_graphs: GraphSet)
                 assert "larger node budget" in info["reason"]
                 assert "episode_metrics" not in info
                 with pytest.raises(RuntimeError, match="call reset"):
-                    env.step(np.zeros(6, np.float32))
+                    env.step(np.zeros(KNOBS, np.float32))
     assert uncovered > 0
     assert paid > 0
 
@@ -338,7 +339,7 @@ def test_an_environment_goes_on_after_an_uncovered_start(open_graphs: GraphSet) 
         outcomes.add("uncovered")
         assert env.graphs.meta.prompts[prompt][:40] in reason
         with pytest.raises(RuntimeError, match="call reset"):
-            env.step(np.zeros(6, np.float32))
+            env.step(np.zeros(KNOBS, np.float32))
     assert outcomes == {"started", "uncovered"}
 
 

@@ -19,6 +19,7 @@ from synera_env.synera.schema import ALWAYS, HISTORY, NEVER, synera_schema
 from tests.support.records import draft, point, record, token, verdict
 
 NAMES = synera_schema(2).entries
+KNOBS = len(synera_schema(2).rows)
 grid = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 0.875, 1.0])  # exact in the float32 of an action
 
 
@@ -68,7 +69,7 @@ def test_the_last_exit_may_be_named_minus_one() -> None:
     assert schema.knobs(schema.action(Knobs(exit_index=-1))).exit_index == 3
 
 
-@given(action=hnp.arrays(np.float32, 6, elements=st.floats(-1e6, 1e6, width=32)), exits=st.integers(1, 6))
+@given(action=hnp.arrays(np.float32, KNOBS, elements=st.floats(-1e6, 1e6, width=32)), exits=st.integers(1, 6))
 def test_any_action_is_clipped_to_valid_knobs(action: np.ndarray, exits: int) -> None:
     schema = synera_schema(exits)
     knobs = schema.knobs(action)
@@ -78,21 +79,24 @@ def test_any_action_is_clipped_to_valid_knobs(action: np.ndarray, exits: int) ->
 
 def test_the_ends_of_the_action_space_are_the_ends_of_the_knobs() -> None:
     schema = synera_schema(3)
-    assert schema.knobs(-np.ones(6)) == Knobs(0.0, 0.0, 0, 0.0, 1, 0.0)
-    assert schema.knobs(np.ones(6)) == Knobs(1.0, 1.0, 2, 1.0, MAX_DRAFT_LENGTH, 1.0)
+    lowest, highest = schema.knobs(-np.ones(KNOBS)), schema.knobs(np.ones(KNOBS))
+    assert (lowest.exit_index, lowest.draft_length) == (0, 1)
+    assert (highest.exit_index, highest.draft_length) == (2, MAX_DRAFT_LENGTH)
+    for row in schema.rows:
+        assert (getattr(lowest, row.name), getattr(highest, row.name)) == (row.low, row.high)
 
 
 def test_exits_and_lengths_share_the_range_equally() -> None:
-    schema, actions = synera_schema(4), np.zeros((4000, 6))
+    schema, actions = synera_schema(4), np.zeros((4000, KNOBS))
     actions[:] = np.linspace(-1, 1, 4000)[:, None]
     found = [schema.knobs(a) for a in actions]
     assert set(np.bincount([k.exit_index for k in found])) == {1000}
     assert set(np.bincount([k.draft_length for k in found])[1:]) == {500}
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(KNOBS))
 def test_an_action_that_is_not_a_number_is_an_error(place: int) -> None:
-    action = np.zeros(6, np.float32)
+    action = np.zeros(KNOBS, np.float32)
     action[place] = np.nan
     with pytest.raises(ValueError, match=r"nan|NaN"):
         synera_schema(2).knobs(action)
@@ -103,7 +107,7 @@ def test_an_action_that_is_not_a_number_is_an_error(place: int) -> None:
 
 def test_the_knobs_are_the_rows() -> None:
     rows = synera_schema(3).rows
-    assert [row.name for row in rows] == [f.name for f in fields(Knobs)]
+    assert {row.name for row in rows} == {f.name for f in fields(Knobs)}
     assert synera_schema(3).first_knobs == Knobs()
 
 
