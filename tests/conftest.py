@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.graphs import akin_graphs, akin_models, tiny_graphs, tiny_models  # noqa: F401 - fixtures
+from runtime.model.placement import Placement
+from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
+from tests.support.placements import PLACEMENTS, named
+
+
+@pytest.fixture(scope="session", params=PLACEMENTS)
+def placement(request: pytest.FixtureRequest) -> Placement:
+    """Every device and type that values are tested on; CUDA is skipped where it is not there."""
+    return named(request.param)
 
 
 def save_tiny_llama(folder: Path, *, layers: int, seed: int, exit_layers: list[int] | None = None) -> Path:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from runtime.errors import ContextOverflowError
 from runtime.model.kv import KVCache, KVShape, SequenceKV
+from runtime.model.placement import moved
+from runtime.model.tree_kv import TreeKV
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Decoder:
     """A Llama-like decoder over flat rows: no batch axis, a row is one position of some sequence of the cache.
 
     All methods run without gradients. Rows never mix except through the cache, so a forward over many sequences is a
-    forward over their concatenated rows.
+    forward over their concatenated rows. Weights, hidden states and caches have one type; the rotary tables are worked
+    out in float32 and applied in that type, as transformers does.
     """
 
     def __init__(self, config: ModelConfig, weights: dict[str, Tensor], inv_freq: Tensor, rope_scale: float) -> None:
@@ -79,7 +82,7 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and where ids, positions and caches must be."""
+        """Where the weights, hidden states and caches are; ids and positions are moved there."""
         return self._norm.device
 
     @property
@@ -95,6 +98,10 @@ class Decoder:
         """
         return SequenceKV(self.config.kv_shape, probe_layer=probe_layer, dtype=self.dtype, device=self.device)
 
+    def new_tree(self, probe_layer: int | None = None) -> TreeKV:
+        """Return an empty cache of many prefixes that share their beginnings; see :meth:`new_cache`."""
+        return TreeKV(self.config.kv_shape, probe_layer=probe_layer, dtype=self.dtype, device=self.device)
+
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all weights, once each."""
@@ -104,8 +111,8 @@ class Decoder:
 
     @torch.inference_mode()
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [rows] to hidden states [rows, hidden]."""
-        return F.embedding(ids, self._embedding)
+        """Token ids [rows], on the CPU or the decoder's device, to hidden states [rows, hidden]."""
+        return F.embedding(moved(ids, self.device), self._embedding)
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, positions: Tensor, kv: KVCache, start: int = 0, stop: int | None = None) -> Tensor:
@@ -113,7 +120,8 @@ class Decoder:
 
         Args:
             hidden: [rows, hidden], the output of layer start - 1 (or of `embed`).
-            positions: int64 [rows], the place of each row in its sequence.
+            positions: int64 [rows], the place of each row in its sequence; best on the CPU, where checking them waits for
+                nothing.
             kv: where the layers' keys and values are appended and attended.
             start: first layer.
             stop: one past the last layer; None is all.
@@ -124,10 +132,12 @@ class Decoder:
         Raises:
             ContextOverflowError: a position at or past the context length.
         """
-        if int(positions.max()) >= self.config.context:
+        furthest = int(positions.max())
+        if furthest >= self.config.context:
             raise ContextOverflowError(
-                f"position {int(positions.max())} is past the model's context of {self.config.context} tokens; shorten the prompt"
+                f"position {furthest} is past the model's context of {self.config.context} tokens; shorten the prompt"
             )
+        positions = moved(positions, self.device)
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # [rows, 1, head_dim]
         for index in range(start, self.config.layers if stop is None else stop):
             hidden = self._run_layer(index, hidden, cos, sin, kv)

@@ -44,15 +44,16 @@ def attention_rows(q: Tensor, k: Tensor, visible: Tensor, last: Tensor) -> Tenso
         last: int64 [rows], the index of each query's own position in `length`.
 
     Returns:
-        [rows, ATTENTION_WINDOW]; column j is the position j before the query; zero before the start.
+        float32 [rows, ATTENTION_WINDOW], computed in float32 whatever the type of q and k; column j is the position j
+        before the query; zero before the start.
     """
     rows, heads, dim = q.shape
     kv_heads = k.shape[1]
-    grouped = q.view(rows, kv_heads, heads // kv_heads, dim)
-    scores = torch.einsum("rgqd,rgld->rgql", grouped, k.expand(rows, -1, -1, -1)) * dim**-0.5
+    grouped = q.float().view(rows, kv_heads, heads // kv_heads, dim)
+    scores = grouped @ k.float().mT * dim**-0.5  # [rows, kv_heads, heads / kv_heads, length]
     scores = scores.masked_fill(~visible[:, None, None, :], -torch.inf)
     mean = scores.softmax(-1).flatten(1, 2).mean(1)  # [rows, length]
-    at = last[:, None] - torch.arange(ATTENTION_WINDOW)
+    at = last[:, None] - torch.arange(ATTENTION_WINDOW, device=last.device)
     return mean.gather(1, at.clamp(min=0)).masked_fill(at < 0, 0.0)
 
 
@@ -74,7 +75,7 @@ class SequenceKV:
         self.lengths = [0] * shape.layers
         self.probe_layer = probe_layer
         self.probed: Tensor | None = None
-        """Attention rows of the last `attend` at the probe layer, [tokens, ATTENTION_WINDOW]."""
+        """Attention rows of the last `attend` at the probe layer, float32 [tokens, ATTENTION_WINDOW]."""
         self._kv = [torch.empty(2, shape.kv_heads, 64, shape.head_dim, dtype=dtype, device=device) for _ in range(shape.layers)]
 
     @property
@@ -109,7 +110,7 @@ class SequenceKV:
         if tokens > 1 or window is not None or layer == self.probe_layer:
             mask = _causal_mask(tokens, length, window, q.device)
         if layer == self.probe_layer and mask is not None:
-            last = torch.arange(length - tokens, length)
+            last = torch.arange(length - tokens, length, device=q.device)
             self.probed = attention_rows(q, keys[None], mask, last)
         plain = tokens == 1 and window is None
         out = F.scaled_dot_product_attention(

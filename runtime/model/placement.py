@@ -80,3 +80,8 @@ class Placement:
 
     def __str__(self) -> str:
         return f"{self.dtype} on {self.device}"
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; what moves to CUDA waits for none of the work that is queued there."""
+    return tensor.to(device, non_blocking=device.type == "cuda")

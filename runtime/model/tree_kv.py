@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runtime.model.kv import KVShape, attention_rows
+from runtime.model.placement import moved
 
 
 class TreeKV:
@@ -18,16 +19,23 @@ class TreeKV:
     Used by the recorder, which expands a whole frontier of a token graph in one forward.
     """
 
-    def __init__(self, shape: KVShape, *, probe_layer: int | None = None) -> None:
+    def __init__(
+        self,
+        shape: KVShape,
+        *,
+        probe_layer: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.shape, self.probe_layer = shape, probe_layer
         self.probed: Tensor | None = None
-        self._kv = torch.empty(shape.layers, 2, 1024, shape.kv_heads, shape.head_dim)
-        self._slots = self._paths = torch.empty(0, dtype=torch.int64)
-        self._visible = torch.empty(0, dtype=torch.bool)
-        self._last = torch.empty(0, dtype=torch.int64)
+        """Attention rows of the last `attend` at the probe layer, float32 [rows, ATTENTION_WINDOW]."""
+        self._kv = torch.empty(shape.layers, 2, 1024, shape.kv_heads, shape.head_dim, dtype=dtype, device=device)
+        self._slots = self._paths = self._last = torch.empty(0, dtype=torch.int64, device=device)
+        self._visible = torch.empty(0, dtype=torch.bool, device=device)
 
     def place(self, slots: Tensor, paths: Tensor, lengths: Tensor) -> None:
-        """Say where the next forward's rows go and what they see.
+        """Say where the next forward's rows go and what they see. The tensors are best on the CPU; they are moved.
 
         Args:
             slots: int64 [rows], a fresh slot for each row.
@@ -40,9 +48,9 @@ class TreeKV:
             grown = self._kv.new_empty(layers, two, max(needed, 2 * have), heads, dim)
             grown[:, :, :have] = self._kv
             self._kv = grown
-        self._slots, self._paths = slots, paths
-        self._visible = torch.arange(paths.shape[1])[None] < lengths[:, None]
-        self._last = lengths - 1
+        visible = torch.arange(paths.shape[1], device=lengths.device)[None] < lengths[:, None]
+        placed = (moved(t, self._kv.device) for t in (slots, paths, visible, lengths - 1))
+        self._slots, self._paths, self._visible, self._last = placed
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         """See :class:`KVCache`; every row is a query at the end of its own path."""
@@ -52,7 +60,8 @@ class TreeKV:
         values = store[1][self._paths].transpose(1, 2)
         visible = self._visible
         if window is not None:
-            visible = visible & (torch.arange(visible.shape[1])[None] > self._last[:, None] - window)
+            key = torch.arange(visible.shape[1], device=visible.device)[None]
+            visible = visible & (key > self._last[:, None] - window)
         if layer == self.probe_layer:
             self.probed = attention_rows(q, keys, visible, self._last)
         out = F.scaled_dot_product_attention(

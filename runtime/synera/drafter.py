@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.clock import Clock
@@ -42,9 +43,31 @@ class Prediction(NamedTuple):
 def predict(logits: Tensor) -> Prediction:
     """Greedy choice and confidence figures of logits [rows, vocab], in float32."""
     probabilities = logits.float().softmax(-1)
-    top, ids = probabilities.topk(2, -1)
+    (first, second), (token, runner_up) = (t.unbind(-1) for t in probabilities.topk(2, -1))
     entropy = torch.special.entr(probabilities).sum(-1)
-    return Prediction(ids[:, 0], top[:, 0], top[:, 0] - top[:, 1], entropy, ids[:, 1], probabilities)
+    return Prediction(token, first, first - second, entropy, runner_up, probabilities)
+
+
+class Reading(NamedTuple):
+    """A prediction of one row, on the CPU."""
+
+    token: int
+    confidence: float
+    margin: float
+    entropy: float
+    runner_up: int
+    hidden: NDArray[np.float32]  # [hidden]
+    attention: NDArray[np.float32]  # [ATTENTION_WINDOW]
+
+
+def read(logits: Tensor, hidden: Tensor, attention: Tensor) -> Reading:
+    """Predict from logits [1, vocab] and bring it over with the row's hidden state and attention, in one transfer."""
+    guess = predict(logits)
+    figures = (t.float() for t in guess[:5])  # ids are below 2**24, hence exact
+    row = torch.cat([*figures, attention, hidden.float()]).cpu().numpy()
+    token, confidence, margin, entropy, runner_up = row[:5].tolist()
+    hidden_at = 5 + len(attention)
+    return Reading(int(token), confidence, margin, entropy, int(runner_up), row[hidden_at:], row[5:hidden_at])
 
 
 class ModelDrafter:
@@ -65,7 +88,8 @@ class ModelDrafter:
         self._kv = self._decoder.new_cache(probe_layer=exits[0] - 1)
         self._ledger = ExitLedger(exits)
         # Hidden states kept at every exit but the last, for the positions that deeper layers may still have to run.
-        self._hidden = [torch.empty(64, self._decoder.config.hidden) for _ in exits[:-1]]
+        empty = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
+        self._hidden = [torch.empty_like(empty) for _ in exits[:-1]]
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Start from a prompt; nothing is computed yet."""
@@ -89,30 +113,27 @@ class ModelDrafter:
         self._ledger.truncate(len(self._prefix) - 1)
         self._kv.truncate(len(self._prefix) - 1)
         began, ran, heads = self._clock.now(), [], 0
-        attention = np.zeros(0, np.float32)
         for segment in self._ledger.segments(len(self._prefix), deepest):
             state = self._run(segment)
             ran.append(segment)
-            if segment.exit_index == 0 and self._kv.probed is not None:
-                attention = self._kv.probed[-1].numpy()
             if segment.exit_index < deepest and exit_margin >= 1.0:
                 continue
             heads += 1
-            guess = predict(self._decoder.logits(state[-1:]))
-            if segment.exit_index == deepest or guess.margin.item() >= exit_margin:
+            assert self._kv.probed is not None  # every call runs the first segment
+            said = read(self._decoder.logits(state[-1:]), state[-1], self._kv.probed[-1])
+            if segment.exit_index == deepest or said.margin >= exit_margin:
                 break
         self._clock.charge(self._costs.draft_seconds(ran, heads), since=began)
-        token = int(guess.token)
-        self._prefix.append(token)
+        self._prefix.append(said.token)
         return DraftToken(
-            token=token,
+            token=said.token,
             exit_index=ran[-1].exit_index,
-            confidence=float(guess.confidence),
-            margin=float(guess.margin),
-            entropy=float(guess.entropy),
-            runner_up=int(guess.runner_up),
-            sketch=self._lens.sketch(state[-1].numpy(), ran[-1].exit_index),
-            attention=attention,
+            confidence=said.confidence,
+            margin=said.margin,
+            entropy=said.entropy,
+            runner_up=said.runner_up,
+            sketch=self._lens.sketch(said.hidden, ran[-1].exit_index),
+            attention=said.attention,
         )
 
     def _run(self, segment: Segment) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from runtime.model.kv import ATTENTION_WINDOW, KVShape, RaggedKV, SequenceKV, attention_rows
+from runtime.model.kv import ATTENTION_WINDOW, KVCache, KVShape, RaggedKV, SequenceKV, attention_rows
+from runtime.model.placement import Placement
 from runtime.model.tree_kv import TreeKV
+from tests.support.placements import assert_near
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 SHAPE = KVShape(layers=2, kv_heads=KV_HEADS, head_dim=DIM)
@@ -20,7 +23,10 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Rows:
-    """Queries, keys and values of some positions: [rows, heads, dim], [rows, kv_heads, dim] twice."""
+    """Queries, keys and values of some positions: [rows, heads, dim], [rows, kv_heads, dim] twice.
+
+    Values are rounded to bfloat16 and held in float32, so every type holds the same, and the loops below are exact.
+    """
 
     q: Tensor
     k: Tensor
@@ -32,7 +38,8 @@ class Rows:
 
 def random_rows(count: int, seed: int) -> Rows:
     generator = torch.Generator().manual_seed(seed)
-    return Rows(*(torch.randn(count, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS)))
+    drawn = (torch.randn(count, heads, DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    return Rows(*(values.bfloat16().float() for values in drawn))
 
 
 def probabilities(rows: Rows, at: int, window: int | None) -> Tensor:
@@ -59,8 +66,37 @@ def probe_row(rows: Rows, at: int, window: int | None) -> Tensor:
     return out
 
 
-def attend(kv: SequenceKV, layer: int, rows: Rows, window: int | None = None) -> Tensor:
-    return kv.attend(layer, rows.q, rows.k, rows.v, window)
+class Bench:
+    """Caches of one placement, fed with rows and read in float32 on the CPU."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self._where: dict[str, Any] = {"dtype": placement.torch_dtype, "device": placement.torch_device}
+
+    def sequence(self, probe_layer: int | None = None) -> SequenceKV:
+        return SequenceKV(SHAPE, probe_layer=probe_layer, **self._where)
+
+    def tree(self, probe_layer: int | None = None) -> TreeKV:
+        return TreeKV(SHAPE, probe_layer=probe_layer, **self._where)
+
+    def attend(self, kv: KVCache, layer: int, rows: Rows, window: int | None = None) -> Tensor:
+        out = kv.attend(layer, *(values.to(**self._where) for values in vars(rows).values()), window)
+        assert (out.dtype, out.device.type) == (self.placement.torch_dtype, self.placement.torch_device.type)
+        return out.float().cpu()
+
+    def near(self, got: Tensor, wanted: Tensor) -> None:
+        assert_near(got, wanted, self.placement.dtype, TOLERANCE)
+
+
+def assert_probed(got: Tensor, wanted: Tensor) -> None:
+    """In float32 whatever the type: the rows were the same in all."""
+    assert got.dtype == torch.float32
+    assert (got.cpu() - wanted).abs().max() <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def bench(placement: Placement) -> Bench:
+    return Bench(placement)
 
 
 windows = st.sampled_from([None, 1, 3, 70])
@@ -71,9 +107,11 @@ edits = st.lists(
 
 @settings(max_examples=30, deadline=None)
 @given(edits=edits, window=windows, seed=st.integers(0, 3))
-def test_sequence_equals_attention_over_what_was_kept(edits: list[tuple[str, int]], window: int | None, seed: int) -> None:
+def test_sequence_equals_attention_over_what_was_kept(
+    bench: Bench, edits: list[tuple[str, int]], window: int | None, seed: int
+) -> None:
     """Rows are replaced by others after each rollback, so a row that survived by mistake would be seen."""
-    kv, kept = SequenceKV(SHAPE, probe_layer=0), random_rows(0, 0)
+    kv, kept = bench.sequence(probe_layer=0), random_rows(0, 0)
     for turn, (kind, amount) in enumerate(edits):
         length = len(kept.q)
         if kind == "truncate":
@@ -82,53 +120,53 @@ def test_sequence_equals_attention_over_what_was_kept(edits: list[tuple[str, int
         else:
             new = random_rows(amount, 100 * seed + turn)
             kept = Rows(*(torch.cat(pair) for pair in zip(vars(kept).values(), vars(new).values(), strict=True)))
-            got = attend(kv, 0, new, window)
+            got = bench.attend(kv, 0, new, window)
             assert kv.probed is not None
             assert kv.probed.shape == (amount, ATTENTION_WINDOW)
             for row in {0, amount - 1}:
-                assert (got[row] - attended(kept, length + row, window)).abs().max() <= TOLERANCE
-                assert (kv.probed[row] - probe_row(kept, length + row, window)).abs().max() <= TOLERANCE
+                bench.near(got[row], attended(kept, length + row, window))
+                assert_probed(kv.probed[row], probe_row(kept, length + row, window))
         assert kv.lengths == [len(kept.q), 0]
 
 
 @settings(max_examples=20, deadline=None)
 @given(first=st.lists(st.integers(1, 9), max_size=8), second=st.lists(st.integers(1, 9), max_size=8), window=windows)
-def test_chunking_does_not_matter(first: list[int], second: list[int], window: int | None) -> None:
+def test_chunking_does_not_matter(bench: Bench, first: list[int], second: list[int], window: int | None) -> None:
     outputs = []
     for sizes in (first, second):
-        kv, rows, at, out = SequenceKV(SHAPE), random_rows(20, 1), 0, []
+        kv, rows, at, out = bench.sequence(), random_rows(20, 1), 0, []
         for size in [*sizes, 20]:
             if part := min(size, 20 - at):
-                out.append(attend(kv, 0, rows[at : at + part], window))
+                out.append(bench.attend(kv, 0, rows[at : at + part], window))
                 at += part
         outputs.append(torch.cat(out))
-    assert (outputs[0] - outputs[1]).abs().max() <= TOLERANCE
+    bench.near(*outputs)
 
 
-def test_layers_keep_their_own_length() -> None:
-    kv, rows = SequenceKV(SHAPE), random_rows(9, 2)
-    attend(kv, 0, rows)
-    attend(kv, 1, rows[:4])
+def test_layers_keep_their_own_length(bench: Bench) -> None:
+    kv, rows = bench.sequence(), random_rows(9, 2)
+    bench.attend(kv, 0, rows)
+    bench.attend(kv, 1, rows[:4])
     assert kv.lengths == [9, 4]
     kv.truncate(6)
     assert kv.lengths == [6, 4]
-    got = attend(kv, 1, rows[4:6])
-    assert (got[1] - attended(rows, 5, None)).abs().max() <= TOLERANCE
+    got = bench.attend(kv, 1, rows[4:6])
+    bench.near(got[1], attended(rows, 5, None))
 
 
-def test_memory_grows_with_the_length_and_keeps_the_rows() -> None:
-    kv, rows = SequenceKV(SHAPE), random_rows(200, 3)
+def test_memory_grows_with_the_length_and_keeps_the_rows(bench: Bench) -> None:
+    kv, rows = bench.sequence(), random_rows(200, 3)
     small = kv.nbytes
-    attend(kv, 0, rows[:199])
+    bench.attend(kv, 0, rows[:199])
     assert kv.nbytes > small
-    assert (attend(kv, 0, rows[199:])[0] - attended(rows, 199, None)).abs().max() <= TOLERANCE
+    bench.near(bench.attend(kv, 0, rows[199:])[0], attended(rows, 199, None))
 
 
-def test_only_the_probe_layer_is_probed() -> None:
-    kv, rows = SequenceKV(SHAPE, probe_layer=1), random_rows(3, 4)
-    attend(kv, 0, rows)
+def test_only_the_probe_layer_is_probed(bench: Bench) -> None:
+    kv, rows = bench.sequence(probe_layer=1), random_rows(3, 4)
+    bench.attend(kv, 0, rows)
     assert kv.probed is None
-    attend(kv, 1, rows)
+    bench.attend(kv, 1, rows)
     assert kv.probed is not None
 
 
@@ -139,23 +177,23 @@ def test_a_negative_length_is_refused() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=5), window=windows)
-def test_ragged_equals_each_sequence(sizes: list[tuple[int, int]], window: int | None) -> None:
+def test_ragged_equals_each_sequence(bench: Bench, sizes: list[tuple[int, int]], window: int | None) -> None:
     if not sum(new for _, new in sizes):
         sizes = [*sizes, (1, 1)]
     together, wanted, parts = [], [], []
     for seed, (old, new) in enumerate(sizes):
         rows = random_rows(old + new, seed)
-        caches = SequenceKV(SHAPE), SequenceKV(SHAPE)
+        caches = bench.sequence(), bench.sequence()
         for kv in caches:
             if old:
-                attend(kv, 0, rows[:old], window)
+                bench.attend(kv, 0, rows[:old], window)
         together.append(caches[0])
         parts.append(rows[old:])
         if new:
-            wanted.append(attend(caches[1], 0, rows[old:], window))
+            wanted.append(bench.attend(caches[1], 0, rows[old:], window))
     stacked = Rows(*(torch.cat(column) for column in zip(*(vars(p).values() for p in parts), strict=True)))
-    got = RaggedKV(together, [new for _, new in sizes]).attend(0, stacked.q, stacked.k, stacked.v, window)
-    assert (got - torch.cat(wanted)).abs().max() <= TOLERANCE
+    got = bench.attend(RaggedKV(together, [new for _, new in sizes]), 0, stacked, window)
+    assert torch.equal(got, torch.cat(wanted))  # in every type: the batch is split before anything is computed
     assert [kv.lengths[0] for kv in together] == [old + new for old, new in sizes]
 
 
@@ -167,31 +205,29 @@ def test_ragged_needs_a_count_for_each_cache() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(parents=st.lists(st.integers(0, 40), max_size=30), window=windows)
-def test_tree_equals_attention_along_each_path(parents: list[int], window: int | None) -> None:
+def test_tree_equals_attention_along_each_path(bench: Bench, parents: list[int], window: int | None) -> None:
     """One node at a time, in any order that puts parents first; slots are scattered."""
     paths = [[0]]
     for node, parent in enumerate(parents, 1):
         paths.append([*paths[parent % node], node])
-    rows, kv = random_rows(len(paths), 7), TreeKV(SHAPE, probe_layer=0)
+    rows, kv = random_rows(len(paths), 7), bench.tree(probe_layer=0)
     slot = [3 * node + 1 for node in range(len(paths))]
     for node, path in enumerate(paths):
         padded = torch.tensor([[slot[p] for p in path] + [slot[0]] * 2])
         kv.place(torch.tensor([slot[node]]), padded, torch.tensor([len(path)]))
-        one = rows[node : node + 1]
-        got = kv.attend(0, one.q, one.k, one.v, window)
+        got = bench.attend(kv, 0, rows[node : node + 1], window)
         along = Rows(rows.q[path], rows.k[path], rows.v[path])
-        assert (got[0] - attended(along, len(path) - 1, window)).abs().max() <= TOLERANCE
+        bench.near(got[0], attended(along, len(path) - 1, window))
         assert kv.probed is not None
-        assert (kv.probed[0] - probe_row(along, len(path) - 1, window)).abs().max() <= TOLERANCE
+        assert_probed(kv.probed[0], probe_row(along, len(path) - 1, window))
 
 
-def test_tree_grows_and_keeps_what_it_holds() -> None:
-    rows, kv = random_rows(2, 8), TreeKV(SHAPE)
+def test_tree_grows_and_keeps_what_it_holds(bench: Bench) -> None:
+    rows, kv = random_rows(2, 8), bench.tree()
     for node, slot in enumerate((5, 4000)):
         kv.place(torch.tensor([slot]), torch.tensor([[5, 4000][: node + 1]]), torch.tensor([node + 1]))
-        one = rows[node : node + 1]
-        got = kv.attend(0, one.q, one.k, one.v, None)
-    assert (got[0] - attended(rows, 1, None)).abs().max() <= TOLERANCE
+        got = bench.attend(kv, 0, rows[node : node + 1])
+    bench.near(got[0], attended(rows, 1, None))
 
 
 def test_attention_rows_sum_to_one_where_everything_is_within_reach() -> None:
