@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
 
+from cloud.engine.base import Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.generate import Generation
 from cloud.sessions import SessionTable
@@ -74,6 +75,25 @@ def test_a_closed_stream_stops_and_gives_its_place_back() -> None:
         ran = len(world.forward.batches)
         await world.all([9] * 7, 1)
         assert world.forward.batches[ran:] == [[7]]
+
+    run(body)
+
+
+def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
+    async def body(world: World) -> None:
+        plain, closed = world.engine.stream, []
+
+        async def stream(prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+            try:
+                async for token in plain(prompt, max_new_tokens):
+                    yield token
+            finally:
+                closed.append(True)
+
+        world.engine.stream = stream  # type: ignore[method-assign]
+        async with aclosing(world.g.generate(PROMPT, 90)) as tokens:
+            await anext(tokens)
+        assert closed  # not only when the garbage is collected
 
     run(body)
 
