@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -19,6 +19,8 @@ USER_ERROR = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""Arithmetic types of models, as arguments; :data:`runtime.model.placement.DTYPES`."""
 Arguments = TypeVar("Arguments")
 _WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 

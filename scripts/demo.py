@@ -39,6 +39,7 @@ from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.tasks import tinyworld
+from traces.tasks.splits import bundled_prompts
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,15 @@ def _interrupt(*_: object) -> None:
 def _record(arguments: Arguments) -> _Graphs:
     """Record training, validation and test prompts with the bundled pair, and the lens of the bundled graphs."""
     from runtime.synera.lens import Lens
-    from traces.synera.record import Models, Recorder
+    from traces.synera.record import Recorder
+    from traces.synera.record_models import Models
 
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
     recorded: dict[str, GraphSet] = {}
     counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
     lens = Lens.from_tensors(GraphSet.load(bundled.graphs("train")).lens_tensors)
     for split, per_kind in counts.items():
-        prompts = recording.bundled_prompts(split, per_kind, seed=3)
+        prompts = bundled_prompts(split, per_kind, seed=3)
         recorder = Recorder(
             models,
             tinyworld.score,
@@ -226,7 +228,7 @@ def _greedy_score(graphs: GraphSet, model: str) -> float:
     """Mean task score of a model's own greedy answers to the test prompts, by no session, graph or verifier."""
     from runtime.model.loading import load_decoder
     from runtime.model.tokenizer import load_tokenizer
-    from traces.synera.record import greedy_answers
+    from traces.synera.record_models import greedy_answers
 
     folder, prompts = bundled.PAIR / model, graphs.meta.prompts
     answers = greedy_answers(load_decoder(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -25,7 +25,7 @@ from agents.registry import controller
 from runtime.policy import drive
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
-from scripts._cli import console, launch
+from scripts._cli import Dtype, console, launch
 from synera_env import Preference, synera_schema
 from synera_env.radio import Radio
 from traces import bundled
@@ -52,7 +52,7 @@ class Arguments:
     """Device profile: pace and energy."""
     device: str = "auto"
     """Where the SLM runs: auto (CUDA where it is there), cpu, cuda or cuda:N."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Arithmetic type of the SLM; in float32 live tokens equal the replay's."""
     unpaced: bool = False
     """Run as fast as this machine does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts._cli import console, launch
+from scripts._cli import Dtype, console, launch
 from traces import bundled
 
 
@@ -28,6 +28,10 @@ class Arguments:
     """Timings behind each point; the median counts."""
     threads: int = 1
     """CPU threads."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: CUDA where it is there, else the CPU."""
+    dtype: Dtype = "float32"
+    """Arithmetic type."""
 
 
 def main(arguments: Arguments) -> None:
@@ -35,11 +39,13 @@ def main(arguments: Arguments) -> None:
     import torch
 
     from runtime.model.loading import load_decoder
+    from runtime.model.placement import Placement
     from traces.record_profile import measure_cloud, measure_device
 
     torch.set_num_threads(arguments.threads)
-    device, device_fit = measure_device(load_decoder(arguments.slm), "measured-device", arguments.repetitions)
-    cloud, cloud_fit = measure_cloud(load_decoder(arguments.llm), "measured-cloud", arguments.repetitions)
+    placement = Placement.of(arguments.device, arguments.dtype)
+    device, device_fit = measure_device(load_decoder(arguments.slm, placement), "measured-device", arguments.repetitions)
+    cloud, cloud_fit = measure_cloud(load_decoder(arguments.llm, placement), "measured-cloud", arguments.repetitions)
     for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
         path = arguments.out / f"{profile.name}.json"
         profile.save(path)

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from rich.table import Table
 
-from scripts._cli import console, launch, progress
+from scripts._cli import Dtype, console, launch, progress
 from traces import bundled
 
 if TYPE_CHECKING:
     from traces.synera.graph import GraphSet
-    from traces.synera.record import Models, Prompt, Recorder
+    from traces.synera.record import Recorder
+    from traces.synera.record_models import Models
+    from traces.tasks.splits import Prompt
 
 Split = Literal["train", "validation", "test"]
 
@@ -50,21 +51,28 @@ class Arguments:
     open_graphs: Literal["drop", "keep"] = "drop"
     """drop: leave out prompts whose graph stays open, and say how many; keep: keep them, with their coverage."""
     lens: Path | None = None
-    """A file that holds a lens to use (a graph file or a bundle's lens.safetensors); by default one is fitted."""
+    """A file that holds a lens to use (a graph file or a bundle's tables.safetensors); by default one is fitted."""
     threads: int = 2
     """CPU threads."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: CUDA where it is there, else the CPU."""
+    dtype: Dtype = "float32"
+    """Arithmetic type of both models; float32 makes what is recorded independent of the batch."""
 
 
 def main(arguments: Arguments) -> None:
     """Record every split."""
     import torch
 
+    from runtime.model.placement import Placement
     from runtime.synera.lens import Lens
-    from traces.synera.record import Models, Recorder
+    from traces.synera.record import Recorder
+    from traces.synera.record_models import Models
 
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
-    models = Models.load(arguments.slm, arguments.llm)
+    models = Models.load(arguments.slm, arguments.llm, Placement.of(arguments.device, arguments.dtype))
     lens = Lens.load(arguments.lens) if arguments.lens else None
+    console.print(f"both models in {models.placement}")
     table = Table("split", "prompts", "nodes", "nodes a prompt", "left out", "closed", "coverage: random", "never", "always")
     for name, prompts, score in _sources(arguments, models):
         recorder = Recorder(
@@ -107,47 +115,20 @@ def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
     raise AssertionError("the recorder ended without its graphs")
 
 
-def bundled_prompts(split: str, per_kind: int, seed: int = 0) -> list[Prompt]:
-    """Return prompts of the bundled tasks, the same number of each kind."""
-    from traces.synera.record import Prompt
-    from traces.tasks import tinyworld
-
-    return [Prompt(t.prompt, t.kind) for kind in tinyworld.KINDS for t in tinyworld.tasks(kind, split, per_kind, seed)]
-
-
 def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Prompt], Callable[[str, str], float]]]:
-    from traces.synera.record import Prompt, greedy_answers
+    """Split, prompts and scorer of all that is asked for."""
+    from traces.synera.record_models import agreement
     from traces.tasks import tinyworld
+    from traces.tasks.splits import bundled_prompts, own_prompts
 
     if arguments.prompts is None:
-        shares = {
-            "train": arguments.per_kind,
-            "validation": max(1, arguments.per_kind // 4),
-            "test": max(1, arguments.per_kind // 4),
-        }
-        return [(split, bundled_prompts(split, shares[split]), tinyworld.score) for split in arguments.splits]
-    shared = _split(arguments.prompts)
-    asked = [(split, shared[split]) for split in arguments.splits]
-    lines = [line for _, part in asked for line in part]
-    wanted = greedy_answers(models.llm, models.tokenizer, lines, arguments.max_new_tokens)
-
-    def agreement(prompt: str, answer: str) -> float:
-        return float(wanted[prompt] == answer)
-
-    return [(split, [Prompt(line, "custom") for line in part], agreement) for split, part in asked]
-
-
-def _split(path: Path) -> dict[str, list[str]]:
-    """Divide the distinct prompts of a file: 70 % train, 15 % validation, 15 % test, at least one each."""
-    lines = list(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
-    if len(lines) < 3:
-        raise ValueError(
-            f"{path} holds {len(lines)} distinct prompts; write at least 3, one a line: train, validation and test need one each"
-        )
-    held = max(1, round(0.15 * len(lines)))
-    order = np.random.default_rng(0).permutation(len(lines))
-    parts = {"test": order[:held], "validation": order[held : 2 * held], "train": order[2 * held :]}
-    return {split: [lines[i] for i in sorted(chosen)] for split, chosen in parts.items()}
+        counts = {"train": arguments.per_kind}
+        held = max(1, arguments.per_kind // 4)
+        return [(name, bundled_prompts(name, counts.get(name, held)), tinyworld.score) for name in arguments.splits]
+    own = own_prompts(arguments.prompts)
+    texts = [prompt.text for name in arguments.splits for prompt in own[name]]
+    score = agreement(models, texts, arguments.max_new_tokens)
+    return [(name, own[name], score) for name in arguments.splits]
 
 
 if __name__ == "__main__":

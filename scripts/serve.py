@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cloud.engine import registry
-from scripts._cli import launch
+from scripts._cli import Dtype, launch
 from traces import bundled
 
 if TYPE_CHECKING:  # torch and grpc load only after the arguments are understood
@@ -36,7 +36,7 @@ class Arguments:
     """What runs the LLM; torch is the embedded engine."""
     device: str = "auto"
     """Where it runs: cpu, cuda, cuda:1; auto takes cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Arithmetic type; float32 makes results independent of the batch."""
     pace: Path | None = None
     """JSON cloud profile whose durations are emulated."""

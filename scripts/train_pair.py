@@ -26,8 +26,8 @@ class Arguments:
     """Optimiser steps of the SLM, without a restart; by default the recipe's."""
     llm_steps: int | None = None
     """Optimiser steps of the LLM, without a restart; by default the recipe's."""
-    device: str = "cpu"
-    """torch device: cpu or cuda."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: CUDA where it is there, else the CPU."""
     test_prompts: int = 200
     """Prompts of each kind for the model card."""
     only_measure: bool = False

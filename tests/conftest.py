@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.model.placement import Placement
-from tests.support.graphs import akin_graphs, akin_models, tiny_graphs, tiny_models  # noqa: F401 - fixtures
+from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 from tests.support.placements import PLACEMENTS, named
 
 

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.optimize import nnls
 
 from runtime.model.decoder import Decoder
 from runtime.model.kv import SequenceKV
-from runtime.synera.drafter import predict
+from runtime.synera.drafter import read
 from traces.profile import CloudProfile, DeviceProfile
 
 _CONTEXT = 64  # tokens already in the cache
@@ -31,19 +32,31 @@ class Fit:
     points: int
 
 
-def _time(work: Callable[[], object], repetitions: int) -> float:
-    """Median milliseconds, after one warm-up."""
-    work()
+def _time(model: Decoder, work: Callable[[], object], repetitions: int) -> float:
+    """Median milliseconds until the model's device is done, after one warm-up."""
+
+    def done() -> None:
+        work()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+
+    done()
     taken = []
     for _ in range(repetitions):
         began = time.perf_counter()
-        work()
+        done()
         taken.append(1e3 * (time.perf_counter() - began))
     return median(taken)
 
 
 def _source(what: str) -> str:
     return f"Measured by synera measure-profiles on {platform.machine()} with {torch.get_num_threads()} thread(s): {what}."
+
+
+def _kind(model: Decoder) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    where = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "the CPU"
+    return f"decoder of {model.config.layers} layers, hidden {model.config.hidden}, {dtype} on {where}"
 
 
 def _forward(model: Decoder, cache: SequenceKV, positions: int, stop: int) -> torch.Tensor:
@@ -66,25 +79,29 @@ def measure_device(slm: Decoder, name: str, repetitions: int = 30) -> tuple[Devi
     for stop in sorted({*slm.config.exit_layers, 1, layers}):
         for positions in (1, 2, 4, 8, 16, 32):
             rows.append([1.0, stop, stop * (positions - 1), 0.0])
-            taken.append(_time(lambda s=stop, p=positions: _forward(slm, cache, p, s), repetitions))  # type: ignore[misc]
+            taken.append(_time(slm, partial(_forward, slm, cache, positions, stop), repetitions))
     hidden = _forward(slm, cache, 1, layers)
+    assert cache.probed is not None
+    probed = cache.probed[-1]
     rows.append([0.0, 0.0, 0.0, 1.0])
-    taken.append(_time(lambda: [float(x) for x in predict(slm.logits(hidden))[:4]], repetitions))
+    taken.append(_time(slm, lambda: read(slm.logits(hidden), hidden[0], probed), repetitions))
     call, layer, position, head = _fit(rows, taken)
-    profile = DeviceProfile(
-        name, _source(f"decoder of {layers} layers, hidden {slm.config.hidden}"), call, layer, position, head
-    )
+    profile = DeviceProfile(name, _source(_kind(slm)), call, layer, position, head)
     return profile, _quality(rows, taken, [call, layer, position, head])
 
 
 def measure_cloud(llm: Decoder, name: str, repetitions: int = 30) -> tuple[CloudProfile, Fit]:
     """Time an LLM's forward by tokens, all layers and the head, and fit the cloud cost formula."""
     cache, rows, taken = _warm_cache(llm), [], []
+
+    def check(tokens: int) -> torch.Tensor:
+        return llm.logits(_forward(llm, cache, tokens, llm.config.layers)).argmax(-1)
+
     for tokens in (1, 2, 4, 8, 16, 32, 64):
         rows.append([1.0, tokens])
-        taken.append(_time(lambda t=tokens: llm.logits(_forward(llm, cache, t, llm.config.layers)).argmax(-1), repetitions))  # type: ignore[misc]
+        taken.append(_time(llm, partial(check, tokens), repetitions))
     forward, token = _fit(rows, taken)
-    profile = CloudProfile(name, _source(f"decoder of {llm.config.layers} layers, hidden {llm.config.hidden}"), forward, token)
+    profile = CloudProfile(name, _source(_kind(llm)), forward, token)
     return profile, _quality(rows, taken, [forward, token])
 
 

@@ -144,8 +144,8 @@ class Engine(Protocol):
             CloudUnavailableError: stopped or dead.
             CloudError: the forward failed; others in it, too.
 
-        After an error other than SessionLostError, and after a cancellation, the session lives on and holds the prefix
-        and no more.
+        After an error other than SessionLostError, and after a cancellation, the session lives on and holds at least the
+        prefix.
 
         Cancellation: the check is dropped; a forward in hand ends first, its result unseen.
         """

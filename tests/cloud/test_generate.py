@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
 
+from cloud.engine.base import Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.generate import Generation
 from cloud.sessions import SessionTable
@@ -19,9 +20,9 @@ class World:
     """Streams over a fake forward."""
 
     def __init__(self, eos_ids: tuple[int, ...]) -> None:
-        self.forward = FakeForward()
+        self.forward, self.seconds = FakeForward(), 0.0
         self.engine: EmbeddedEngine = fake_engine(self.forward, eos_ids=eos_ids)
-        self.table = SessionTable(self.engine.close, max_sessions=4, lease_seconds=60, now=lambda: 0.0)
+        self.table = SessionTable(self.engine.close, max_sessions=4, lease_seconds=60, now=lambda: self.seconds)
         self.g = Generation(self.engine, self.table)
 
     async def all(self, prompt: list[int], count: int) -> list[int]:
@@ -74,6 +75,37 @@ def test_a_closed_stream_stops_and_gives_its_place_back() -> None:
         ran = len(world.forward.batches)
         await world.all([9] * 7, 1)
         assert world.forward.batches[ran:] == [[7]]
+
+    run(body)
+
+
+def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
+    async def body(world: World) -> None:
+        plain, closed = world.engine.stream, []
+
+        async def stream(prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+            try:
+                async for token in plain(prompt, max_new_tokens):
+                    yield token
+            finally:
+                closed.append(True)
+
+        world.engine.stream = stream  # type: ignore[method-assign]
+        async with aclosing(world.g.generate(PROMPT, 90)) as tokens:
+            await anext(tokens)
+        assert closed  # not only when the garbage is collected
+
+    run(body)
+
+
+def test_a_stream_does_not_expire() -> None:
+    async def body(world: World) -> None:
+        async with aclosing(world.g.generate(PROMPT, 3)) as stream:
+            answer = [(await anext(stream)).token]
+            world.seconds = 1000.0
+            assert len(world.table) == 1
+            answer += [each.token async for each in stream]
+        assert answer == continuation(PROMPT, 3)
 
     run(body)
 

@@ -126,6 +126,13 @@ def test_a_missing_model_folder(name: str, tmp_path: Path, bundle: Path) -> None
     assert str(tmp_path / "none") in mistake(script(name, "--slm", tmp_path / "none", *more, cwd=tmp_path))
 
 
+@pytest.mark.parametrize("name", ["record", "measure_profiles", "train_pair", "deploy", "serve"])
+def test_a_device_that_is_not_there(name: str, tmp_path: Path) -> None:
+    wanted = "is not one of auto, cpu, cuda, cuda:N"
+    assert f"device='gpu' {wanted}" in mistake(script(name, "--device", "gpu", cwd=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_graphs_name_the_command_that_records_them(tmp_path: Path) -> None:
     line = mistake(script("train", "--graphs", tmp_path, cwd=tmp_path))
     assert f"no graph file at {tmp_path / 'train.safetensors'}" in line
@@ -201,6 +208,7 @@ def test_recorded_with_the_script(tmp_path: Path, tiny_slm: Path, tiny_llm: Path
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "next: synera train --graphs out" in done.stdout
+    assert "both models in float32 on" in done.stdout
     recorded = {p.stem: GraphSet.load(p) for p in (tmp_path / "out").iterdir()}
     assert set(recorded) == {"train", "validation", "test"}  # what train.py and evaluate.py ask for
     assert sorted(p for g in recorded.values() for p in g.meta.prompts) == sorted(pair.graphs.meta.prompts[:3])

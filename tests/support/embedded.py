@@ -34,10 +34,11 @@ class Watched(FakeForward):
 
 
 def run(body: Body, forward: FakeForward | None = None, **options: object) -> None:
-    """Serve while `body` runs."""
+    """Serve while `body` runs; nothing may go wrong unseen in a callback of the event loop."""
 
     async def live() -> None:
-        used = forward or FakeForward()
+        used, unseen = forward or FakeForward(), []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
         engine = fake_engine(used, **options)  # type: ignore[arg-type]
         await engine.start()
         try:
@@ -45,6 +46,7 @@ def run(body: Body, forward: FakeForward | None = None, **options: object) -> No
         finally:
             used.gate.set()
             await engine.stop()
+        assert not unseen
 
     asyncio.run(asyncio.wait_for(live(), 60))
 

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from traces.profile import CloudProfile, DeviceProfile
+from traces.tasks import tinyworld
+from traces.tasks.splits import Prompt
 
 if TYPE_CHECKING:
     from runtime.clock import SimulatedClock
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from runtime.synera.chunk import Verdict
     from runtime.synera.session import Session
     from traces.synera.graph import GraphSet
-    from traces.synera.record import Models, Prompt
+    from traces.synera.record_models import Models
 
 DEVICE = DeviceProfile("test phone", "made up", 1.0, 7.0, 0.6, 2.0, busy_watts=6.0, wait_watts=1.2, radio_joules_per_mb=5.0)
 CLOUD = CloudProfile("test cloud", "made up", 30.0, 0.05, (0.0, 1.0, 4.0, 20.0))
@@ -39,9 +41,6 @@ def text_score(prompt: str, answer: str) -> float:
 
 def tiny_prompts() -> list[Prompt]:
     """Two prompts of each of three kinds."""
-    from traces.synera.record import Prompt
-    from traces.tasks import tinyworld
-
     return [Prompt(t.prompt, t.kind) for kind in tinyworld.KINDS[:3] for t in tinyworld.tasks(kind, "train", 2)]
 
 
@@ -58,7 +57,7 @@ def record_tiny(models: Models, max_new_tokens: int, node_budget: int = 20_000) 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_slm: Path, tiny_llm: Path) -> Models:
     """The random pair, loaded."""
-    from traces.synera.record import Models
+    from traces.synera.record_models import Models
 
     return Models.load(tiny_slm, tiny_llm)
 
@@ -70,12 +69,10 @@ def tiny_graphs(tiny_models: Models) -> GraphSet:
 
 
 @pytest.fixture(scope="session")
-def akin_models(tiny_slm: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A pair whose LLM is the SLM with some noise; the SLM's second layer does little and EOS is not rare."""
+def akin_pair(tiny_slm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pair whose LLM is the SLM with some noise; the SLM's second layer does little and EOS is not rare."""
     import torch
     from safetensors.torch import load_file, save_file
-
-    from traces.synera.record import Models
 
     weights = load_file(tiny_slm / "model.safetensors")
     for name in weights:
@@ -88,7 +85,15 @@ def akin_models(tiny_slm: Path, tmp_path_factory: pytest.TempPathFactory) -> Mod
     for name, tensors in (("slm", weights), ("llm", {n: w + noise[n] for n, w in weights.items()})):
         shutil.copytree(tiny_slm, folder / name)
         save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
-    return Models.load(folder / "slm", folder / "llm")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def akin_models(akin_pair: Path) -> Models:
+    """The akin pair, loaded."""
+    from traces.synera.record_models import Models
+
+    return Models.load(akin_pair / "slm", akin_pair / "llm")
 
 
 @pytest.fixture(scope="session")
@@ -105,8 +110,8 @@ def last_row(
 
     cache = decoder.new_cache(probe_layer)
     hidden = decoder.run(decoder.embed(torch.tensor(tokens)), torch.arange(len(tokens)), cache, 0, stop)
-    attention = cache.probed[-1].numpy() if cache.probed is not None else np.zeros(0, np.float32)
-    return decoder.logits(hidden[-1:])[0].softmax(-1).numpy(), attention
+    attention = cache.probed[-1].cpu().numpy() if cache.probed is not None else np.zeros(0, np.float32)
+    return decoder.logits(hidden[-1:])[0].float().softmax(-1).cpu().numpy(), attention
 
 
 class InProcessVerifier:

@@ -41,6 +41,8 @@ PLACEMENTS = [_parameter(f"cpu-{dtype}") for dtype in ("float32", "bfloat16", "f
 """What the fixture `placement` goes through."""
 FLOAT32_AND_BFLOAT16 = [_parameter(f"{device}-{dtype}") for device in ("cpu", "cuda") for dtype in ("float32", "bfloat16")]
 """The same without float16, for slower tests."""
+OTHER_PLACEMENTS = [_parameter(name) for name in ("cpu-bfloat16", "cuda-float32", "cuda-bfloat16")]
+"""Those besides float32 on the CPU, for what is tested there at length."""
 
 
 def apart(got: Tensor, wanted: Tensor) -> float:

@@ -19,6 +19,7 @@ from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.tasks import tinyworld
+from traces.tasks.splits import Prompt
 
 MAX_NEW_TOKENS = 10
 PHONE = DeviceProfile("test phone", "made up", call_ms=1, layer_ms=2, position_ms=0.1, head_ms=1, busy_watts=3, wait_watts=1)
@@ -95,7 +96,8 @@ def foreign_copy(folder: Path, target: Path) -> Path:
 @cache
 def recorded(llm: Path) -> Recorded:
     """Record the complete graphs of six prompts with a similar SLM."""
-    from traces.synera.record import Models, Prompt, Recorder, greedy_answers
+    from traces.synera.record import Recorder
+    from traces.synera.record_models import Models, greedy_answers
 
     models = Models.load(similar_slm(llm, llm.parent / "similar"), llm)
     tasks = [t for kind in tinyworld.KINDS for t in tinyworld.tasks(kind, "test", 2)][:6]

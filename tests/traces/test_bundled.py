@@ -121,7 +121,7 @@ def test_the_bundled_graphs_were_recorded_from_the_bundled_pair() -> None:
 
 
 def test_the_bundled_pair_loads_and_shares_its_tokenizer() -> None:
-    from traces.synera.record import Models
+    from traces.synera.record_models import Models
 
     models = Models.load(pair_folder("slm"), pair_folder("llm"))
     assert len(models.slm.config.exit_layers) > 1

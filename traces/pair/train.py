@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from runtime.model.placement import Placement
 from traces.files import replacing
 from traces.tasks import tinyworld, vocabulary
 
@@ -168,19 +169,23 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
         name: `llm` or `slm`; the exported folder is `out / name`.
         recipe: shape and length.
         out: folder for the export, the checkpoint (`name.ckpt`) and the loss log (`name.log.jsonl`).
-        device: torch device.
+        device: cpu, cuda, cuda:N, or auto.
         checkpoint_every: steps between checkpoints (and interim exports).
 
     Returns:
         The exported folder.
+
+    Raises:
+        ValueError, PlacementError: there is no such device.
     """
+    where = Placement.of(device).torch_device
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = vocabulary.build_tokenizer()
-    model = _build(recipe, tokenizer.get_vocab_size()).to(device)
+    model = _build(recipe, tokenizer.get_vocab_size()).to(where)
     optimizers = _optimizers(model, recipe)
     checkpoint, first = out / f"{name}.ckpt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        state = torch.load(checkpoint, weights_only=True, map_location=where)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -191,8 +196,8 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
                 group["lr"] = recipe.learning_rate * _lr_scale(step, recipe)
             optimizer.zero_grad()
         batch = _pack(tokenizer, recipe, step)
-        batch = _Batch(batch.ids.to(device), batch.labels.to(device))
-        with torch.autocast(device, torch.bfloat16):
+        batch = _Batch(batch.ids.to(where), batch.labels.to(where))
+        with torch.autocast(where.type, torch.bfloat16):
             loss = _loss(model, batch, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

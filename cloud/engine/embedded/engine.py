@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cloud.engine.base import Check, Checked, EngineInfo, Streamed
+from cloud.engine.base import Check, Checked, Engine, EngineInfo, Streamed
 from cloud.engine.embedded.batcher import Batcher, Pace
 from cloud.engine.embedded.forward import Forward, TorchForward, Work
 from cloud.engine.embedded.jobs import CheckJob, StreamJob
@@ -34,9 +34,8 @@ class _Session:
     """The check in flight."""
 
     def catch_up(self, check: Check) -> list[int]:
-        """Forget what the device took back; return the history that the check builds on."""
-        del self.history[check.prefix_length :]
-        history = [*self.history, *check.context]
+        """Return the history that a check builds on; the cache keeps no more than that."""
+        history = [*self.history[: check.prefix_length], *check.context]
         # The last token of the history is always run (again): its choice is what the draft begins with.
         self.cached = min(self.cached, check.prefix_length, len(history) - 1)
         return history
@@ -157,7 +156,7 @@ def _lost(session_id: str) -> SessionLostError:
     return SessionLostError(f"no session {session_id!r}: it ended; open a new one and send the whole history")
 
 
-def load(config: ServerConfig) -> EmbeddedEngine:
+def load(config: ServerConfig) -> Engine:
     """Load the model folder of a config; `config.threads` holds for the whole process.
 
     Raises:

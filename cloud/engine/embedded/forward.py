@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runtime.model.decoder import Decoder
 from runtime.model.kv import RaggedKV, SequenceKV
+from runtime.model.placement import moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ class TorchForward:
             work.cache.truncate(work.position)
             positions += range(work.position, work.position + len(work.tokens))
             wanted += range(len(positions) - work.wanted, len(positions))
-        ids = self._tensor([token for work in batch for token in work.tokens])
+        ids = torch.tensor([token for work in batch for token in work.tokens])
         kv = RaggedKV([work.cache for work in batch], [len(work.tokens) for work in batch])
-        hidden = self._decoder.run(self._decoder.embed(ids), self._tensor(positions), kv)
-        logits = self._decoder.logits(hidden[self._tensor(wanted)])  # [sum of wanted, vocab]
+        hidden = self._decoder.run(self._decoder.embed(ids), torch.tensor(positions), kv)
+        logits = self._decoder.logits(hidden[moved(torch.tensor(wanted), hidden.device)])  # [sum of wanted, vocab]
         choices = logits.argmax(-1).tolist()
         results, start = [], 0
         for work in batch:
@@ -83,6 +84,3 @@ class TorchForward:
             results.append(Rows(choices[start:end], logits[start:end]))
             start = end
         return results
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, device=self._decoder.device)

@@ -17,6 +17,7 @@ from cloud.engine.base import Checked, Streamed
 from cloud.engine.embedded.batcher import Outcome
 from cloud.engine.embedded.forward import Work
 from runtime.errors import CloudError
+from runtime.model.placement import moved
 from runtime.rules import accept_greedy
 
 
@@ -112,5 +113,5 @@ def _judge(draft: Sequence[int], outcome: Outcome, processed_tokens: int) -> Che
 @torch.inference_mode()
 def _logprobs(logits: Tensor, rows: list[int], tokens: list[int]) -> list[float]:
     """Log-probability of tokens[i] by logits[rows[i]], in float32; only these few leave the device."""
-    picked = logits[torch.tensor(rows, device=logits.device)].float()
-    return (-F.cross_entropy(picked, torch.tensor(tokens, device=logits.device), reduction="none")).tolist()
+    picked, wanted = (moved(torch.tensor(ids), logits.device) for ids in (rows, tokens))
+    return (-F.cross_entropy(logits[picked].float(), wanted, reduction="none")).tolist()

@@ -16,7 +16,7 @@ from cloud.engine.base import Check, Checked, EngineInfo, Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.server import running_server
 from runtime.client import CloudClient
-from runtime.errors import CheckpointError, CloudUnavailableError, SessionLostError
+from runtime.errors import CloudUnavailableError, SessionLostError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from tests.test_imports import ROOT
@@ -75,17 +75,8 @@ def test_an_engine_is_added_by_a_row(tiny_llm: Path, monkeypatch: pytest.MonkeyP
             client.verify(pb.VerifyRequest(session_id=session_id, seq=2, prefix_length=5, draft=[7]))
 
 
-def test_the_default_is_the_embedded_engine_with_the_models_info(tiny_llm: Path) -> None:
-    engine = registry.load_engine(ServerConfig(model=tiny_llm))
-    assert isinstance(engine, EmbeddedEngine)
-    info = engine.info
-    assert (info.engine, info.model, info.architecture) == ("torch", tiny_llm.name, "LlamaForCausalLM")
-    assert (info.context_tokens, info.eos_ids, len(info.fingerprint)) == (256, (2,), 16)
-
-
-def test_a_missing_model_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"no model at {tmp_path}"):
-        registry.load_engine(ServerConfig(model=tmp_path))
+def test_the_default_is_the_embedded_engine(tiny_llm: Path) -> None:
+    assert isinstance(registry.load_engine(ServerConfig(model=tiny_llm)), EmbeddedEngine)
 
 
 def test_to_name_an_engine_loads_none() -> None:

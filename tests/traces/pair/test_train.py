@@ -12,6 +12,7 @@ import torch
 
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from tests.support.placements import NO_CUDA
 from traces.pair import card as pair_card
 from traces.pair import train as pair
 from traces.tasks import tinyworld, vocabulary
@@ -73,6 +74,20 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     a, b = (load_file_as_float(folder) for folder in (whole, resumed))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("device", ["auto", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_training_runs_on_the_device_that_was_asked_for(device: str, tmp_path: Path) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip(NO_CUDA)
+    folder = pair.train("slm", replace(TINY, steps=2, restart_steps=0), tmp_path, device)
+    assert load_decoder(folder).config.layers == TINY.layers
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device='tpu' is not one of auto, cpu, cuda, cuda:N"):
+        pair.train("slm", TINY, tmp_path / "out", "tpu")
+    assert not (tmp_path / "out").exists()
 
 
 def load_file_as_float(folder: Path) -> dict[str, torch.Tensor]:

@@ -38,7 +38,6 @@ def test_any_walk_gets_the_llms_own_choices(steps: list[tuple[float, list[int], 
             check = Check(prefix, base[prefix:], draft)
             if fate != "goes well":
                 await lose(engine, forward, check, fate)
-                history = history[:prefix]
                 continue
             got = await engine.check("a", check)
             stands = next((i for i, token in enumerate(draft) if token != choice([*base, *draft[:i]])), len(draft))
@@ -184,7 +183,7 @@ def test_caches_live_as_long_as_their_sessions() -> None:
             await engine.open(name)
             await engine.check(name, Check(0, PROMPT, [0]))
         assert forward.caches == 2
-        await engine.close("a")
+        await engine.close("b")  # whose forward was the last
         assert forward.caches == 1
 
     run(body, forward)

@@ -1,4 +1,4 @@
-"""The bundled LLM served in bfloat16: its answers beside those in float32."""
+"""The bundled LLM served on another device or in another type: its answers beside those in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cloud.engine.base import Check, Checked
 from cloud.engine.registry import load_engine
 from cloud.server import running_server
 from runtime.client import CloudClient
+from runtime.model.placement import Placement
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
+from tests.support.placements import OTHER_PLACEMENTS, named
 from traces import bundled
 from traces.tasks import tinyworld
 
@@ -21,7 +23,7 @@ LLM = bundled.PAIR / "llm"
 DRAFT = 4
 NEW_TOKENS = 48
 Answers = list[tuple[list[int], list[int]]]
-"""Prompts with what the LLM writes after them in float32."""
+"""Prompts with what the LLM writes after them, in float32 on the CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,15 @@ def answers() -> Answers:
         return [(prompt, generated(client, prompt)) for prompt in prompts]
 
 
+@pytest.fixture(scope="module", params=OTHER_PLACEMENTS)
+def other(request: pytest.FixtureRequest) -> Placement:
+    return named(request.param)
+
+
 @pytest.fixture(scope="module")
-def client() -> Iterator[CloudClient]:
-    with running_server(ServerConfig(LLM, dtype="bfloat16")) as port, CloudClient(f"127.0.0.1:{port}") as client:
+def client(other: Placement) -> Iterator[CloudClient]:
+    config = ServerConfig(LLM, device=other.device, dtype=other.dtype)
+    with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
         yield client
 
 
@@ -43,7 +51,7 @@ def generated(client: CloudClient, prompt: list[int]) -> list[int]:
     return [each.token for each in client.generate(prompt, NEW_TOKENS)]
 
 
-def test_most_checks_accept_what_float32_wrote(answers: Answers, client: CloudClient) -> None:
+def test_most_checks_accept_what_the_other_wrote(answers: Answers, client: CloudClient, other: Placement) -> None:
     drafted = accepted = 0
     with CloudVerifier(client, tokenizer_hash(LLM)) as verifier:
         for prompt, answer in answers:
@@ -55,26 +63,26 @@ def test_most_checks_accept_what_float32_wrote(answers: Answers, client: CloudCl
                 if verdict.accepted < len(draft):
                     assert verdict.next_token != draft[verdict.accepted]
                 drafted, accepted = drafted + len(draft), accepted + verdict.accepted
-    print(f"\nbfloat16 accepts {accepted / drafted:.3f} of {drafted} tokens that float32 wrote")
+    print(f"\n{other} accepts {accepted / drafted:.3f} of {drafted} tokens that {Placement()} wrote")
     assert accepted / drafted > 0.95
 
 
-def test_most_answers_are_those_of_float32(answers: Answers, client: CloudClient) -> None:
+def test_most_answers_are_the_same(answers: Answers, client: CloudClient, other: Placement) -> None:
     same = tokens = 0
     for prompt, answer in answers:
         got = generated(client, prompt)
         assert 0 < len(got) <= NEW_TOKENS
         agreed = next((i for i, (a, b) in enumerate(zip(got, answer, strict=False)) if a != b), min(len(got), len(answer)))
         same, tokens = same + agreed, tokens + len(answer)
-    print(f"\nbfloat16 writes {same / tokens:.3f} of {tokens} tokens as float32 does, up to each answer's first difference")
+    print(f"\n{other} writes {same / tokens:.3f} of {tokens} tokens as {Placement()} does, up to each first difference")
     assert same / tokens > 0.8
 
 
-def test_the_type_reaches_the_engine() -> None:
-    """Its log-probabilities, over which no rounding to a choice is laid, are close to those of float32 but not the same."""
+def test_device_and_type_reach_the_engine(other: Placement) -> None:
+    """Log-probabilities, over which no choice is laid, are close to the exact ones; in another type they are not the same."""
 
-    async def checked(dtype: str) -> Checked:
-        engine = load_engine(ServerConfig(LLM, dtype=dtype))
+    async def checked(config: ServerConfig) -> Checked:
+        engine = load_engine(config)
         await engine.start()
         try:
             await engine.open("a")
@@ -82,7 +90,8 @@ def test_the_type_reaches_the_engine() -> None:
         finally:
             await engine.stop()
 
-    half, full = asyncio.run(checked("bfloat16")), asyncio.run(checked("float32"))
-    assert half.draft_logprobs != full.draft_logprobs
-    assert half.draft_logprobs == pytest.approx(full.draft_logprobs, abs=0.5)
-    assert half.next_token == full.next_token
+    got = asyncio.run(checked(ServerConfig(LLM, device=other.device, dtype=other.dtype)))
+    exact = asyncio.run(checked(ServerConfig(LLM)))
+    assert other.dtype == "float32" or got.draft_logprobs != exact.draft_logprobs
+    assert got.draft_logprobs == pytest.approx(exact.draft_logprobs, abs=0.5)
+    assert got.next_token == exact.next_token

@@ -1,0 +1,107 @@
+"""The graph of one prompt while it is recorded: rows that are added and filled in, and at last the arrays of a graph.
+
+What does not live here: the order in which nodes are run (record.py) and the files (graph.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.synera.knobs import MAX_DRAFT_LENGTH
+from runtime.synera.lens import Lens, chunk_importance
+from traces.synera.graph import NODE_ARRAYS
+from traces.tasks.splits import Prompt
+
+_LENS_CHUNKS = 2000  # chunks sampled for the importance table
+
+
+@dataclass
+class GraphBuilder:
+    """The growing graph of one prompt."""
+
+    prompt: Prompt
+    tokens: list[int]
+    """The prompt's."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """What is known of each node, by name of its array; `dropped` where it was never run."""
+    hidden: list[NDArray[np.float32]] = field(default_factory=list)
+    """[exits, hidden] of each row that was run."""
+    expanded: int = 0
+    """Nodes that were run."""
+    dropped: int = 0
+    """Nodes that were left out, over budget."""
+
+    def add(self, token: int, parent: int, depth: int) -> int:
+        """Add a node that is known but not yet run; return its index."""
+        self.rows.append({"token": token, "parent": parent, "depth": depth, "score": np.nan})
+        self.hidden.append(np.zeros(0, np.float32))
+        return len(self.rows) - 1
+
+    def write(self, index: int, figures: dict[str, NDArray[Any]], row: int) -> dict[str, Any]:
+        """Write down what the models said at a node, one row of `PairTree.run`; return the node's record."""
+        record = self.rows[index]
+        record.update({name: values[row] for name, values in figures.items() if name != "hidden"})
+        self.hidden[index] = figures["hidden"][row].copy()
+        return record
+
+    def drop(self, index: int) -> None:
+        """Over budget: leave a node out. Its row is removed when the graph is finished."""
+        self.dropped += 1
+        self.rows[index]["dropped"] = True
+
+    def answer(self, index: int) -> list[int]:
+        """Return the generated tokens that lead to a node."""
+        tokens: list[int] = []
+        while index > 0:
+            tokens.append(self.rows[index]["token"])
+            index = self.rows[index]["parent"]
+        return tokens[::-1]
+
+    def attention_along(self, index: int) -> list[NDArray[np.float32]]:
+        """Return the attention rows of a node and of those before it, the prompt's left out, last first."""
+        rows = []
+        while index > 0:
+            if "attention" in self.rows[index]:
+                rows.append(self.rows[index]["attention"])
+            index = self.rows[index]["parent"]
+        return rows
+
+    def arrays(self, lens: Lens, exits: int) -> dict[str, NDArray[Any]]:
+        """Turn rows into the arrays of a graph; dropped rows go, and what pointed at them becomes -1."""
+        kept = [i for i, r in enumerate(self.rows) if not r.get("dropped")]
+        renumber = np.full(len(self.rows) + 1, -1, np.int32)  # the last entry keeps -1 at -1
+        renumber[kept] = np.arange(len(kept))
+        arrays: dict[str, NDArray[Any]] = {"prompt_tokens": np.array(self.tokens, np.int32)}
+        for name, (dtype, tail) in NODE_ARRAYS.items():
+            shape = (len(kept), *(exits if s == "exits" else int(s) for s in tail))
+            empty = -1 if np.issubdtype(dtype, np.integer) else 0
+            arrays[name] = np.full(shape, empty, dtype)
+        for new, old in enumerate(kept):
+            row = self.rows[old]
+            for name in NODE_ARRAYS.keys() & row.keys():
+                arrays[name][new] = row[name]
+            if self.hidden[old].size:
+                arrays["sketch"][new] = [lens.sketch(self.hidden[old][e], e) for e in range(exits)]
+        for name in ("parent", "exit_child", "llm_child"):
+            arrays[name] = renumber[arrays[name]]
+        return arrays
+
+
+def fit_lens(builders: list[GraphBuilder], exits: int) -> Lens:
+    """Fit the lens on the nodes of a batch of graphs, each node once."""
+    states = np.stack([h for b in builders for h in b.hidden if h.size])  # [nodes, exits, hidden]
+    rng = np.random.default_rng(0)
+    samples: dict[int, list[float]] = {n: [] for n in range(3, MAX_DRAFT_LENGTH + 1)}
+    for _ in range(_LENS_CHUNKS):
+        builder = builders[int(rng.integers(len(builders)))]
+        rows = builder.attention_along(int(rng.integers(len(builder.rows))))
+        for length in samples:
+            if len(rows) >= length - 1:
+                raw = chunk_importance(rows[: length - 1][::-1])
+                if raw is not None:
+                    samples[length].append(raw)
+    return Lens.fit([states[:, e] for e in range(exits)], {n: v for n, v in samples.items()})
