@@ -6,7 +6,7 @@ Examples:
     synera bench cloud --pair my_pair --threads 4
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
-value is the median over the turns. A missed goal is shown and is no failure.
+value is the median over the turns. `precision` counts differences instead. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from traces import bundled
 class Arguments:
     """Arguments of `bench.py`."""
 
-    area: tyro.conf.Positional[Literal["device", "cloud", "env"]]
+    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision"]]
     """What to measure."""
     json: Path | None = None
     """File to write the figures to: a list of name, value, unit, goal, better, peer."""
     pair: Path = bundled.PAIR
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
-    """Pairs of timings behind each figure."""
+    """Pairs of timings behind each figure; for `precision`, prompts."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike."""
 
@@ -62,7 +62,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _table(area: str, setting: Setting, figures: list[Figure]) -> Table:
-    table = Table(title=f"{area}: {setting.repetitions} turns, {setting.threads} thread(s)", title_justify="left")
+    table = Table(title=f"{area}: {setting.repetitions} repetitions, {setting.threads} thread(s)", title_justify="left")
     for heading in ("figure", "value", "goal", "", "peer and medians"):
         table.add_column(heading, justify="right" if heading in ("value", "goal") else "left", overflow="fold")
     for figure in figures:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import pytest
+import torch
 import tyro
 
+from runtime.model.placement import Placement
 from scripts import bench
-from scripts.benchmarks import env, harness
+from scripts.benchmarks import env, harness, precision
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 
 FIELDS = {"name", "value", "unit", "goal", "better", "peer"}
@@ -64,6 +67,48 @@ def test_an_area_writes_its_figures(
     assert "peer and medians" in capsys.readouterr().out
 
 
+def test_precision_counts_differences_for_each_type_and_device(pair: Path, tmp_path: Path) -> None:
+    target = tmp_path / "figures.json"
+    bench.main(bench.Arguments("precision", json=target, pair=pair, repetitions=1))
+    found = json.loads(target.read_text())
+    assert len({each["name"] for each in found}) == len(found)
+    placements = {each["name"].split(":")[0] for each in found}
+    assert placements >= {"bfloat16 on cpu", "float16 on cpu"}
+    assert {p for p in placements if "cuda" in p} == (
+        {"float32 on cuda", "bfloat16 on cuda"} if torch.cuda.is_available() else set()
+    )
+    assert len(found) == 6 * len(placements)
+    for each in found:
+        assert set(each) == FIELDS
+        assert (each["unit"], each["better"]) == ("%", "lower")
+        different, of = map(int, re.search(r": (\d+) of (\d+) differ$", each["peer"]).groups())
+        assert each["value"] == pytest.approx(100 * different / of)
+    bfloat16 = {each["name"].split(": ")[1]: each["value"] for each in found if each["name"].startswith("bfloat16 on cpu")}
+    assert 0 < bfloat16["tokens of the answers it writes itself, both models"] <= 100  # random models are unsure of all
+
+
+def test_precision_finds_nothing_where_nothing_differs_and_each_thing_that_does(pair: Path) -> None:
+    prompts = ["the river .", "a bill ."]
+    exact = {name: precision._answers(pair / name, prompts) for name in ("slm", "llm")}
+    assert [f.value for f in precision._against(exact, pair, Placement())] == [0.0] * 6
+    said = exact["slm"][0].said
+    said.token[0, 0] += 1
+    said.confidence[0, 0] += 0.2 if said.confidence[0, 0] < 0.5 else -0.2  # past two thresholds
+    exact["llm"][1].said.token[3] += 1
+    llm, slm, decisions, shapes, drifted, answers = precision._against(exact, pair, Placement())
+    assert [f.peer.split(": ")[1].split(" of ")[0] for f in (llm, slm, decisions, shapes, drifted, answers)] == list("112000")
+    assert not llm.met
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [([1, 2, 3], [1, 2, 3], 0), ([1, 2, 3], [1, 9, 3], 1), ([1, 2], [1, 2, 3, 4], 2), ([5, 1, 2], [1, 2], 3)],
+)
+def test_drift_is_counted_place_by_place(one: list[int], other: list[int], wanted: int) -> None:
+    assert int(precision._differing(one, other).sum()) == int(precision._differing(other, one).sum()) == wanted
+    assert precision._differing(one, other).numel() == max(len(one), len(other))
+
+
 def test_an_area_without_figures_is_an_error_and_writes_nothing(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +124,7 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert "synera bench device" in shown
-    assert "{device,cloud,env}" in shown
+    assert "{device,cloud,env,precision}" in shown
 
 
 @pytest.mark.parametrize("name", ["repetitions", "threads"])

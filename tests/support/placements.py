@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
-import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from runtime.model.decoder import Decoder
-from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
+
+if TYPE_CHECKING:  # tests without models do not wait for torch
+    from torch import Tensor
+
+    from runtime.model.decoder import Decoder
 
 NO_CUDA = "torch finds no CUDA device on this machine"
 RELATIVE = {"bfloat16": 0.08, "float16": 0.015}
@@ -25,6 +25,8 @@ RELATIVE = {"bfloat16": 0.08, "float16": 0.015}
 
 def named(name: str) -> Placement:
     """The placement of a name like `cuda-bfloat16`; skips the test where it cannot run."""
+    import torch
+
     device, dtype = name.split("-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip(NO_CUDA)
@@ -63,8 +65,12 @@ def assert_near(got: Tensor, wanted: Tensor, dtype: str, float32_limit: float = 
 @contextmanager
 def pretended_device(folder: Path) -> Iterator[Decoder]:
     """A decoder on a device without memory: within, mixing it with the CPU raises, and so does reading a value back."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-    def read_back(tensor: FakeTensor) -> int:
+    from runtime.model.loading import load_decoder
+
+    def read_back(tensor: Tensor) -> int:
         assert tensor.device.type == "cpu", "a value is read back from the device: the CPU would wait for it"
         return 0
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from runtime.synera.lens import Lens
+from tests.support.placements import named
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.tasks import tinyworld
+from traces.tasks.splits import bundled_prompts
 
 SPLITS = ("train", "validation", "test")
 
@@ -128,6 +130,22 @@ def test_the_bundled_pair_loads_and_shares_its_tokenizer() -> None:
     assert models.slm.config.layers == models.slm.config.exit_layers[-1]
     assert models.slm.config.eos_ids == models.llm.config.eos_ids != ()
     assert models.slm.weight_bytes < models.llm.weight_bytes
-    prompt = tinyworld.tasks("fact", "test", 1)[0].prompt
+    prompt = bundled_prompts("test", 1)[0].text
     unknown = models.tokenizer.token_to_id("<unk>")
     assert unknown not in models.tokenizer.encode(prompt).ids
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("model", ["slm", "llm"])
+def test_the_bundled_pair_writes_the_same_tokens_on_cuda(model: str) -> None:
+    """In float32, so that what is recorded on a GPU holds on a CPU."""
+    from runtime.model.loading import load_decoder
+    from runtime.model.tokenizer import load_tokenizer
+    from traces.synera.record_models import greedy_tokens
+
+    there, folder = named("cuda-float32"), pair_folder(model)
+    here, tokenizer = load_decoder(folder), load_tokenizer(folder)
+    elsewhere = load_decoder(folder, there)
+    for prompt in bundled_prompts("test", 6):
+        ids = tokenizer.encode(prompt.text).ids
+        assert greedy_tokens(elsewhere, ids, bundled.MAX_NEW_TOKENS) == greedy_tokens(here, ids, bundled.MAX_NEW_TOKENS)

@@ -10,7 +10,7 @@ import pytest
 from runtime.errors import ContextOverflowError
 from runtime.model.placement import Placement
 from runtime.synera.lens import Lens
-from synera_env.synera.env import SyneraReplayEnv
+from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.graphs import (
     AKIN_NEW_TOKENS,
     CLOUD,
