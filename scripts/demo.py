@@ -38,7 +38,7 @@ from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
-from traces.tasks import tinyworld
+from traces.tasks import scorers
 from traces.tasks.splits import bundled_prompts
 
 
@@ -118,7 +118,7 @@ def _record(arguments: Arguments) -> _Graphs:
         prompts = bundled_prompts(split, per_kind, seed=3)
         recorder = Recorder(
             models,
-            tinyworld.score,
+            scorers.score,
             bundled.MAX_NEW_TOKENS,
             bundled.NODE_BUDGET,
             lens,
@@ -159,7 +159,7 @@ def _deploy(
         task = bar.add_task(f"deploy live against {target}", total=len(controllers) * len(plan))
 
         def make_env() -> SyneraLiveEnv:
-            return SyneraLiveEnv(client, device, prompts, tinyworld.score, bundled.links("test"))
+            return SyneraLiveEnv(client, device, prompts, scorers.score, bundled.links("test"))
 
         for name, each in controllers.items():
             outcomes[name] = run_fleet(make_env, each, plan, arguments.side_by_side, lambda: bar.advance(task))
@@ -232,7 +232,7 @@ def _greedy_score(graphs: GraphSet, model: str) -> float:
 
     folder, prompts = bundled.PAIR / model, graphs.meta.prompts
     answers = greedy_answers(load_decoder(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)
-    return float(np.mean([tinyworld.score(prompt, answers[prompt]) for prompt in prompts]))
+    return float(np.mean([scorers.score(prompt, answers[prompt]) for prompt in prompts]))
 
 
 if __name__ == "__main__":

@@ -118,13 +118,13 @@ def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
 def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Prompt], Callable[[str, str], float]]]:
     """Split, prompts and scorer of all that is asked for."""
     from traces.synera.record_models import agreement
-    from traces.tasks import tinyworld
+    from traces.tasks import scorers
     from traces.tasks.splits import bundled_prompts, own_prompts
 
     if arguments.prompts is None:
         counts = {"train": arguments.per_kind}
         held = max(1, arguments.per_kind // 4)
-        return [(name, bundled_prompts(name, counts.get(name, held)), tinyworld.score) for name in arguments.splits]
+        return [(name, bundled_prompts(name, counts.get(name, held)), scorers.score) for name in arguments.splits]
     own = own_prompts(arguments.prompts)
     texts = [prompt.text for name in arguments.splits for prompt in own[name]]
     score = agreement(models, texts, arguments.max_new_tokens)

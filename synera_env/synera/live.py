@@ -125,11 +125,11 @@ class SyneraLiveEnv(SyneraEnv):
             ContextOverflowError: a prompt does not fit.
         """
         if prompts is None:
-            from traces.tasks import tinyworld
+            from traces.tasks import scorers
 
             meta = GraphSet.load(bundled.graphs("test")).meta
             prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
-            scorer = scorer or tinyworld.score
+            scorer = scorer or scorers.score
         self.device = device or load_device()
         self._owned = None if isinstance(cloud, CloudClient) else CloudClient(cloud)
         try:

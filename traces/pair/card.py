@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from traces.files import write_text
 from traces.pair.train import LLM, SLM
-from traces.tasks import tinyworld
+from traces.tasks import scorers, tinyworld
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure(
         for form in forms:
             tasks = tinyworld.tasks(form, split, prompts_per_kind, seed=1)
             scores[form] = float(
-                np.mean([tinyworld.score(t.prompt, a) for t, a in zip(tasks, _answers(model, tokenizer, tasks), strict=True)])
+                np.mean([scorers.score(t.prompt, a) for t, a in zip(tasks, _answers(model, tokenizer, tasks), strict=True)])
             )
             if form in tinyworld.KINDS:
                 r, s = _teacher_forced(model, tokenizer, tasks)

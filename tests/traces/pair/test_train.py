@@ -15,7 +15,7 @@ from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from tests.support.placements import NO_CUDA
 from traces.pair import card as pair_card
 from traces.pair import train as pair
-from traces.tasks import tinyworld, vocabulary
+from traces.tasks import scorers, tinyworld, vocabulary
 
 TINY = pair.ModelRecipe(
     hidden=16,
@@ -42,7 +42,7 @@ def test_rows_hold_whole_documents_and_only_answers_are_learned() -> None:
         assert row[used[-1]] == eos
         for document in tokenizer.decode(row[: used[-1] + 1].tolist(), skip_special_tokens=False).split("<bos> ")[1:]:
             prompt, answer = document.split(" <ans> ")
-            assert tinyworld.score(prompt, answer.replace(" <eos>", "").replace("<eos>", "").strip()) == 1.0
+            assert scorers.score(prompt, answer.replace(" <eos>", "").replace("<eos>", "").strip()) == 1.0
             assert tinyworld.split_of(prompt) == "train"
         learned = np.flatnonzero(targets >= 0)
         assert (targets[learned] == row[learned + 1]).all()

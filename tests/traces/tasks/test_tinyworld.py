@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from traces.tasks import tinyworld, vocabulary
+from traces.tasks import scorers, tinyworld, vocabulary
 from traces.tasks.tinyworld import ATTRIBUTES, FORMS, KINDS, SPLITS, Task, TaskError
 
 COUNT = 40
@@ -109,20 +109,20 @@ def test_a_kind_that_runs_out_of_prompts_says_so(monkeypatch: pytest.MonkeyPatch
 def test_the_prompt_alone_tells_kind_answer_and_a_full_score(task: Task) -> None:
     assert tinyworld.kind_of(task.prompt) == task.kind
     assert tinyworld.solve(task.prompt) == task.answer
-    assert tinyworld.score(task.prompt, task.answer) == 1.0
+    assert scorers.score(task.prompt, task.answer) == 1.0
 
 
 @settings(max_examples=150, deadline=None)
 @given(task=tasks)
 def test_wrong_answers_score_below_one(task: Task) -> None:
     for answer in ("", "no idea", _spoil(task.answer), task.answer[: len(task.answer) // 2]):
-        assert 0.0 <= tinyworld.score(task.prompt, answer) < 1.0
+        assert 0.0 <= scorers.score(task.prompt, answer) < 1.0
 
 
 @settings(max_examples=60, deadline=None)
 @given(first=tasks, second=tasks)
 def test_another_prompt_s_answer_scores_only_what_agrees(first: Task, second: Task) -> None:
-    got = tinyworld.score(first.prompt, second.answer)
+    got = scorers.score(first.prompt, second.answer)
     assert 0.0 <= got <= 1.0
     if first.kind in ("sketch", "expansion"):
         assert got == (first.answer == second.answer)
@@ -131,9 +131,9 @@ def test_another_prompt_s_answer_scores_only_what_agrees(first: Task, second: Ta
 def test_word_problems_are_worked_in_order() -> None:
     prompt = "Mira has 12 apples. Mira buys 30 more. Mira loses 2. Then there are 3 times as many. How many apples does Mira have now?"
     assert tinyworld.solve(prompt) == "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 120."
-    assert tinyworld.score(prompt, "The answer is 120.") == 1.0  # only the final number counts
-    assert tinyworld.score(prompt, "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 12.") == 0.0
-    assert tinyworld.score(prompt, "The answer is 12. The answer is 120.") == 1.0
+    assert scorers.score(prompt, "The answer is 120.") == 1.0  # only the final number counts
+    assert scorers.score(prompt, "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 12.") == 0.0
+    assert scorers.score(prompt, "The answer is 12. The answer is 120.") == 1.0
 
 
 def test_word_problems_never_go_below_one(sampled: dict[tuple[str, str], list[Task]]) -> None:
@@ -153,8 +153,8 @@ def test_facts_are_those_of_the_world() -> None:
     river = tinyworld.world().facts[town]["river"]
     prompt = f"Which river runs through {town}?"
     assert tinyworld.solve(prompt) == f"The river of {town} is {river}."
-    assert tinyworld.score(prompt, f"It is {river}.") == 1.0
-    assert tinyworld.score(prompt, f"It is {river}") == 0.0  # the sentence never ended
+    assert scorers.score(prompt, f"It is {river}.") == 1.0
+    assert scorers.score(prompt, f"It is {river}") == 0.0  # the sentence never ended
 
 
 def _description() -> tuple[str, list[str]]:
@@ -165,7 +165,7 @@ def _description() -> tuple[str, list[str]]:
 
 def test_description_f1_falls_with_each_missing_fact() -> None:
     prompt, sentences = _description()
-    scores = [tinyworld.score(prompt, " ".join(sentences[:kept])) for kept in range(5)]
+    scores = [scorers.score(prompt, " ".join(sentences[:kept])) for kept in range(5)]
     assert scores[0] == 0.0
     assert scores[4] == 1.0
     assert scores == sorted(set(scores))
@@ -174,18 +174,18 @@ def test_description_f1_falls_with_each_missing_fact() -> None:
 def test_description_f1_by_hand() -> None:
     """Facts: river 1 token, year 4 digits, trade 1, feast 1: 7 in all."""
     prompt, sentences = _description()
-    assert tinyworld.score(prompt, sentences[0]) == pytest.approx(2 * 1 / (7 + 1))
+    assert scorers.score(prompt, sentences[0]) == pytest.approx(2 * 1 / (7 + 1))
     year = re.search(r"\d{4}", sentences[1])
     assert year is not None
     off_by_one_digit = sentences[1].replace(year[0], year[0][:3] + str((int(year[0][3]) + 1) % 10))
-    assert tinyworld.score(prompt, " ".join([sentences[0], off_by_one_digit, *sentences[2:]])) == pytest.approx(6 / 7)
+    assert scorers.score(prompt, " ".join([sentences[0], off_by_one_digit, *sentences[2:]])) == pytest.approx(6 / 7)
 
 
 def test_description_f1_punishes_repetition_but_not_order() -> None:
     prompt, sentences = _description()
-    assert tinyworld.score(prompt, " ".join(reversed(sentences))) == 1.0
-    assert tinyworld.score(prompt, " ".join([*sentences, sentences[0]])) == pytest.approx(14 / 15)
-    assert tinyworld.score(prompt, " ".join([*sentences, "It is a fine place."])) == 1.0
+    assert scorers.score(prompt, " ".join(reversed(sentences))) == 1.0
+    assert scorers.score(prompt, " ".join([*sentences, sentences[0]])) == pytest.approx(14 / 15)
+    assert scorers.score(prompt, " ".join([*sentences, "It is a fine place."])) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_prompts_of_no_kind_are_shown(prompt: str) -> None:
     with pytest.raises(TaskError, match=re.escape(repr(prompt))):
         tinyworld.kind_of(prompt)
     with pytest.raises(TaskError):
-        tinyworld.score(prompt, "anything")
+        scorers.score(prompt, "anything")
 
 
 @pytest.mark.parametrize(
