@@ -218,6 +218,7 @@ def _deliver(job: Job, outcome: Outcome) -> bool:
 def _fail(jobs: Iterable[Job], error: CloudError) -> None:
     for job in jobs:
         try:
-            job.fail(error)
+            # One each: an error that was raised keeps the frames it passed through, with another session's cache in them.
+            job.fail(type(error)(*error.args))
         except Exception:  # nobody is left to tell, as when its event loop has closed; the others still are
             _log.exception("a failure could not be handed out")

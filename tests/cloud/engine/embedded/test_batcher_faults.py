@@ -42,6 +42,16 @@ def test_too_few_results_fail_the_batch_and_nothing_else(short: int) -> None:
         assert kept.outcome().rows.choices == continuation([1, 2], 1)
 
 
+def test_jobs_that_fail_together_share_no_error() -> None:
+    forward = FakeForward()
+    forward.failures.append(RuntimeError("out of memory"))
+    jobs = [Probe([1]), Probe([1, 2])]
+    with batcher(forward, jobs):
+        one, other = (job.error() for job in jobs)
+    assert one is not other
+    assert str(one) == str(other)
+
+
 def test_a_pace_that_raises_fails_its_batch() -> None:
     forward = FakeForward()
     with batcher(forward, pace=BrokenPace()) as made:
