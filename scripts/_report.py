@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from traces.files import replacing
+
 _COLUMNS = (
     ("quality", "quality", 1, 3),
     ("TTFT ms", "ttft_seconds", 1e3, 0),
@@ -70,7 +72,7 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
     axes.text(
         0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
     plt.close(figure)
