@@ -73,22 +73,16 @@ class Decoder:
         self.config = config
         self._embedding = weights["model.embed_tokens.weight"]
         self._norm = weights["model.norm.weight"]
+        self.device = self._norm.device
+        """Where the weights, hidden states and caches are; ids and positions are moved there."""
+        self.dtype = self._norm.dtype
+        """The type of weights, hidden states and caches."""
         self._head = weights.get("lm_head.weight", self._embedding)
         self._layers = [_layer(weights, f"model.layers.{i}.") for i in range(config.layers)]
         angles = torch.arange(config.context, dtype=torch.float32)[:, None] * inv_freq.float()[None]
         angles = torch.cat([angles, angles], -1)
-        self._cos = (angles.cos() * rope_scale).to(self._norm)  # [context, head_dim]
-        self._sin = (angles.sin() * rope_scale).to(self._norm)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights, hidden states and caches are; ids and positions are moved there."""
-        return self._norm.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of weights, hidden states and caches."""
-        return self._norm.dtype
+        turns = torch.stack([angles.cos(), angles.sin()], 1) * rope_scale
+        self._rotary = turns.to(self._norm)  # [context, 2, head_dim]
 
     def new_cache(self, probe_layer: int | None = None) -> SequenceKV:
         """Return an empty cache of one sequence, on this decoder's device and in its type.
@@ -138,7 +132,7 @@ class Decoder:
                 f"position {furthest} is past the model's context of {self.config.context} tokens; shorten the prompt"
             )
         positions = moved(positions, self.device)
-        cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # [rows, 1, head_dim]
+        cos, sin = self._rotary[positions].split(1, 1)  # [rows, 1, head_dim]
         for index in range(start, self.config.layers if stop is None else stop):
             hidden = self._run_layer(index, hidden, cos, sin, kv)
         return hidden

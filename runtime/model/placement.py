@@ -84,4 +84,4 @@ class Placement:
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor on a device; what moves to CUDA waits for none of the work that is queued there."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=device.type == "cuda")

@@ -67,7 +67,7 @@ def read(logits: Tensor, hidden: Tensor, attention: Tensor) -> Reading:
     row = torch.cat([*figures, attention, hidden.float()]).cpu().numpy()
     token, confidence, margin, entropy, runner_up = row[:5].tolist()
     hidden_at = 5 + len(attention)
-    return Reading(int(token), confidence, margin, entropy, int(runner_up), row[hidden_at:], row[5:hidden_at])
+    return Reading(int(token), confidence, margin, entropy, int(runner_up), row[hidden_at:], row[5:hidden_at].copy())
 
 
 class ModelDrafter:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -18,8 +18,9 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.errors import CloudUnavailableError, SyneraError
 from runtime.model.loading import fingerprint
+from runtime.model.placement import DTYPES
 from scripts import _verifier
-from scripts._cli import launch
+from scripts._cli import Dtype, launch
 from scripts._verifier import verifier_process
 from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded, trained
 from traces import bundled
@@ -124,6 +125,10 @@ def test_bugs_are_not_dressed_as_mistakes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_missing_model_folder(name: str, tmp_path: Path, bundle: Path) -> None:
     more = ["--controller", bundle] if name == "deploy" else []
     assert str(tmp_path / "none") in mistake(script(name, "--slm", tmp_path / "none", *more, cwd=tmp_path))
+
+
+def test_the_types_that_scripts_offer_are_those_that_models_run_in() -> None:
+    assert get_args(Dtype) == DTYPES
 
 
 @pytest.mark.parametrize("name", ["record", "measure_profiles", "train_pair", "deploy", "serve"])
