@@ -72,6 +72,9 @@ class Feature:
     extract: Callable[[Any], float | Sequence[float] | NDArray[np.floating]] = field(compare=False)
     """(view) to the value, or to `size` values."""
     size: int = 1
+    group: str = ""
+    """Neighbouring rows of one group, all of one size, lie interleaved: first the first entries of all, then the second
+    ones, so that what is known of one token or one chunk is side by side."""
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -134,7 +137,7 @@ class Schema:
                 crosses all values of all knobs.
 
         Raises:
-            ValueError: two rows share a name, or a search names no row.
+            ValueError: two rows share a name, rows of a group differ in size, or a search names no row.
         """
         self.system, self.rows, self.features = system, tuple(knobs), tuple(features)
         self.first_knobs, self.presets = first_knobs, dict(presets)
@@ -145,8 +148,9 @@ class Schema:
         if unknown := {name for search in self._searches for name in search} - {row.name for row in self.rows}:
             raise ValueError(f"schema {system}: a search names {sorted(unknown)}, which is no knob")
         sizes = [row.size for row in self.features]
-        self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)
-        self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)
+        self._order = _order(self.features)
+        self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)[self._order]
+        self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)[self._order]
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -161,7 +165,8 @@ class Schema:
     @property
     def entries(self) -> tuple[str, ...]:
         """Names of the observation's entries."""
-        return tuple(entry for row in self.features for entry in row.entries)
+        entries = [entry for row in self.features for entry in row.entries]
+        return tuple(entries[i] for i in self._order)
 
     def knobs(self, action: NDArray[np.floating]) -> Any:
         """Map an action in -1..1 to knobs; values outside are clipped."""
@@ -183,7 +188,11 @@ class Schema:
                 values.append(found)  # type: ignore[arg-type]
             else:
                 values.extend(found)  # type: ignore[arg-type]
-        return np.clip(np.array(values, np.float32), self.low, self.high)
+        if len(values) != len(self._order):
+            raise ValueError(
+                f"schema {self.system}: {len(values)} values for {len(self._order)} entries; an extractor gave too many or too few"
+            )
+        return np.clip(np.array(values, np.float32)[self._order], self.low, self.high)
 
     def grid(self) -> list[Any]:
         """Return the settings that a search tries, each once: the crossings of the rows' grids, then the presets."""
@@ -203,7 +212,10 @@ class Schema:
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """The rows as plain data, in order; what a bundle states, and what the hash is of."""
         knobs = [{"name": k.name, "low": k.low, "high": k.high, "unit": k.unit, "integer": k.integer} for k in self.rows]
-        features = [{"name": f.name, "low": f.low, "high": f.high, "unit": f.unit, "size": f.size} for f in self.features]
+        features = [
+            {"name": f.name, "low": f.low, "high": f.high, "unit": f.unit, "size": f.size, "group": f.group}
+            for f in self.features
+        ]
         return {"knobs": knobs, "features": features}
 
     @cached_property
@@ -227,13 +239,33 @@ class Schema:
 
     def feature_table(self) -> str:
         """The features as a Markdown table, with the place of each row's entries in the observation."""
-        lines, place = [], 0
+        place = {entry: i for i, entry in enumerate(self.entries)}
+        lines = []
         for f in self.features:
-            last = place + f.size - 1
-            where = f"{place}" if f.size == 1 else f"{place}-{last}"
+            first, last = place[f.entries[0]], place[f.entries[-1]]
+            if f.size == 1:
+                where = f"{first}"
+            elif f.group:
+                where = f"{first}, {place[f.entries[1]]} .. {last}"
+            else:
+                where = f"{first}-{last}"
             lines.append(f"| {where} | `{f.name}` | {f.low:g} | {f.high:g} | {f.unit} | {f.meaning} |")
-            place = last + 1
         return "\n".join(["| # | feature | low | high | unit | meaning |", "|---|---|---|---|---|---|", *lines])
+
+
+def _order(features: Sequence[Feature]) -> NDArray[np.intp]:
+    """Where each entry of the observation comes from, among the values of the rows one after the other."""
+    order: list[int] = []
+    start = 0
+    for _, grouped in itertools.groupby(features, lambda row: row.group or row.name):
+        rows = list(grouped)
+        sizes = {row.size for row in rows}
+        if len(sizes) > 1:
+            raise ValueError(f"rows of group {rows[0].group!r} differ in size: {[(row.name, row.size) for row in rows]}")
+        size = sizes.pop()
+        order += [start + row * size + entry for entry in range(size) for row in range(len(rows))]
+        start += len(rows) * size
+    return np.array(order, np.intp)
 
 
 def _span(knob: Knob) -> str:

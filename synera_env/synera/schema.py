@@ -144,12 +144,13 @@ def _log10(value: float) -> float:
     return math.log10(min(max(value, low), high))
 
 
-def _unit(name: str, unit: str, meaning: str, extract: Callable[[SyneraView], Any], size: int = 1) -> Feature:
-    return Feature(name, unit, 0.0, 1.0, meaning, extract, size)
+def _unit(name: str, unit: str, meaning: str, extract: Callable[[SyneraView], Any], size: int = 1, group: str = "") -> Feature:
+    return Feature(name, unit, 0.0, 1.0, meaning, extract, size, group)
 
 
 def _draft_features(exits: int) -> list[Feature]:
     longest, deepest = MAX_DRAFT_LENGTH, max(1, exits - 1)
+    by_token = (longest, "token")
     return [
         _unit("draft_tokens", f"tokens / {longest}", "length of the draft in hand", lambda v: len(v.tokens) / longest),
         _unit(
@@ -157,14 +158,14 @@ def _draft_features(exits: int) -> list[Feature]:
             "probability",
             "top-1 of each draft token; 1 past the end",
             lambda v: v.by_token(lambda t: t.confidence, 1.0),
-            longest,
+            *by_token,
         ),
         _unit(
             "margin",
             "probability",
             "top-1 minus top-2 of each draft token; 1 past the end",
             lambda v: v.by_token(lambda t: t.margin, 1.0),
-            longest,
+            *by_token,
         ),
         Feature(
             "entropy",
@@ -173,7 +174,7 @@ def _draft_features(exits: int) -> list[Feature]:
             16.0,
             "of each draft token; 0 past the end",
             lambda v: v.by_token(lambda t: t.entropy, 0.0),
-            longest,
+            *by_token,
         ),
         _unit("least_confidence", "probability", "lowest confidence of the draft", lambda v: v.point.draft.confidence),
         _unit("importance", "quantile", "importance of the chunk", lambda v: v.point.draft.importance),
@@ -196,28 +197,29 @@ def _draft_features(exits: int) -> list[Feature]:
 
 
 def _past_features() -> list[Feature]:
+    by_chunk = (HISTORY, "chunk")
     return [
         _unit(
             "past_confidence",
             "probability",
             "lowest confidence of each of the last chunks, the last first; 1 before the first",
             lambda v: v.past(lambda r: r.draft.confidence, 1.0),
-            HISTORY,
+            *by_chunk,
         ),
         _unit(
             "past_importance",
             "quantile",
             "their importance; 0 before the first",
             lambda v: v.past(lambda r: r.draft.importance, 0.0),
-            HISTORY,
+            *by_chunk,
         ),
-        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(lambda r: r.offloaded, 0.0), HISTORY),
+        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(lambda r: r.offloaded, 0.0), *by_chunk),
         _unit(
             "past_accepted",
             "share",
             "accepted part of its draft; 1 where there was no verdict",
             lambda v: v.past(lambda r: r.accepted / r.judged if r.judged else 1.0, 1.0),
-            HISTORY,
+            *by_chunk,
         ),
     ]
 

@@ -94,8 +94,29 @@ def test_an_observation_is_clipped_to_its_rows() -> None:
 
 def test_a_row_that_yields_the_wrong_number_is_an_error() -> None:
     short = replace(PAIR, extract=lambda v: [0.5])
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="2 values for 3 entries"):
         schema(features=(SEEN, short)).encode(1.0, [], Preference())
+
+
+def test_rows_of_a_group_lie_interleaved() -> None:
+    a, b = (
+        replace(PAIR, name=n, group="of one", extract=e) for n, e in (("a", lambda v: [0.1, 0.2]), ("b", lambda v: [0.3, 0.4]))
+    )
+    made = schema(features=(SEEN, a, replace(b, high=0.35), PAIR))
+    assert made.entries == ("seen", "a[0]", "b[0]", "a[1]", "b[1]", "pair[0]", "pair[1]")
+    assert made.high.tolist() == pytest.approx([10, 1, 0.35, 1, 0.35, 1, 1])
+    assert made.encode(2.0, [], Preference()).tolist() == pytest.approx([2.0, 0.1, 0.3, 0.2, 0.35, 0.0, 0.25])
+    assert [line.split("|")[1].strip() for line in made.feature_table().splitlines()[2:]] == [
+        "0",
+        "1, 3 .. 3",
+        "2, 4 .. 4",
+        "5-6",
+    ]
+
+
+def test_rows_of_a_group_have_one_size() -> None:
+    with pytest.raises(ValueError, match=r"rows of group 'x' differ in size: \[\('seen', 1\), \('pair', 2\)\]"):
+        schema(features=(replace(SEEN, group="x"), replace(PAIR, group="x")))
 
 
 def test_extractors_are_given_the_system_s_view() -> None:
@@ -121,6 +142,7 @@ def test_the_hash_follows_what_a_controller_depends_on() -> None:
         schema(features=(PAIR, SEEN)),
         schema(features=(replace(SEEN, unit="feet"), PAIR)),
         schema(features=(SEEN, replace(PAIR, size=3))),
+        schema(features=(SEEN, replace(PAIR, group="g"))),
         schema(features=(SEEN,)),
     ]
     assert len({schema().hash, *(each.hash for each in changed)}) == 1 + len(changed)
