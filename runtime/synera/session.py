@@ -105,12 +105,12 @@ class Session:
         Raises:
             ContextOverflowError: the prompt is empty or leaves no room for an answer.
         """
+        self._draft = None  # nothing of an earlier answer goes on, also when this one cannot begin
         if not prompt or len(prompt) >= self._limits.context:
             raise ContextOverflowError(
                 f"a prompt of {len(prompt)} tokens does not fit: it must have between 1 and {self._limits.context - 1} (the models' context is {self._limits.context})"
             )
         self._prompt, self._answer, self._records, self._offloaded = tuple(prompt), [], [], 0
-        self._draft = None
         self._began = self._clock.now()
         self._verifier.open(len(prompt))
         self._drafter.begin(prompt)

@@ -429,6 +429,15 @@ def test_a_prompt_that_leaves_no_room_is_an_error(tokens: int) -> None:
     assert toy.verifier.opened == []  # nothing was started
 
 
+def test_an_answer_that_cannot_begin_leaves_nothing_of_the_one_before() -> None:
+    toy = Toy(context=64)
+    toy.session.begin([1, 2], Knobs())
+    with pytest.raises(ContextOverflowError):
+        toy.session.begin([], Knobs())
+    with pytest.raises(RuntimeError, match="call begin"):
+        toy.session.advance(Knobs())
+
+
 def test_limits_need_room_for_a_token() -> None:
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         Limits(0, frozenset(), 10)
