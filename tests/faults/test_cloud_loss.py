@@ -16,6 +16,7 @@ from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from tests.support.engine import greedy
 from tests.support.process import ALWAYS, ROOT, command, device, served
+from tests.support.verifying import ManualClock
 
 PROMPT = [1, 60, 61, 62, 63]
 
@@ -23,17 +24,6 @@ PROMPT = [1, 60, 61, 62, 63]
 @pytest.fixture(scope="module")
 def truth(tiny_llm: Path) -> list[int]:
     return greedy(tiny_llm, PROMPT, 40)
-
-
-class SteppedClock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def charge(self, seconds: float, since: float) -> None:
-        raise AssertionError("a verifier charges nothing")
 
 
 def test_a_cloud_killed_mid_answer_costs_quality_never_the_answer(tiny_llm: Path, truth: list[int]) -> None:
@@ -61,7 +51,7 @@ def test_a_cloud_killed_mid_answer_costs_quality_never_the_answer(tiny_llm: Path
 
 
 def test_a_cloud_that_comes_back_heals_the_answer(tiny_llm: Path, truth: list[int]) -> None:
-    clock = SteppedClock()
+    clock = ManualClock()
     with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
         client = CloudClient(f"127.0.0.1:{port}")
         verifier = CloudVerifier(client, tokenizer_hash(tiny_llm), clock=clock)
