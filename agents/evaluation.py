@@ -10,8 +10,8 @@ import numpy as np
 
 from agents.base import Controller
 from agents.policy import ControllerPolicy
-from synera_env import DecisionEnv, EpisodeMetrics, Preference, summarise
-from synera_env.metrics import bootstrap_interval, prompt_means
+from synera_env import DecisionEnv, EpisodeMetrics, Preference, UncoveredError, drive, summarise
+from synera_env.metrics import bootstrap_interval, episode_metrics, prompt_means
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Prefere
 
 def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
     """Let a controller decide one answer."""
-    policy = ControllerPolicy(controller, env.schema, planned.preference)
     options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
-    env.reset(seed=planned.seed, options=options)
-    policy.begin(planned.seed)
-    terminated = truncated = False
-    info: dict[str, Any] = {}
-    while not (terminated or truncated):
-        *_, terminated, truncated, info = env.advance(policy.decide(env.point, env.session.records))
-    metrics = EpisodeMetrics(**info["episode_metrics"]) if terminated else None
-    return Answered(planned.prompt, metrics, tuple(env.session.records), env.session.answer)
+    episode = env.episode(seed=planned.seed, options=options)
+    session, policy = episode.session, ControllerPolicy(controller, env.schema, planned.preference)
+    try:
+        for _ in drive(session, episode.prompt_tokens, policy, planned.seed):
+            pass
+        metrics = episode_metrics(session.records, episode.score(), planned.preference)
+    except UncoveredError:
+        metrics = None
+    return Answered(planned.prompt, metrics, tuple(session.records), session.answer)
 
 
 def summarise_answers(answers: Sequence[Answered]) -> dict[str, float]:

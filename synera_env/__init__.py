@@ -7,6 +7,7 @@ the runtime and of the traces is re-exported here.
 from gymnasium.envs.registration import register
 
 from runtime.errors import SyneraError, UncoveredError
+from runtime.policy import drive
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
 from synera_env.base import DecisionEnv, Deployment
@@ -33,6 +34,7 @@ __all__ = [
     "SyneraReplayEnv",
     "UncoveredError",
     "View",
+    "drive",
     "preference_features",
     "replacing_folder",
     "summarise",

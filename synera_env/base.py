@@ -169,19 +169,8 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             ValueError: an option is unknown or out of range.
             UncoveredError: in replay, not even what comes before the first decision was recorded.
         """
-        super().reset(seed=seed)
-        chosen = options or {}
-        if unknown := set(chosen) - set(RESET_OPTIONS):
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known are {', '.join(RESET_OPTIONS)}")
-        prompt = self._index(chosen, "prompt", self.prompt_count)
-        link = self.links[self._index(chosen, "link", len(self.links))]
-        offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
-        drawn = self._fixed_preference or Preference.sample(self.np_random)
-        self._preference = chosen.get("preference") or drawn
-        self._release()
-        self._episode = self._begin(Start(prompt, Radio(link, offset), self.np_random))
-        self._point = self._episode.session.begin(self._episode.prompt_tokens, self.schema.first_knobs)
-        info = {"prompt": self._episode.prompt, "kind": self._episode.kind, "link": link.name, "link_offset_seconds": offset}
+        episode, info = self._draw(seed, options)
+        self._point = episode.session.begin(episode.prompt_tokens, self.schema.first_knobs)
         return self._observe(), info
 
     def step(self, action: NDArray[np.float32]) -> Transition:
@@ -221,6 +210,16 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     # ------------------------------------------------------------ for who drives without actions
 
+    def episode(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Episode:
+        """Draw an answer as `reset` does, for who drives its session alone; nothing of it is begun.
+
+        The environment stays its owner: the next `reset`, `episode` or `close` releases it.
+
+        Raises:
+            ValueError: an option is unknown or out of range.
+        """
+        return self._draw(seed, options)[0]
+
     @property
     def session(self) -> Stepper[Any, Any, Any]:
         """The session of the episode under way.
@@ -232,17 +231,27 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             raise RuntimeError("no answer is under way: call reset() first")
         return self._episode.session
 
-    @property
-    def point(self) -> Any:
-        """The decision to be made; None once the answer is complete."""
-        return self._point
-
     # ------------------------------------------------------------ pieces
 
     def _release(self) -> None:
         episode, self._episode, self._point = self._episode, None, None
         if episode is not None:
             self._end(episode)
+
+    def _draw(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Episode, dict[str, Any]]:
+        """Draw what `options` do not give, and make the episode in place of the one before; return it and its info."""
+        super().reset(seed=seed)
+        chosen = options or {}
+        if unknown := set(chosen) - set(RESET_OPTIONS):
+            raise ValueError(f"unknown reset options {sorted(unknown)}; known are {', '.join(RESET_OPTIONS)}")
+        prompt = self._index(chosen, "prompt", self.prompt_count)
+        link = self.links[self._index(chosen, "link", len(self.links))]
+        offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
+        drawn = self._fixed_preference or Preference.sample(self.np_random)
+        self._preference = chosen.get("preference") or drawn
+        self._release()
+        self._episode = episode = self._begin(Start(prompt, Radio(link, offset), self.np_random))
+        return episode, {"prompt": episode.prompt, "kind": episode.kind, "link": link.name, "link_offset_seconds": offset}
 
     def _index(self, chosen: dict[str, Any], name: str, count: int) -> int:
         """Return a reset option that counts something, or a draw; draws whether given or not, so later draws stay the same."""

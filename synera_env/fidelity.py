@@ -35,10 +35,11 @@ def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int)
         replay: an environment that replays the same prompts; the answer under way in it ends.
         prompt: index of the prompt there.
     """
-    replay.reset(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0})
+    episode = replay.episode(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0})
+    episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
     for number, live in enumerate(records, 1):
         try:
-            replayed = replay.session.advance(live.knobs)
+            replayed = episode.session.advance(live.knobs)
         except UncoveredError as uncovered:
             return TokenCheck(False, f"chunk {number}: {uncovered}")
         for what, one, other in (

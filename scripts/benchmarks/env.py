@@ -55,6 +55,14 @@ def _answers(env: DecisionEnv) -> Callable[[], object]:
 
 
 def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
+    action = replay.schema.action(THRESHOLD)
+
+    def stepped() -> None:
+        for i in range(_ANSWERS):
+            replay.reset(seed=i, options={"prompt": i, "link": 0, "link_offset_seconds": 0.0})
+            while not replay.step(action)[2]:
+                pass
+
     def bare() -> None:
         for i in range(_ANSWERS):
             radio = Radio(replay.links[0])
@@ -63,7 +71,7 @@ def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
             while not episode.session.advance(THRESHOLD).done:
                 pass
 
-    found = compare(_answers(replay), bare, setting.repetitions)
+    found = compare(stepped, bare, setting.repetitions)
     return Figure(
         "environment over the bare session",
         1 / found.speedup,

@@ -16,6 +16,7 @@ from agents.policy import ControllerPolicy
 from agents.registry import controller, rules
 from agents.rules import FixedRule
 from agents.search import grid_search
+from runtime.errors import UncoveredError
 from runtime.policy import drive
 from synera_env import Preference, synera_schema
 from synera_env.fidelity import same_tokens
@@ -107,12 +108,26 @@ def test_leaving_what_was_recorded_is_paid_for_and_truncates() -> None:
         env.advance(TeaKnobs())
 
 
+def test_an_answer_whose_start_was_not_recorded_is_counted_as_uncovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(tea: Tea, prompt: object, knobs: object) -> None:
+        raise UncoveredError("no tea here")
+
+    env = TeaEnv()
+    plan = make_plan(env, 2)
+    known = answer(env, rules(SCHEMA)["ask"], plan[0])
+    monkeypatch.setattr(Tea, "begin", unknown)
+    lost = answer(env, rules(SCHEMA)["ask"], plan[1])
+    assert (lost.metrics, lost.records, lost.tokens) == (None, (), ())
+    assert summarise_answers([known, lost])["uncovered_rate"] == 0.5
+
+
 def test_every_episode_is_released_once() -> None:
     env = TeaEnv()
     sessions = []
     for _ in range(3):
         env.reset(seed=0)
         sessions.append(env.session)
+        sessions.append(env.episode(seed=0).session)
     env.close()
     env.close()
-    assert [session.closed for session in sessions] == [1, 1, 1]  # type: ignore[attr-defined]
+    assert [session.closed for session in sessions] == [1] * 6  # type: ignore[attr-defined]
