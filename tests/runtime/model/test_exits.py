@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,3 +70,53 @@ def test_a_segment_counts_its_layers_and_positions() -> None:
 def test_bad_exit_layers_are_shown(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="exit_layers="):
         ExitLedger(layers)
+
+
+# ---------------------------------------------------------------- the walk of one token
+
+
+def walked(
+    margins: list[float], exit_index: int, exit_margin: float, length: int = 3
+) -> tuple[int, list[int], int, list[bool]]:
+    """Walk the last of some positions; return the exit, the exits run to, the heads, and where a head was asked."""
+    ledger, asked = ExitLedger((2, 4, 6)), list[bool]()
+
+    def run(segment: Segment, ask: bool) -> float:
+        asked.append(ask)
+        return margins[segment.exit_index] if ask else 0.0
+
+    walk = ledger.walk(length, exit_index, exit_margin, run)
+    return walk.exit_index, [s.exit_index for s in walk.segments], walk.heads, asked
+
+
+@pytest.mark.parametrize(
+    ("exit_index", "exit_margin", "wanted"),
+    [
+        (-1, 0.5, (1, [0, 1], 2, [True, True])),  # the second exit is sure enough
+        (-1, 0.95, (2, [0, 1, 2], 3, [True, True, True])),  # none is: the deepest decides whatever its margin
+        (-1, 1.0, (2, [0, 1, 2], 1, [False, False, True])),  # nobody asks on the way
+        (0, 0.5, (0, [0], 1, [True])),
+        (1, 1.0, (1, [0, 1], 1, [False, True])),
+        (-1, 0.0, (0, [0], 1, [True])),
+    ],
+)
+def test_a_token_leaves_at_the_first_exit_that_is_sure_enough(
+    exit_index: int, exit_margin: float, wanted: tuple[int, list[int], int, list[bool]]
+) -> None:
+    assert walked([0.2, 0.6, 0.3], exit_index, exit_margin) == wanted
+
+
+def test_a_margin_is_compared_in_double_precision() -> None:
+    """A recorded 0.7 in single precision lies below 0.7; live and replay must agree on that."""
+    recorded = float(np.float32(0.7))
+    assert recorded < 0.7
+    assert walked([recorded, 0.9, 0.9], -1, 0.7)[0] == 1
+
+
+def test_the_last_position_is_always_run_afresh() -> None:
+    ledger = ExitLedger((2, 4))
+    ledger.walk(3, -1, 1.0, lambda segment, ask: 0.0)
+    again = ledger.walk(3, -1, 1.0, lambda segment, ask: 0.0)
+    assert [(s.first, s.stop) for s in again.segments] == [(2, 3), (2, 3)]
+    with pytest.raises(ValueError, match="exit_index=2, but the SLM has only 2 exits"):
+        ledger.walk(3, 2, 1.0, lambda segment, ask: 0.0)

@@ -282,3 +282,15 @@ def test_a_second_answer_starts_from_nothing(akin_graphs: GraphSet) -> None:
         assert other.verdict is not None
         assert (one.verdict.uplink_bytes, one.verdict.cloud_tokens) == (other.verdict.uplink_bytes, other.verdict.cloud_tokens)
         assert one.committed_at == pytest.approx(other.committed_at)
+
+
+def test_a_margin_on_the_graph_is_compared_in_double_precision(akin_graphs: GraphSet) -> None:
+    """In single precision the recorded margin would equal a knob that lies a hair above it."""
+    for index in range(len(akin_graphs)):
+        recorded = float(akin_graphs[index].margin[0, 0])
+        above = recorded + 1e-9
+        assert np.float32(above) == akin_graphs[index].margin[0, 0]
+        for margin, left in ((recorded, 0), (above, 1)):
+            episode = replay(akin_graphs, index)
+            draft = episode.session.begin(episode.prompt_tokens, Knobs(exit_margin=margin, draft_length=1)).draft
+            assert draft.tokens[0].exit_index == left
