@@ -36,7 +36,10 @@ def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int)
         prompt: index of the prompt there.
     """
     episode = replay.episode(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0})
-    episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
+    try:
+        episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
+    except UncoveredError as uncovered:
+        return TokenCheck(False, f"chunk 1: {uncovered}")
     for number, live in enumerate(records, 1):
         try:
             replayed = episode.session.advance(live.knobs)

@@ -55,7 +55,7 @@ class Knob:
     def share(self, value: float) -> float:
         """Inverse of :meth:`value`: the middle of an integer's part. A negative index counts from the end."""
         if self.integer:
-            place = value - self.low if value >= self.low else value + self._values
+            place = value + self._values if value < 0 else value - self.low
             return (place + 0.5) / self._values
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 

@@ -119,6 +119,7 @@ def test_an_answer_whose_start_was_not_recorded_is_counted_as_uncovered(monkeypa
     lost = answer(env, rules(SCHEMA)["ask"], plan[1])
     assert (lost.metrics, lost.records, lost.tokens) == (None, (), ())
     assert summarise_answers([known, lost])["uncovered_rate"] == 0.5
+    assert same_tokens(known.records, env, 0).first_difference == "chunk 1: no tea here"
 
 
 def test_every_episode_is_released_once() -> None:

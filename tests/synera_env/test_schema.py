@@ -47,6 +47,10 @@ def test_the_ends_of_the_range_are_the_bounds() -> None:
     assert (LEVEL.value(0.0), LEVEL.value(1.0), COUNT.value(0.0), COUNT.value(1.0)) == (-2.0, 2.0, 2, 5)
 
 
+def test_a_negative_integer_counts_from_the_end() -> None:
+    assert [COUNT.value(COUNT.share(index)) for index in (-1, -2)] == [5, 4]
+
+
 def test_a_knob_with_one_value_has_a_place() -> None:
     only = Knob("only", 0, 0, "exit", "the last", (0,), integer=True)
     assert (only.value(0.0), only.value(1.0), only.share(0), only.share(-1)) == (0, 0, 0.5, 0.5)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from runtime.model.placement import Placement
-from traces.files import replacing
+from traces.files import replacing, replacing_folder
 from traces.tasks import tinyworld, vocabulary
 
 _FORM_WEIGHTS = {"description": 1.0, "bill": 2.0, "problem": 2.5, "fact": 3.0, "sketch": 0.7, "expansion": 0.5}
@@ -222,10 +222,8 @@ def _progress(title: str, items: range, total: int, done: int) -> Iterator[int]:
 
 
 def _export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights (bf16 safetensors), config and tokenizer, as `transformers` loads them."""
+    """Write weights (bf16 safetensors), config and tokenizer, as `transformers` loads them; whole or not at all."""
     kept = {n: p.detach().clone() for n, p in model.state_dict().items()}
-    model.to(torch.bfloat16).save_pretrained(folder)
-    model.float().load_state_dict(kept)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>",
@@ -234,4 +232,7 @@ def _export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None
         unk_token="<unk>",
         padding_side="left",
     )
-    wrapped.save_pretrained(folder)
+    with replacing_folder(folder) as part:
+        model.to(torch.bfloat16).save_pretrained(part)
+        wrapped.save_pretrained(part)
+    model.float().load_state_dict(kept)
