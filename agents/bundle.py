@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from agents.base import Controller
-from synera_env import Deployment, Schema, replacing_folder
+from synera_env import Deployment, Schema, SyneraError, replacing_folder
 
 FORMAT_VERSION = 2
 PARITY_LIMIT = 1e-5
@@ -27,7 +27,7 @@ PARITY_LIMIT = 1e-5
 POLICY, TABLES, META = "policy.onnx", "tables.safetensors", "bundle.json"
 
 
-class BundleError(ValueError):
+class BundleError(SyneraError, ValueError):
     """A bundle that is missing, damaged, made for something else, or that failed its parity check."""
 
 

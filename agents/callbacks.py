@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.base import Controller
 from agents.evaluation import PlannedAnswer, evaluate
-from synera_env import DecisionEnv
+from synera_env import DecisionEnv, UncoveredError
 
 _METRICS = ("reward", "quality", "seconds", "ttft_seconds", "offload_rate", "cloud_seconds", "joules", "tokens")
 
@@ -93,7 +93,7 @@ class KeepBest(BaseCallback):
         """Evaluate now; called once more after training."""
         episodes = evaluate(self._env, self._controller, self._plan)
         if not episodes:
-            raise ValueError("no validation answer stays inside the recorded graphs; record them with a larger node budget")
+            raise UncoveredError("no validation answer stays inside the recorded graphs; record them with a larger node budget")
         reward = float(np.mean([e.reward for e in episodes]))
         quality = float(np.mean([e.quality for e in episodes]))
         self.logger.record("validation/reward", reward)

@@ -86,11 +86,14 @@ def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> D
     """Compare two controllers on one plan, answer by answer; answers that either left uncovered are left out.
 
     Raises:
-        ValueError: they were not run on the same plan, or share no covered answer.
+        ValueError: they were not run on the same plan.
+        UncoveredError: they share no covered answer.
     """
     pairs = [(a.prompt, a.metrics, b.metrics) for a, b in zip(ours, theirs, strict=True) if a.metrics and b.metrics]
-    if not pairs or [a.prompt for a in ours] != [b.prompt for b in theirs]:
-        raise ValueError("the two controllers share no covered answer of one plan")
+    if [a.prompt for a in ours] != [b.prompt for b in theirs]:
+        raise ValueError("the answers of the two controllers are not of one plan")
+    if not pairs:
+        raise UncoveredError("the two controllers share no answer that stays inside the recorded graphs; record more of them")
     differences = prompt_means([a.reward - b.reward for _, a, b in pairs], [p for p, _, _ in pairs])
     return Difference(float(differences.mean()), *bootstrap_interval(differences))
 

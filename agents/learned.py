@@ -24,7 +24,7 @@ from agents.bundle import Normaliser
 from agents.callbacks import EpisodeMeans, KeepBest
 from agents.evaluation import make_plan
 from agents.export import export_policy
-from synera_env import DecisionEnv, Preference, write_json
+from synera_env import DecisionEnv, Preference, SettingError, write_json
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         if self.preference not in ("default", "sampled"):
-            raise ValueError(f"preference={self.preference!r} is neither 'default' nor 'sampled'")
+            raise SettingError(f"preference={self.preference!r} is neither 'default' nor 'sampled'")
         for name in ("steps", "envs", "rollout", "minibatch", "epochs", "hidden", "validation_answers", "validate_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 class LearnedController:

@@ -7,7 +7,7 @@ from pathlib import Path
 from agents.base import Controller
 from agents.bundle import Bundle
 from agents.rules import FixedRule, RandomRule
-from synera_env import Schema
+from synera_env import Schema, SettingError
 
 
 def rules(schema: Schema) -> dict[str, Controller]:
@@ -25,11 +25,11 @@ def controller(name: str, schema: Schema) -> Controller:
 
     Raises:
         BundleError: the bundle is missing, damaged, or of another schema (such as another number of exits).
-        ValueError: no such rule and no such folder.
+        SettingError: no such rule and no such folder.
     """
     known = rules(schema)
     if name in known:
         return known[name]
     if not Path(name).exists():
-        raise ValueError(f"no controller {name!r}: it is neither a rule ({', '.join(known)}) nor the folder of a bundle")
+        raise SettingError(f"no controller {name!r}: it is neither a rule ({', '.join(known)}) nor the folder of a bundle")
     return Bundle.load(name).controller(schema)

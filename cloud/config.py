@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.engine import registry
+from runtime.errors import SettingError
 from runtime.model.placement import Placement
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class ServerConfig:
     """How a verifier runs.
 
     Raises:
-        ValueError: a setting is outside its range.
+        SettingError: a setting is outside its range.
         PlacementError: the machine has no such device.
     """
 
@@ -58,20 +59,20 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"port={self.port} is outside 0..65535")
+            raise SettingError(f"port={self.port} is outside 0..65535")
         if self.engine not in registry.LOADERS:
-            raise ValueError(f"engine={self.engine!r} is not one of {', '.join(registry.LOADERS)}")
+            raise SettingError(f"engine={self.engine!r} is not one of {', '.join(registry.LOADERS)}")
         for name in ("max_sessions", "token_budget", "max_draft_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} must be at least 1")
+            raise SettingError(f"threads={self.threads} must be at least 1")
         if not self.lease_seconds > 0 or self.grace_seconds < 0:
-            raise ValueError(
+            raise SettingError(
                 f"lease_seconds={self.lease_seconds} must be above 0 and grace_seconds={self.grace_seconds} at least 0"
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("TLS needs both a certificate and its key")
+            raise SettingError("TLS needs both a certificate and its key")
         _ = self.placement  # raises for what this machine has not
 
     @property

@@ -64,7 +64,9 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
             session_id = await self._verification.open(request.tokenizer_hash)
         except _EXPECTED as error:
             await _abort(context, error)
-        return pb.OpenResponse(session_id=session_id, lease_seconds=self._lease_seconds)
+        return pb.OpenResponse(
+            session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
+        )
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""

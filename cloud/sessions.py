@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.errors import CloudBusyError, SessionLostError
+from runtime.errors import CloudBusyError, SessionLostError, SettingError
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +54,7 @@ class SessionTable:
             now: monotonic seconds.
         """
         if max_sessions < 1 or not lease_seconds > 0:
-            raise ValueError(f"max_sessions={max_sessions} must be at least 1 and lease_seconds={lease_seconds} above 0")
+            raise SettingError(f"max_sessions={max_sessions} must be at least 1 and lease_seconds={lease_seconds} above 0")
         self._close, self._now = close, now
         self.max_sessions, self.lease_seconds = max_sessions, lease_seconds
         self._sessions: dict[str, Session] = {}

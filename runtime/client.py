@@ -15,7 +15,7 @@ from typing import Any, Self
 import grpc
 
 from runtime import errors
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, SyneraError
+from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, SettingError, SyneraError
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import check_plaintext, host_of
@@ -42,7 +42,7 @@ class Deadlines:
     def __post_init__(self) -> None:
         for each in fields(self):
             if not getattr(self, each.name) > 0:
-                raise ValueError(f"{each.name}={getattr(self, each.name)} must be above 0")
+                raise SettingError(f"{each.name}={getattr(self, each.name)} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class CloudClient:
             deadlines: for each call.
 
         Raises:
-            ValueError: `target` has no port.
+            SettingError: `target` has no port.
             PlaintextRefusedError: plaintext to a host that is not loopback.
             FileNotFoundError: there is no `tls_ca`.
         """

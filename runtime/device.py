@@ -20,7 +20,7 @@ from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
-from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
 from runtime.session import Limits
 from runtime.synera.drafter import DraftCosts, ModelDrafter
 from runtime.synera.lens import Lens
@@ -125,6 +125,7 @@ class Connection:
                 f"the cloud {client.target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
                 "serve an LLM that shares the SLM's tokenizer"
             )
+        self.llm_fingerprint = info.fingerprint
         config = device.slm.config
         context = min(info.context_tokens, config.context)
         self.limits = Limits(device.max_new_tokens, frozenset(info.eos_ids) | frozenset(config.eos_ids), context)
@@ -135,7 +136,7 @@ class Connection:
         Raises:
             ContextOverflowError: it does not fit.
         """
-        ids, context = tuple(self.device.tokenizer.encode(prompt).ids), self.limits.context
+        ids, context = tuple(encode(self.device.tokenizer, prompt)), self.limits.context
         if not 0 < len(ids) < context:
             raise ContextOverflowError(
                 f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the models' context is {context})"

@@ -9,6 +9,10 @@ class SyneraError(Exception):
     """Base of all deliberate errors; its message is written for a user."""
 
 
+class SettingError(SyneraError, ValueError):
+    """A setting, argument or option that a user gave and that is not allowed; a ValueError for who calls from Python."""
+
+
 class CheckpointError(SyneraError):
     """A model folder that is missing, incomplete or not what its config says."""
 
@@ -43,6 +47,14 @@ class SessionLostError(CloudError):
 
 class CloudBusyError(CloudError):
     """The verifier refuses more work or more sessions for now."""
+
+
+class BadAnswerError(CloudError):
+    """The verifier's answer makes no sense, such as a token outside the vocabulary; nothing of it is believed."""
+
+
+class ModelChangedError(CloudError):
+    """The verifier serves another model or tokenizer than the session began with."""
 
 
 class CloudRejectedError(CloudError):

@@ -9,9 +9,18 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from runtime.errors import CloudUnavailableError
+
+LOST_AFTER_SECONDS = 0.7
+"""How long a message that cannot get through keeps a device waiting: what the retries of a refused call take. Ours."""
+
 
 class Link(Protocol):
-    """One-way times of messages, as a function of when they are sent."""
+    """Whether messages get through and their one-way times, as a function of when they are sent."""
+
+    def reachable(self, at_seconds: float) -> bool:
+        """False in an outage: what is sent `at_seconds` after the link's start never arrives."""
+        ...
 
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """Time from device to cloud of a message sent `at_seconds` after the link's start."""
@@ -49,7 +58,14 @@ class LinkEmulator:
         self._zero = self._now() - origin_seconds
 
     def uplink(self, size_bytes: int) -> None:
-        """Sleep as long as a message takes to the cloud."""
+        """Sleep as long as a message takes to the cloud.
+
+        Raises:
+            CloudUnavailableError: it is lost in an outage, which is known after `LOST_AFTER_SECONDS`.
+        """
+        if not self._link.reachable(self._now() - self._zero):
+            self._sleep(LOST_AFTER_SECONDS)
+            raise CloudUnavailableError("the emulated link is down, so the cloud could not be reached")
         self._sleep(self._link.uplink_seconds(self._now() - self._zero, size_bytes))
 
     def downlink(self, size_bytes: int) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from runtime.errors import SettingError
+
 Knobs_contra = TypeVar("Knobs_contra", contravariant=True)
 Point = TypeVar("Point")
 Record = TypeVar("Record", bound="StepRecord")
@@ -116,7 +118,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+            raise SettingError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
 
     def room(self, prompt_tokens: int) -> int:
         """Most tokens of an answer to a prompt of that length."""

@@ -33,7 +33,7 @@ def launch(arguments: type[Arguments], main: Callable[[Arguments], None], descri
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         main(tyro.cli(arguments, description=description))
-    except (SyneraError, ValueError, *_WRONG_PATH) as wrong:  # TraceError, BundleError, TaskError are ValueErrors
+    except (SyneraError, *_WRONG_PATH) as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:

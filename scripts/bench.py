@@ -19,6 +19,7 @@ from typing import Literal
 import tyro
 from rich.table import Table
 
+from runtime.errors import SettingError
 from scripts._cli import console, launch
 from scripts.benchmarks.harness import Figure, Setting, write_figures
 from traces import bundled
@@ -42,7 +43,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for name in ("repetitions", "threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 def main(arguments: Arguments) -> None:
@@ -50,12 +51,12 @@ def main(arguments: Arguments) -> None:
 
     Raises:
         SyneraError: the models cannot be used.
-        ValueError: the area has no figures.
+        SettingError: the area has no figures.
     """
     setting = Setting(arguments.pair, arguments.repetitions, arguments.threads)
     figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area}").measure(setting)
     if not figures:
-        raise ValueError(f"the area {arguments.area!r} has no figures for {arguments.pair}")
+        raise SettingError(f"the area {arguments.area!r} has no figures for {arguments.pair}")
     console.print(_table(arguments.area, setting, figures))
     if arguments.json is not None:
         write_figures(figures, arguments.json)

@@ -6,7 +6,7 @@ the runtime and of the traces is re-exported here.
 
 from gymnasium.envs.registration import register
 
-from runtime.errors import SyneraError, UncoveredError
+from runtime.errors import SettingError, SyneraError, UncoveredError
 from runtime.policy import drive
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
@@ -28,6 +28,7 @@ __all__ = [
     "Knobs",
     "Preference",
     "Schema",
+    "SettingError",
     "StepRecord",
     "SyneraEnv",
     "SyneraError",

@@ -14,11 +14,11 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UncoveredError
+from runtime.errors import SettingError, UncoveredError
 from runtime.session import Step, Stepper, StepRecord
 from synera_env.metrics import episode_metrics
 from synera_env.radio import Radio
-from synera_env.reward import Preference, reward_terms
+from synera_env.reward import Preference, PreferenceRange, reward_terms
 from synera_env.schema import Schema
 from traces.links.trace import LinkTrace
 
@@ -123,20 +123,25 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             render_mode: None or `ansi`.
 
         Raises:
-            ValueError: there are no prompts or no links, or the render mode is unknown.
+            SettingError: there are no prompts or no links, or the render mode is unknown.
         """
         if prompts < 1:
-            raise ValueError("the environment has no prompts; give at least one")
+            raise SettingError("the environment has no prompts; give at least one")
         if not links:
-            raise ValueError("no link traces given; give at least one")
+            raise SettingError("no link traces given; give at least one")
         if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
+            raise SettingError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
         self.schema, self.links, self.render_mode = schema, tuple(links), render_mode
         self.observation_space, self.action_space = schema.observation_space, schema.action_space  # type: ignore[assignment]
         self.prompt_count, self._fixed_preference = prompts, preference
         self._episode: Episode | None = None
         self._point: Any = None
         self._preference = preference or Preference()
+
+    @property
+    def preferences(self) -> PreferenceRange:
+        """Those that episodes are drawn from, unless an option of `reset` names another."""
+        return PreferenceRange.of(self._fixed_preference)
 
     # ------------------------------------------------------------ what a world adds
 
@@ -166,7 +171,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """Start an answer; see the class docstring for `options`.
 
         Raises:
-            ValueError: an option is unknown or out of range.
+            SettingError: an option is unknown or out of range.
             UncoveredError: in replay, not even what comes before the first decision was recorded.
         """
         episode, info = self._draw(seed, options)
@@ -216,7 +221,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         The environment stays its owner: the next `reset`, `episode` or `close` releases it.
 
         Raises:
-            ValueError: an option is unknown or out of range.
+            SettingError: an option is unknown or out of range.
         """
         return self._draw(seed, options)[0]
 
@@ -243,7 +248,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         super().reset(seed=seed)
         chosen = options or {}
         if unknown := set(chosen) - set(RESET_OPTIONS):
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known are {', '.join(RESET_OPTIONS)}")
+            raise SettingError(f"unknown reset options {sorted(unknown)}; known are {', '.join(RESET_OPTIONS)}")
         prompt = self._index(chosen, "prompt", self.prompt_count)
         link = self.links[self._index(chosen, "link", len(self.links))]
         offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
@@ -258,7 +263,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         drawn = self.np_random.integers(count)
         index = int(chosen.get(name, drawn))
         if not 0 <= index < count:
-            raise ValueError(f"reset option {name}={index} is outside 0..{count - 1}")
+            raise SettingError(f"reset option {name}={index} is outside 0..{count - 1}")
         return index
 
     def _observe(self) -> Observation:

@@ -13,6 +13,12 @@ class Radio:
 
     trace: LinkTrace
     offset_seconds: float = 0.0
+    outages: tuple[tuple[float, float], ...] = ()
+    """(start, stop) of each time in which nothing gets through, in seconds from the answer's start."""
+
+    def reachable(self, at_seconds: float) -> bool:
+        """See :class:`runtime.link.Link`; `at_seconds` counts from the answer's start."""
+        return not any(start <= at_seconds < stop for start, stop in self.outages)
 
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """See `LinkTrace`; `at_seconds` counts from the answer's start."""

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
+from runtime.errors import SettingError
 from runtime.session import Cost
 
 
@@ -32,7 +33,7 @@ class Preference:
         for f in fields(self):
             value = getattr(self, f.name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"preference weight {f.name}={value} must be a number that is not negative")
+                raise SettingError(f"preference weight {f.name}={value} must be a number that is not negative")
 
     @classmethod
     def sample(cls, rng: np.random.Generator, spread: float = 3.0) -> Preference:
@@ -41,6 +42,32 @@ class Preference:
         factors = np.exp(rng.uniform(-math.log(spread), math.log(spread), len(base)))
         factors[0] = 1.0  # quality is the unit of account
         return cls(*(float(x) for x in base * factors))
+
+
+@dataclass(frozen=True)
+class PreferenceRange:
+    """The preferences that episodes are drawn from, weight by weight: what a controller can have learned to serve."""
+
+    low: Preference
+    high: Preference
+
+    @classmethod
+    def of(cls, preference: Preference | None, spread: float = 3.0) -> PreferenceRange:
+        """Return the one preference, or for None the range of :meth:`Preference.sample`."""
+        if preference is not None:
+            return cls(preference, preference)
+        base = np.array(astuple(Preference()))
+        factors = np.array([1.0, *[spread] * (len(base) - 1)])
+        return cls(Preference(*(base / factors).tolist()), Preference(*(base * factors).tolist()))
+
+    def outside(self, preference: Preference) -> str:
+        """Say which weight of a preference is outside the range; empty when none is."""
+        for f in fields(Preference):
+            low, value, high = (getattr(p, f.name) for p in (self.low, preference, self.high))
+            # Weights that were written to a file and read again may differ in their last digits.
+            if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
+                return f"{f.name}={value:g}, outside {low:g}..{high:g}" if low < high else f"{f.name}={value:g}, not {low:g}"
+        return ""
 
 
 def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str, float]:

@@ -73,6 +73,11 @@ class Feature:
     """(view) to the value, or to `size` values."""
     size: int = 1
     group: str = ""
+    center: float | None = None
+    """What a network is shown as 0; None is the middle of the bounds. Fixed, so that a value which training seldom meets is
+    not blown up by a small variance."""
+    scale: float | None = None
+    """How far from there a network is shown as 1; None is half the bounds."""
     """Neighbouring rows of one group, all of one size, lie interleaved: first the first entries of all, then the second
     ones, so that what is known of one token or one chunk is side by side."""
 
@@ -151,6 +156,12 @@ class Schema:
         self._order = _order(self.features)
         self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)[self._order]
         self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)[self._order]
+        centers = [(row.low + row.high) / 2 if row.center is None else row.center for row in self.features]
+        scales = [(row.high - row.low) / 2 if row.scale is None else row.scale for row in self.features]
+        self.center = np.repeat(np.array(centers, np.float32), sizes)[self._order]
+        """[entries]: what a network is shown as 0."""
+        self.scale = np.repeat(np.array(scales, np.float32), sizes)[self._order]
+        """[entries]: how far from there is shown as 1."""
 
     @property
     def observation_space(self) -> spaces.Box:

@@ -163,11 +163,16 @@ class CloudProfile(_JsonProfile):
     """Each token in it."""
     queue_ms_quantiles: tuple[float, ...] = (0.0,)
     """Wait of a request before its forward: evenly spaced quantiles from 0 to 1."""
+    load_quantiles: tuple[float, ...] = (0.0,)
+    """Requests of others that run or wait beside it: evenly spaced quantiles from 0 to 1. A request that waits long meets
+    many: its wait and its load are taken at the same quantile, which is ours."""
 
     def __post_init__(self) -> None:
         _require_finite(self)
-        if not self.queue_ms_quantiles or list(self.queue_ms_quantiles) != sorted(self.queue_ms_quantiles):
-            raise TraceError(f"queue_ms_quantiles={self.queue_ms_quantiles} must be a rising list")
+        for name in ("queue_ms_quantiles", "load_quantiles"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(values):
+                raise TraceError(f"{name}={values} must be a rising list")
 
     def forward_seconds(self, tokens: int) -> float:
         """Time of one forward over `tokens` tokens of any number of requests."""
@@ -176,3 +181,7 @@ class CloudProfile(_JsonProfile):
     def queue_seconds(self, uniform: float) -> float:
         """The wait at a quantile in 0..1."""
         return interpolated_quantile(self.queue_ms_quantiles, uniform) / 1e3
+
+    def background_load(self, uniform: float) -> int:
+        """Requests of others at a quantile in 0..1."""
+        return round(interpolated_quantile(self.load_quantiles, uniform))

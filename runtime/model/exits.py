@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from runtime.errors import SettingError
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -80,7 +82,7 @@ class ExitLedger:
             run: (segment, ask) runs the segment and, where `ask`, returns the margin at the exit it reaches.
 
         Raises:
-            ValueError: there is no such exit.
+            SettingError: there is no such exit.
         """
         deepest = resolve_exit(exit_index, len(self.exit_layers))
         self.truncate(length - 1)
@@ -105,8 +107,8 @@ def resolve_exit(exit_index: int, exits: int) -> int:
     """Turn the knob's exit index (-1 is the last) into 0..exits-1.
 
     Raises:
-        ValueError: there is no such exit.
+        SettingError: there is no such exit.
     """
     if exit_index >= exits:
-        raise ValueError(f"exit_index={exit_index}, but the SLM has only {exits} exits (0..{exits - 1})")
+        raise SettingError(f"exit_index={exit_index}, but the SLM has only {exits} exits (0..{exits - 1})")
     return exits - 1 if exit_index == -1 else exit_index

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from runtime.errors import PlacementError
+from runtime.errors import PlacementError, SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class Placement:
     """A device and an arithmetic type.
 
     Raises:
-        ValueError: a name that is not allowed.
+        SettingError: a name that is not allowed.
         PlacementError: CUDA is asked for and this machine has none, or not so many devices.
     """
 
@@ -35,9 +35,11 @@ class Placement:
 
     def __post_init__(self) -> None:
         if not _DEVICES.fullmatch(self.device):
-            raise ValueError(f"device={self.device!r} is not one of auto, cpu, cuda, cuda:N; auto takes CUDA where it is there")
+            raise SettingError(
+                f"device={self.device!r} is not one of auto, cpu, cuda, cuda:N; auto takes CUDA where it is there"
+            )
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+            raise SettingError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
         if self.device != "cpu":
             self._require_cuda()
 
@@ -56,7 +58,7 @@ class Placement:
         """Resolve `auto` to CUDA where it is there, else to the CPU; other devices are taken as they are.
 
         Raises:
-            ValueError, PlacementError: see the class.
+            SettingError, PlacementError: see the class.
         """
         if device == "auto":
             import torch

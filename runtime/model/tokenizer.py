@@ -28,6 +28,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
+def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Return the token ids of a prompt, as every part of the project reads it."""
+    return list(tokenizer.encode(prompt).ids)
+
+
 def tokenizer_hash(folder: str | Path) -> str:
     """Return a short hash of what maps text to ids: the model, the added tokens and the template.
 

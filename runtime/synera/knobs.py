@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.errors import SettingError
 from runtime.rules import wants_offload
 
 MAX_DRAFT_LENGTH = 8
@@ -37,11 +38,11 @@ class Knobs:
         for name in ("confidence_threshold", "importance_threshold", "exit_margin", "offload_budget"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name}={value} is outside 0..1")
+                raise SettingError(f"{name}={value} is outside 0..1")
         if not 1 <= self.draft_length <= MAX_DRAFT_LENGTH:
-            raise ValueError(f"draft_length={self.draft_length} is outside 1..{MAX_DRAFT_LENGTH}")
+            raise SettingError(f"draft_length={self.draft_length} is outside 1..{MAX_DRAFT_LENGTH}")
         if self.exit_index < -1:
-            raise ValueError(f"exit_index={self.exit_index} is below -1 (-1 is the last exit)")
+            raise SettingError(f"exit_index={self.exit_index} is below -1 (-1 is the last exit)")
 
     def wants_offload(self, confidence: float, importance: float, chunk: int, offloaded: int) -> bool:
         """Decide on the chunk in hand, by :func:`runtime.rules.wants_offload`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from runtime.errors import SyneraError
+from runtime.errors import SettingError, SyneraError
 
 
 class PlaintextRefusedError(SyneraError):
@@ -18,11 +18,11 @@ def host_of(target: str) -> str:
     """Host of a `host:port` or `[ipv6]:port` target.
 
     Raises:
-        ValueError: it has no port.
+        SettingError: it has no port.
     """
     host, colon, port = target.rpartition(":")
     if not colon or not port.isdigit() or not host:
-        raise ValueError(f"target {target!r} is not HOST:PORT, such as 127.0.0.1:50051")
+        raise SettingError(f"target {target!r} is not HOST:PORT, such as 127.0.0.1:50051")
     return host.removeprefix("[").removesuffix("]")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 SESSION_ID_CHARACTERS = 32
 TOKENIZER_HASH_CHARACTERS = 16
+FINGERPRINT_CHARACTERS = 16
 GRPC_OVERHEAD_BYTES = 120
 """Added to every message, each way: an estimate of what HTTP/2, gRPC and TCP put around it once a connection's header
 table is warm (5 gRPC prefix, 9 to 18 frame headers, 20 to 60 indexed headers or trailers, 40 to 52 TCP/IP)."""
@@ -71,4 +72,4 @@ def open_request_bytes(tokenizer_hash_characters: int = TOKENIZER_HASH_CHARACTER
 
 def open_response_bytes() -> int:
     """Serialized bytes of an OpenResponse."""
-    return _delimited(SESSION_ID_CHARACTERS) + _DOUBLE
+    return _delimited(SESSION_ID_CHARACTERS) + _DOUBLE + _delimited(FINGERPRINT_CHARACTERS)

@@ -41,12 +41,14 @@ class OpenRequest(_message.Message):
     def __init__(self, tokenizer_hash: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("session_id", "lease_seconds")
+    __slots__ = ("session_id", "lease_seconds", "fingerprint")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     lease_seconds: float
-    def __init__(self, session_id: _Optional[str] = ..., lease_seconds: _Optional[float] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, session_id: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
     __slots__ = ("session_id", "seq", "prefix_length", "context", "draft")

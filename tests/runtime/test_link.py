@@ -6,6 +6,9 @@ from runtime.link import LinkEmulator
 class Rising:
     """One-way times that tell when and how much was sent."""
 
+    def reachable(self, at_seconds: float) -> bool:
+        return True
+
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         return at_seconds + size_bytes
 

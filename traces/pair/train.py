@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from runtime.errors import SettingError
 from runtime.model.placement import Placement
 from traces.files import replacing, replacing_folder
 from traces.tasks import tinyworld, vocabulary
@@ -55,11 +56,11 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
+            raise SettingError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
         if self.steps < 1:
-            raise ValueError(f"steps={self.steps} must be at least 1")
+            raise SettingError(f"steps={self.steps} must be at least 1")
         if self.restart_steps < 0:
-            raise ValueError(f"restart_steps={self.restart_steps} must not be negative")
+            raise SettingError(f"restart_steps={self.restart_steps} must not be negative")
 
 
 LLM = ModelRecipe(hidden=192, layers=8, heads=6, mlp=512, steps=1500, restart_steps=700)
@@ -176,7 +177,7 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
         The exported folder.
 
     Raises:
-        ValueError, PlacementError: there is no such device.
+        SettingError, PlacementError: there is no such device.
     """
     where = Placement.of(device).torch_device
     out.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,8 @@ class GraphMeta:
     """Share of steps that stay inside, by controller; `closed` is the share of graphs with nothing left to record."""
     format_version: int = FORMAT_VERSION
     notes: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    """Text of each token that occurs, by its id: what a person is shown of an answer."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,10 @@ class GraphSet:
 
     def __iter__(self) -> Iterator[Graph]:
         return (self[i] for i in range(len(self)))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what tokens say; one whose text is not stated is shown by its id."""
+        return "".join(self.meta.texts.get(str(token), f"<{token}>") for token in tokens)
 
     @property
     def lens_tensors(self) -> dict[str, NDArray[np.float32]]:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ContextOverflowError
+from runtime.errors import ContextOverflowError, SettingError
+from runtime.model.tokenizer import encode
 from runtime.synera.lens import Lens
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphMeta, GraphSet
@@ -65,10 +66,10 @@ class Recorder:
             workers: batches of prompts run side by side, one thread each; set torch to one thread with more than one.
 
         Raises:
-            ValueError: a limit is below 1.
+            SettingError: a limit is below 1.
         """
         if node_budget < 1 or max_new_tokens < 1:
-            raise ValueError(f"node_budget={node_budget} and max_new_tokens={max_new_tokens} must be at least 1")
+            raise SettingError(f"node_budget={node_budget} and max_new_tokens={max_new_tokens} must be at least 1")
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
         self._keep_open, self._workers = keep_open, workers
@@ -80,10 +81,10 @@ class Recorder:
 
         Raises:
             ContextOverflowError: a prompt leaves no room for `max_new_tokens`.
-            ValueError: there are no prompts.
+            SettingError: there are no prompts.
         """
         if not prompts:
-            raise ValueError("no prompts to record")
+            raise SettingError("no prompts to record")
         encoded = [self._encode(p) for p in prompts]
         order = np.random.default_rng(0).permutation(len(prompts))  # mixes kinds, so the first batch can fit the lens
         batches = [
@@ -105,7 +106,7 @@ class Recorder:
                 done += len(builders)
                 yield done
         if not graphs or self._lens is None:
-            raise ValueError(f"none of {len(prompts)} graphs closed within {self._budget} nodes; give a larger node budget")
+            raise SettingError(f"none of {len(prompts)} graphs closed within {self._budget} nodes; give a larger node budget")
         meta = self._meta([b.prompt for b in kept], split, sum(b.dropped == 0 for b in kept) / len(kept))
         meta.notes["left_out"] = len(prompts) - len(kept)
         graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
@@ -113,7 +114,7 @@ class Recorder:
         yield graph_set
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        ids: list[int] = self._models.tokenizer.encode(prompt.text).ids
+        ids: list[int] = encode(self._models.tokenizer, prompt.text)
         room = self._models.context - self._max_new
         if not 0 < len(ids) <= room:
             raise ContextOverflowError(

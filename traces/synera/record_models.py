@@ -19,7 +19,7 @@ from runtime.errors import TokenizerMismatchError
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
-from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
 from runtime.synera.drafter import predict
 
 
@@ -114,7 +114,7 @@ def greedy_answers(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str],
     """Return a model's own greedy answer to each prompt, at its last exit."""
     answers = {}
     for prompt in prompts:
-        said = greedy_tokens(model, tokenizer.encode(prompt).ids, max_new_tokens)
+        said = greedy_tokens(model, encode(tokenizer, prompt), max_new_tokens)
         answers[prompt] = tokenizer.decode(said, skip_special_tokens=True)
     return answers
 

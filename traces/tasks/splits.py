@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.errors import SettingError
 from traces.tasks import tinyworld
 
 _HELD_OUT = 0.15  # of a file's prompts, for validation and for the test each
@@ -34,12 +35,12 @@ def own_prompts(path: Path) -> dict[str, list[Prompt]]:
     The same file always gives the same division; within a split, prompts keep the file's order.
 
     Raises:
-        ValueError: fewer than three distinct prompts.
+        SettingError: fewer than three distinct prompts.
         OSError: the file cannot be read.
     """
     lines = list(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
     if len(lines) < 3:
-        raise ValueError(
+        raise SettingError(
             f"{path} holds {len(lines)} distinct prompts; write at least 3, one a line: train, validation and test need one each"
         )
     held = max(1, round(_HELD_OUT * len(lines)))

@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from runtime.errors import SettingError, SyneraError
 from traces.tasks import wording
 from traces.tasks.wording import ATTRIBUTES
 
@@ -31,7 +32,7 @@ _TOWNS = 400
 _WORLD_SEED = 7
 
 
-class TaskError(ValueError):
+class TaskError(SyneraError, ValueError):
     """A prompt that no bundled task kind can parse."""
 
 
@@ -163,7 +164,7 @@ _PROMPTS: dict[str, Callable[[np.random.Generator], str]] = {
 def sample(kind: str, rng: np.random.Generator, split: str = "train") -> Task:
     """Draw one task of a kind from a split (rejection sampling on the prompt's own split)."""
     if kind not in FORMS or split not in SPLITS:
-        raise ValueError(f"no task kind {kind!r} in split {split!r}; kinds are {FORMS}, splits are {SPLITS}")
+        raise SettingError(f"no task kind {kind!r} in split {split!r}; kinds are {FORMS}, splits are {SPLITS}")
     while True:
         prompt = _PROMPTS[kind](rng)
         if split_of(prompt) == split:
@@ -179,7 +180,7 @@ def tasks(kind: str, split: str, count: int, seed: int = 0) -> list[Task]:
         found.setdefault(task.prompt, task)
         if len(found) == count:
             return list(found.values())
-    raise ValueError(f"the bundled world has fewer than {count} distinct {kind!r} prompts in split {split!r}")
+    raise SettingError(f"the bundled world has fewer than {count} distinct {kind!r} prompts in split {split!r}")
 
 
 def stream(rng: np.random.Generator, weights: dict[str, float], split: str = "train") -> Iterator[Task]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from cloud.engine.embedded.forward import Forward, Rows, Work
 from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
-from runtime.errors import CloudError, CloudUnavailableError
+from runtime.errors import CloudError, CloudUnavailableError, SettingError
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Batcher:
             sleep: waits so many seconds.
         """
         if token_budget < 1:
-            raise ValueError(f"token_budget={token_budget} must be at least 1")
+            raise SettingError(f"token_budget={token_budget} must be at least 1")
         self._forward, self._token_budget, self._pace, self._died = forward, token_budget, pace, died
         self._now, self._sleep = now, sleep
         self._queue: list[_Queued] = []
