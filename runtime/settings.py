@@ -6,6 +6,7 @@ What does not live here: the settings, and the error's class (errors.py).
 from __future__ import annotations
 
 import math
+import unicodedata
 
 from runtime.errors import SettingError
 
@@ -23,8 +24,8 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         SettingError: it is outside, or not a finite number.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # In this order, as an integer of hundreds of digits is no float.
-    if not number or not low <= value <= high or not math.isfinite(value):
+    # An integer of hundreds of digits is finite, and no float.
+    if not number or not low <= value <= high or (isinstance(value, float) and not math.isfinite(value)):
         allowed = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
         raise SettingError(f"{name}={shown(value)} must be a number {allowed}")
 
@@ -58,3 +59,20 @@ def shown(value: object, longest: int = 80) -> str:
         return "a number of too many digits"
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+_JOINERS = "\u200c\u200d"
+"""Characters without a shape of their own that words of some languages, and some emoji, are written with."""
+
+
+def plain(text: str) -> str:
+    """Return text that may be printed as it is: what acts on a terminal, or is no character, is shown as its escape.
+
+    Line ends and tabs stay. What belongs in one line of a message is cut and quoted by :func:`shown`.
+    """
+    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _harmless(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return character in "\n\t" or character in _JOINERS or not (kind.startswith("C") or kind in ("Zl", "Zp"))

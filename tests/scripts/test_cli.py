@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +15,11 @@ import pytest
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.errors import CloudUnavailableError, SyneraError
+from runtime.errors import CloudUnavailableError
 from runtime.model.loading import fingerprint
 from runtime.model.placement import DTYPES
 from scripts import _verifier
-from scripts._cli import Dtype, launch
+from scripts._cli import Dtype
 from scripts._verifier import verifier_process
 from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded, trained
 from traces import bundled
@@ -81,44 +80,6 @@ def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- mistakes
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No arguments."""
-
-
-@pytest.mark.parametrize(
-    ("raised", "code", "said"),
-    [
-        (SyneraError("no"), 2, "error: no"),
-        (ValueError("steps=0"), 2, "error: steps=0"),
-        (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
-        (IsADirectoryError(21, "Is a directory", "."), 2, "error: [Errno 21] Is a directory: '.'"),
-        (PermissionError(13, "Permission denied", "x"), 2, "error: [Errno 13] Permission denied: 'x'"),
-        (KeyboardInterrupt(), 130, "stopped"),
-    ],
-)
-def test_mistakes_are_one_line(
-    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def main(_: Nothing) -> None:
-        raise raised
-
-    monkeypatch.setattr(sys, "argv", ["script"])
-    with pytest.raises(SystemExit) as left:
-        launch(Nothing, main, None)
-    assert left.value.code == code
-    assert capsys.readouterr().err == said + "\n"
-
-
-def test_bugs_are_not_dressed_as_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def main(_: Nothing) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(sys, "argv", ["script"])
-    with pytest.raises(ZeroDivisionError):
-        launch(Nothing, main, None)
 
 
 @pytest.mark.parametrize("name", ["record", "deploy"])
