@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from runtime.link import LinkEmulator
+import pytest
+
+from runtime.errors import CloudUnavailableError
+from runtime.link import LOST_AFTER_SECONDS, LinkEmulator
 
 
 class Rising:
@@ -31,3 +34,22 @@ def test_messages_sleep_what_the_link_says_at_that_time() -> None:
     link.restart(2.0)
     link.uplink(0)
     assert slept[-1] == 2.0
+
+
+class Down(Rising):
+    """A link whose first two seconds are an outage."""
+
+    def reachable(self, at_seconds: float) -> bool:
+        return at_seconds >= 2.0
+
+
+def test_what_is_sent_in_an_outage_is_lost_and_that_is_known_later() -> None:
+    slept: list[float] = []
+    now = [0.0]
+    emulator = LinkEmulator(Down(), now=lambda: now[0], sleep=slept.append)
+    with pytest.raises(CloudUnavailableError, match="the emulated link is down"):
+        emulator.uplink(10)
+    assert slept == [LOST_AFTER_SECONDS]
+    now[0] = 2.0
+    emulator.uplink(10)
+    assert len(slept) == 2
