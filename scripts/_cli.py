@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import re
 import shlex
+import stat
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -21,14 +26,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from runtime.errors import SettingError
-from runtime.settings import plain, within
+from runtime.settings import shown, within
 from scripts._ending import ending
+from scripts._text import harmless
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 """Arithmetic types of models, as arguments; :data:`runtime.model.placement.DTYPES`."""
 Arguments = TypeVar("Arguments")
 _LARGEST_SEED = 2**32 - 1
 """What every generator that a seed is handed to takes."""
+
+
+_LONGEST_NAME = 255
+"""Bytes in the name of a file, on the file systems that are in use."""
 
 
 class _Console(Console):
@@ -46,6 +56,7 @@ console = _Console(soft_wrap=True, highlight=False, markup=False, emoji=False, w
 def launch(arguments: type[Arguments], main: Callable[[Arguments], None], description: str | None) -> None:
     """Parse the command line into `arguments` and run `main`; end as :func:`scripts._ending.ending` says."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = _warn
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal's encoding lacks
@@ -74,6 +85,30 @@ def check_seed(seed: int) -> None:
     within("seed", seed, 0, _LARGEST_SEED)
 
 
+def check_output(path: Path, *, folder: bool = False) -> None:
+    """Refuse a place that results cannot be written to before there are any; nothing is made.
+
+    Raises:
+        SettingError: something else is there, or the system refuses it.
+    """
+    kind, wanted = ("a folder", stat.S_ISDIR) if folder else ("a regular file", stat.S_ISREG)
+    try:
+        target = Path(os.path.realpath(path))
+        if os.path.lexists(target):
+            refused = "" if wanted(os.stat(target).st_mode) else f"it is there and is not {kind}"
+            below = target if folder else target.parent
+        else:
+            below = next(each for each in target.parents if os.path.lexists(each))
+            too_long = any(len(os.fsencode(part)) > _LONGEST_NAME for part in target.parts)
+            refused = "its name is too long" if too_long else ""
+        if not refused:
+            tempfile.TemporaryFile(dir=below).close()  # a file without a name: nobody sees it
+    except OSError as error:
+        refused = error.strerror or str(error)
+    if refused:
+        raise SettingError(f"cannot write to {shown(str(path), 200)}: {refused}; name another path")
+
+
 def next_step(command: str, **arguments: Any) -> str:
     """Return the line that a user types next: `synera COMMAND`, with those arguments that are not the command's defaults.
 
@@ -92,7 +127,7 @@ def next_step(command: str, **arguments: Any) -> str:
             raise ValueError(f"synera {command} has no argument {name!r}")
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         words += _words(name, value, default)
-    return plain(shlex.join(words))
+    return harmless(shlex.join(words))
 
 
 def _words(name: str, value: Any, default: Any) -> Iterator[str]:
@@ -109,6 +144,12 @@ def _words(name: str, value: Any, default: Any) -> Iterator[str]:
         yield from (f"--{option}", *map(str, value))
     else:
         yield from (f"--{option}", str(value))
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Show a warning as one line, without where in the code it comes from and without a library's colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(message))
+    print(f"warning: {harmless(' '.join(text.split()))}", file=sys.stderr)
 
 
 def _parsed(arguments: type[Arguments], description: str | None) -> Arguments:
@@ -128,7 +169,7 @@ def _parsed(arguments: type[Arguments], description: str | None) -> Arguments:
             raise wrong from None
         raise
     finally:
-        sys.stderr.write(plain(said.getvalue()))
+        sys.stderr.write(harmless(said.getvalue()))
 
 
 def _cause(left: BaseException) -> SettingError | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runtime.errors import SyneraError
-from runtime.settings import plain
+from scripts._text import harmless
 
 USER_ERROR = 2
 """Exit code of a user's mistake."""
@@ -80,7 +80,7 @@ def _name(error: OSError) -> str:
 
 def _refuse(message: str) -> None:
     """End with one line, whatever the message reflects."""
-    print(f"error: {plain(' '.join(message.splitlines()))}", file=sys.stderr)
+    print(f"error: {harmless(' '.join(message.splitlines()))}", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 
