@@ -1,13 +1,11 @@
-"""A verifier that answers as a test says, honest where it says nothing, and what else may stand behind an address."""
+"""A verifier that answers as a test says, honest where it says nothing, and ways to answer that suit no question."""
 
 from __future__ import annotations
 
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +105,9 @@ class HostileServer(grpc.GenericRpcHandler):
 
     def _honest(self, method: str, request: Any) -> Message:
         if method == "ModelInfo":
-            return self.info
+            info = pb.ModelInfoResponse()
+            info.CopyFrom(self.info)
+            return info
         if method == "Open":
             return pb.OpenResponse(session_id=f"{len(self.asked):032x}", fingerprint=self.info.fingerprint, lease_seconds=60)
         if method == "Verify":
@@ -142,107 +142,101 @@ def hostile(info: pb.ModelInfoResponse, answers: dict[str, Answer]) -> Iterator[
             server.stop(0).wait()
 
 
-# ---------------------------------------------------------------- below gRPC
+# ---------------------------------------------------------------- ways to answer
 
-Served = Callable[[socket.socket], None]
-"""What is done with a connection; it is closed afterwards."""
-
-
-def reset(connection: socket.socket) -> None:
-    """Let the close of a connection be a reset."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+NONE = "no verifier answers"
+LATE = "did not answer in time"
+NONSENSE = "the verifier's answer makes no sense"
+UNREADABLE = "cannot be read"
 
 
-def says(answer: bytes) -> Served:
-    """Say the same to whatever is heard first, then listen until the other side ends."""
+def but(**fields: Any) -> Answer:
+    """The honest answer but for some fields; None leaves one out."""
 
-    def serve(connection: socket.socket) -> None:
-        heard = connection.recv(65536)
-        connection.sendall(answer)
-        while heard:
-            heard = connection.recv(65536)
+    def answer(asked: Asked) -> Any:
+        for name, value in fields.items():
+            if value is None:
+                asked.honest.ClearField(name)
+            elif isinstance(value, list):
+                getattr(asked.honest, name)[:] = value
+            else:
+                setattr(asked.honest, name, value)
+        return asked.honest
 
-    return serve
-
-
-class Gate:
-    """A TCP port whose connections go to `behind` or to `instead`, and can be cut."""
-
-    def __init__(self, listening: socket.socket, behind: str) -> None:
-        self.target = f"127.0.0.1:{listening.getsockname()[1]}"
-        self.instead: Served | None = None
-        self._listening, self._behind = listening, behind
-        self._open: list[socket.socket] = []
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    def cut(self, *, hard: bool = False) -> None:
-        """End all connections; a hard end is a reset."""
-        with self._lock:
-            ended, self._open = self._open, []
-        for each in ended:
-            with suppress(OSError):
-                if hard:
-                    reset(each)
-                else:
-                    each.shutdown(socket.SHUT_RDWR)
-                each.close()
-
-    def end(self) -> None:
-        """Stop listening, cut, and join the threads."""
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._threads[0].join()
-        self.cut()
-        for each in self._threads:
-            each.join()
-
-    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._threads.append(threading.Thread(target=work, args=arguments, name="gate", daemon=True))
-        self._threads[-1].start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listening.accept()
-                self._keep(connection)
-                self._start(self._serve, connection)
-
-    def _keep(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.append(connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        with closing(connection), suppress(OSError):
-            if self.instead is not None:
-                self.instead(connection)
-                return
-            host, port = self._behind.split(":")
-            with socket.create_connection((host, int(port))) as onward:
-                self._keep(onward)
-                back = threading.Thread(target=_pump, args=(onward, connection), name="gate", daemon=True)
-                back.start()
-                _pump(connection, onward)
-                back.join()
+    return answer
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    for each in (source, sink):
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+def raw(message: bytes) -> Answer:
+    return lambda asked: message
 
 
-@contextmanager
-def gate(behind: str = "", instead: Served | None = None) -> Iterator[Gate]:
-    """Listen on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        made = Gate(listening, behind)
-        made.instead = instead
-        try:
-            yield made
-        finally:
-            made.end()
+def field_of(number: int, content: bytes) -> bytes:
+    """A length-delimited field; of at most 127 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def fails(code: grpc.StatusCode, details: Any = "why", kind: str | None = None, **metadata: Any) -> Answer:
+    return lambda asked: asked.abort(code, details, kind, **metadata)
+
+
+def from_call(count: int, answer: Answer) -> Answer:
+    """Honest at first."""
+    return lambda asked: answer(asked) if asked.count >= count else asked.honest
+
+
+def until_call(count: int, answer: Answer) -> Answer:
+    """Honest in the end."""
+    return lambda asked: answer(asked) if asked.count <= count else asked.honest
+
+
+def hangs(asked: Asked) -> None:
+    asked.hang()
+
+
+def compressed(answer: Answer) -> Answer:
+    def compress(asked: Asked) -> Any:
+        asked.context.set_compression(grpc.Compression.Gzip)
+        return answer(asked)
+
+    return compress
+
+
+def undecodable_details(asked: Asked) -> bytes:
+    asked.context.set_code(grpc.StatusCode.INTERNAL)
+    asked.context.set_details(b"\xff\xfe no text")
+    return b""
+
+
+UNREADABLES = {
+    "garbage": raw(b"\xff" * 40),
+    "a message cut short": lambda asked: asked.honest.SerializeToString()[:-3],
+    "60 kB of garbage": raw(b"\xff" * 60_000),
+}
+TOO_LONG = {"5 MB": raw(field_of(15, b"x" * 50) * 100_000), "70 kB": raw(field_of(15, b"x" * 50) * 1400)}
+_EMPTY = field_of(15, b"\0" * 50)
+COMPRESSED = {
+    "compressed": compressed(lambda asked: asked.honest.SerializeToString() + _EMPTY * 20),
+    "a compressed bomb": compressed(raw(_EMPTY * 200_000)),
+}
+NAMES = ["KeyboardInterrupt", "SystemExit", "UncoveredError", "ContextOverflowError", "SyneraError", "SettingError", "__doc__"]
+NAMES += ["BadAnswerError", "annotations", "CheckpointError", "", "SessionLostError "]
+CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+SAYS_OF_CODE = {
+    grpc.StatusCode.UNAVAILABLE: NONE,
+    grpc.StatusCode.CANCELLED: NONE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: LATE,
+    grpc.StatusCode.UNIMPLEMENTED: "does not take this request",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "does not take this request",
+}
+DETAILS: dict[str, tuple[Answer, str]] = {
+    "details of 1 MB": (fails(grpc.StatusCode.INTERNAL, "x" * 1_000_000), "metadata size exceeds"),
+    "details of 4 kB": (fails(grpc.StatusCode.INTERNAL, "x" * 4000), r"INTERNAL: x+\.\.\."),
+    "details of 4 kB, named": (fails(grpc.StatusCode.INTERNAL, "x" * 4000, "CloudError"), r"^x+\.\.\.$"),
+    "details that act on a terminal": (fails(grpc.StatusCode.INTERNAL, "\x1b[2J\r\n\u202eno"), r"\?\[2J\?\?\?no"),
+    "details that act on a terminal, named": (fails(grpc.StatusCode.INTERNAL, "\x1b]0;\a\x00", "CloudError"), r"^\?\]0;\?\?$"),
+    "details that are no text": (undecodable_details, "INTERNAL"),
+    "no details": (fails(grpc.StatusCode.INTERNAL, ""), r"INTERNAL: \)"),
+    "binary metadata": (fails(grpc.StatusCode.INTERNAL, synera_error_kind_bin=b"\xff\0"), "INTERNAL: why"),
+    "a name of 100 kB": (fails(grpc.StatusCode.INTERNAL, kind="k" * 100_000), "metadata size exceeds"),
+    "a name of 4 kB": (fails(grpc.StatusCode.INTERNAL, kind="k" * 4000), "INTERNAL: why"),
+}
