@@ -6,6 +6,7 @@ What does not live here: the environment's step (synera_env/base.py) and the liv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +132,15 @@ class SyneraLiveEnv(SyneraEnv):
             prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
             scorer = scorer or scorers.score
         self.device = device or load_device()
-        self._owned = None if isinstance(cloud, CloudClient) else CloudClient(cloud)
+        client = cloud if isinstance(cloud, CloudClient) else CloudClient(cloud)
+        self._at_close = ExitStack()
+        if client is not cloud:
+            self._at_close.callback(client.close)
         try:
-            self._connection = Connection(self.device, cloud if isinstance(cloud, CloudClient) else self._owned)  # type: ignore[arg-type]
+            self._connection = self._at_close.enter_context(Connection(self.device, client))
             self._encoded = [self._connection.encode(p.text) for p in prompts]
         except BaseException:
-            self._disconnect()
+            self._at_close.close()
             raise
         self._prompts, self._emulate = tuple(prompts), emulate_link
         self._scorer = scorer or (lambda prompt, text: 0.0)
@@ -158,9 +162,4 @@ class SyneraLiveEnv(SyneraEnv):
     def close(self) -> None:
         """Release the episode, its thread and the channel that this environment opened."""
         super().close()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self._owned is not None:
-            self._owned.close()
-            self._owned = None
+        self._at_close.close()
