@@ -14,7 +14,7 @@ from runtime.errors import SettingError
 from runtime.model.placement import Placement
 
 if TYPE_CHECKING:
-    from cloud.engine.embedded.batcher import Pace
+    from cloud.engine.embedded.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class ServerConfig:
     grace_seconds: float = 5.0
     """How long requests in flight may still take when stopping."""
     pace: Pace | None = None
-    """Emulate the durations of another machine."""
+    """Emulate the durations of another machine: its forwards, and the wait and the load that a request meets there."""
+    pace_seed: int = 0
+    """Of the engine's generator, from which waits and loads are drawn: one number a request, in order of arrival."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
