@@ -29,6 +29,16 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         raise SettingError(f"{name}={shown(value)} must be a number {allowed}")
 
 
+def whole(name: str, value: int, low: int, high: int) -> None:
+    """Do nothing for an integer in low..high, both included.
+
+    Raises:
+        SettingError: it is outside, or no integer.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise SettingError(f"{name}={shown(value)} must be an integer in {low}..{high}")
+
+
 def above(name: str, value: float, low: float) -> None:
     """Do nothing for a finite number above `low`.
 
@@ -53,8 +63,12 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def shown(value: object, longest: int = 80) -> str:
     """Return a value as a message may show it: on one line, not longer than `longest`, nothing in it that acts on a terminal."""
     try:
-        text = repr(value)
+        return cleaned(repr(value), longest)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of too many digits"
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def cleaned(text: str, longest: int) -> str:
+    """Return a text in which what does not print is a question mark, cut to `longest` characters."""
+    cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(c if c.isprintable() else "?" for c in cut)

@@ -52,7 +52,10 @@ def test_response_sizes_are_protobufs_own_whatever_the_durations(
 def test_open_sizes_are_protobufs_own() -> None:
     assert open_request_bytes() == pb.OpenRequest(tokenizer_hash="0" * TOKENIZER_HASH_CHARACTERS).ByteSize()
     assert open_request_bytes(64) == pb.OpenRequest(tokenizer_hash="0" * 64).ByteSize()
-    assert open_response_bytes() == pb.OpenResponse(session_id=SESSION, fingerprint="0123456789abcdef", lease_seconds=0.0).ByteSize()
+    assert (
+        open_response_bytes()
+        == pb.OpenResponse(session_id=SESSION, fingerprint="0123456789abcdef", lease_seconds=0.0).ByteSize()
+    )
 
 
 def test_the_sizes_load_neither_grpc_nor_protobuf() -> None:
