@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -59,6 +60,7 @@ class CloudServer:
 
         Raises:
             PlaintextRefusedError: plaintext on an address that is not loopback.
+            ServerStartError: the address is taken, or not of this machine.
             SettingError: the TLS files are unusable.
             CheckpointError: no usable model or tokenizer in `config.model`.
             ValueError: the engine cannot run as configured.
@@ -66,6 +68,7 @@ class CloudServer:
         way_out = "give a TLS certificate and key, or allow plaintext if the network is trusted"
         encrypted = config.tls_certificate is not None
         check_plaintext(config.host, encrypted=encrypted, allow_plaintext=config.allow_plaintext, way_out=way_out)
+        _check_free(config)
         self._config = config
         self._credentials = (
             server_credentials(config.tls_certificate, config.tls_key) if config.tls_certificate and config.tls_key else None
@@ -161,9 +164,26 @@ class CloudServer:
                 return server.add_secure_port(address, self._credentials)
             return server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ServerStartError(
-                f"cannot listen on {address}: is the port taken, or the address not this machine's? ({error})"
-            ) from None
+            raise ServerStartError(f"cannot listen on {address}: {error}") from None
+
+
+def _check_free(config: ServerConfig) -> None:
+    """Find out before the model is loaded whether the address can be had; gRPC would tell no reason, and print lines of its own."""
+    reasons: list[str | None] = []
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        found, reasons = [], [error.strerror if isinstance(error, OSError) else "no name of a machine"]
+    for family, kind, protocol, _, place in found:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+                probe.bind(place)
+                return
+            except OSError as error:
+                reasons.append(error.strerror)
+    why = ", ".join(sorted({str(each) for each in reasons}))
+    raise ServerStartError(f"cannot listen on {config.address(config.port)}: {why}; choose another port or host")
 
 
 def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

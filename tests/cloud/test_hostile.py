@@ -38,10 +38,16 @@ NUMBER = (
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=8) | st.lists(U32, max_size=30) | st.just([1] * (CONTEXT + 1))
 ID = st.just(MINE) | st.text(st.sampled_from("0123456789abcdef"), min_size=32, max_size=32) | st.text(max_size=40)
 FEW = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8)
+WRONG = st.just([VOCAB]) | st.just([1] * 17) | st.just([1] * (CONTEXT + 1))
+IN_ORDER = st.builds(
+    pb.VerifyRequest,
+    session_id=st.just(MINE),
+    seq=st.just(NEXT),
+    prefix_length=st.just(0) | st.integers(0, 9),
+    context=FEW | WRONG,
+    draft=FEW | WRONG,
+)
 MESSAGE = st.one_of(
-    st.builds(
-        pb.VerifyRequest, session_id=st.just(MINE), seq=st.just(NEXT), prefix_length=st.integers(0, 9), context=FEW, draft=FEW
-    ),
     st.builds(pb.VerifyRequest, session_id=ID, seq=NUMBER, prefix_length=NUMBER, context=TOKENS, draft=TOKENS),
     st.builds(pb.GenerateRequest, prompt=TOKENS, max_new_tokens=NUMBER),
     st.builds(pb.OpenRequest, tokenizer_hash=st.text(max_size=40) | st.just(MINE)),
@@ -104,7 +110,7 @@ def world(tiny_llm: Path) -> Iterator[World]:
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(message=MESSAGE)
+@given(message=IN_ORDER | MESSAGE)
 def test_any_message_gets_a_typed_status_or_a_valid_answer_and_harms_nobody(world: World, message: Any) -> None:
     got = world.send(message)
     world.seen.add(got.kind or "" if isinstance(got, Refusal) else type(got).__name__)
@@ -123,9 +129,12 @@ def is_valid(world: World, message: Any, got: Any) -> None:
     """An answer that is one."""
     if isinstance(message, pb.VerifyRequest):
         assert got.accepted <= len(message.draft) <= 16
+        assert max(*message.context, *message.draft, 0, 0) < VOCAB
+        assert 1 <= message.prefix_length + len(message.context) <= CONTEXT - len(message.draft)
         assert got.next_token < VOCAB
         assert 1 <= got.processed_tokens <= CONTEXT
     elif isinstance(message, pb.GenerateRequest):
+        assert max(message.prompt) < VOCAB
         assert [each.token for each in got] == continuation(message.prompt, len(got))
         assert len(message.prompt) + len(got) <= CONTEXT
     elif isinstance(message, pb.OpenRequest):

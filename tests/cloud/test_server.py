@@ -204,16 +204,37 @@ def test_plaintext_on_a_reachable_address_is_refused(tiny_llm: Path) -> None:
         assert client.model_info().engine == "fake"
 
 
-def test_a_taken_port_is_told(tiny_llm: Path) -> None:
+def test_a_taken_port_is_told_before_the_model_is_loaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ServerStartError, match=f"cannot listen on 127.0.0.1:{port}: is the port taken"),
-            running_server(ServerConfig(model=tiny_llm, port=port), engine=fake_engine(FakeForward())),
+            pytest.raises(ServerStartError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another"),
+            running_server(ServerConfig(model=tmp_path / "no model", port=port)),
         ):
             pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_another_servers_port_is_taken(tiny_llm: Path) -> None:
+    with (
+        running_server(ServerConfig(model=tiny_llm), engine=fake_engine(FakeForward())) as port,
+        pytest.raises(ServerStartError, match="Address already in use"),
+        running_server(ServerConfig(model=tiny_llm, port=port), engine=fake_engine(FakeForward())),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "1.2.3.999", "a..b", "no.such.host.invalid", "x" * 253])
+def test_an_address_of_another_machine_is_told(host: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = ServerConfig(model=tmp_path / "no model", host=host, allow_plaintext=True)
+    with (
+        pytest.raises(ServerStartError, match=r"cannot listen on .*:0: .*; choose another port or host"),
+        running_server(config),
+    ):
+        pass
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_model_is_told(tmp_path: Path) -> None:
