@@ -29,6 +29,16 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         raise SettingError(f"{name}={shown(value)} must be a number {allowed}")
 
 
+def whole(name: str, value: int, low: int, high: int) -> None:
+    """Do nothing for an integer in low..high, both included.
+
+    Raises:
+        SettingError: it is outside, or no integer.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise SettingError(f"{name}={shown(value)} must be an integer in {low}..{high}")
+
+
 def above(name: str, value: float, low: float) -> None:
     """Do nothing for a finite number above `low`.
 
@@ -59,6 +69,6 @@ def shown(value: object, longest: int = 80) -> str:
 
 
 def plain(text: str, longest: int = 200) -> str:
-    """Return another machine's text as a message may carry it; cut and cleaned as by `shown`, without quotes."""
+    """Return text from outside as a message may carry it: what does not print is a question mark, cut to `longest` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
