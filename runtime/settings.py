@@ -55,8 +55,12 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def shown(value: object, longest: int = 80) -> str:
     """Return a value as a message may show it: on one line, not longer than `longest`, nothing in it that acts on a terminal."""
     try:
-        text = repr(value)
+        return plain(repr(value), longest)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of too many digits"
-    text = "".join(c if c.isprintable() else "?" for c in text)
+
+
+def plain(text: str, longest: int = 200) -> str:
+    """Return another machine's text as a message may carry it; cut and cleaned as by `shown`, without quotes."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

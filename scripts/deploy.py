@@ -83,8 +83,7 @@ def main(arguments: Arguments) -> None:
     policy = ControllerPolicy(chosen, schema, arguments.preference)
     links = bundled.links("test")
     texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
-    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
-        connection = Connection(device, client)
+    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client, Connection(device, client) as connection:
         encoded = [connection.encode(text) for text in texts]
         for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
             link = links[seed % len(links)]

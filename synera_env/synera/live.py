@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,12 +204,15 @@ class SyneraLiveEnv(SyneraEnv):
         schema = synera_schema(len(self.device.slm.config.exit_layers))
         super().__init__(schema, len(self._prompts), traces, preference, outages, render_mode)
         warn_without_energy(self.device.profile.name, self.device.profile, self._fixed_preference)
-        self._owned = CloudClient(cloud) if isinstance(cloud, str) else None
+        client = CloudClient(cloud) if isinstance(cloud, str) else cloud
+        self._at_close = ExitStack()
+        if client is not cloud:
+            self._at_close.callback(client.close)
         try:
-            self._connection = Connection(self.device, self._owned or cloud)  # type: ignore[arg-type]
+            self._connection = self._at_close.enter_context(Connection(self.device, client))
             self._encoded = [self._connection.encode(p.text) for p in self._prompts]
         except BaseException:
-            self._disconnect()
+            self._at_close.close()
             raise
 
     def _begin(self, start: Start) -> Episode:
@@ -225,9 +229,4 @@ class SyneraLiveEnv(SyneraEnv):
     def close(self) -> None:
         """Release the episode, its thread and the channel that this environment opened."""
         super().close()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self._owned is not None:
-            self._owned.close()
-            self._owned = None
+        self._at_close.close()

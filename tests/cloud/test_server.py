@@ -21,7 +21,7 @@ from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
 from tests.support.engine import FakeForward, continuation, fake_engine, greedy
-from tests.support.verifying import lost, verdict_of
+from tests.support.verifying import agreed, lost, verdict_of
 
 ANSWER = 24
 
@@ -29,7 +29,7 @@ ANSWER = 24
 def verify_always(client: CloudClient, folder: Path, prompt: list[int], truth: list[int], seed: int) -> list[int]:
     """Decode with drafts that are right up to a random place."""
     rng, answer = random.Random(seed), []
-    with CloudVerifier(client, tokenizer_hash(folder)) as verifier:
+    with CloudVerifier(client, agreed(client)) as verifier:
         verifier.open(len(prompt))
         while len(answer) < ANSWER:
             ahead = truth[len(answer) : len(answer) + rng.randint(0, 8)]
@@ -59,7 +59,7 @@ def test_the_end_of_the_context_is_told(tiny_llm: Path) -> None:
     with (
         running_server(ServerConfig(model=tiny_llm)) as port,
         CloudClient(f"127.0.0.1:{port}") as client,
-        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        CloudVerifier(client, agreed(client)) as verifier,
     ):
         verifier.submit([5] * 255, [7])
         assert verdict_of(verifier).cloud_tokens == 256
@@ -89,7 +89,7 @@ def test_a_stopping_server_says_not_serving_and_finishes_what_runs(tiny_llm: Pat
     with ThreadPoolExecutor(1) as device, grpc.insecure_channel("127.0.0.1:0"):
         with running_server(ServerConfig(model=tiny_llm, grace_seconds=20), engine=fake_engine(forward)) as port:
             client = CloudClient(f"127.0.0.1:{port}")
-            verifier = CloudVerifier(client, tokenizer_hash(tiny_llm))
+            verifier = CloudVerifier(client, agreed(client))
             channel = grpc.insecure_channel(f"127.0.0.1:{port}")
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             statuses.append(next(watch).status)
@@ -105,7 +105,7 @@ def test_a_stopping_server_says_not_serving_and_finishes_what_runs(tiny_llm: Pat
             released = device.submit(release)
         released.result()
         assert verdict_of(verifier).accepted == 2
-        verifier.shutdown()
+        verifier.retire().result()
         client.close()
         channel.close()
     assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
@@ -116,7 +116,7 @@ def test_a_server_whose_engine_dies_says_not_serving_and_fails_what_waits_and_co
     with (
         running_server(ServerConfig(model=tiny_llm, grace_seconds=0), engine=fake_engine(forward)) as port,
         CloudClient(f"127.0.0.1:{port}") as client,
-        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        CloudVerifier(client, agreed(client)) as verifier,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel)
@@ -141,7 +141,7 @@ def test_an_engine_that_fails_a_batch_goes_on_serving(tiny_llm: Path) -> None:
     with (
         running_server(ServerConfig(model=tiny_llm), engine=fake_engine(forward)) as port,
         CloudClient(f"127.0.0.1:{port}") as client,
-        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        CloudVerifier(client, agreed(client)) as verifier,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         forward.short = 1
@@ -174,7 +174,7 @@ def test_a_paced_server_reports_the_profiles_durations(tiny_llm: Path) -> None:
         CloudClient(f"127.0.0.1:{port}") as client,
     ):
         assert client.model_info().paced
-        with CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier:
+        with CloudVerifier(client, agreed(client)) as verifier:
             verifier.submit([1, 2, 3], [4])
             assert verdict_of(verifier).compute_seconds >= 0.04
 

@@ -180,16 +180,17 @@ def test_a_policy_drives_a_live_session_as_it_drives_the_environment(
     device: Device, cloud: CloudClient, replay: SyneraReplayEnv, name: str
 ) -> None:
     """The same object; no environment is needed to deploy."""
-    connection, before = Connection(device, cloud), set(threading.enumerate())
-    for planned in plans(replay, name)[:6]:
-        policy = ControllerPolicy(TIME_BLIND[name], SCHEMA, planned.preference)
-        with connection.open() as session:
-            tokens = connection.encode(replay.graphs.meta.prompts[planned.prompt])
-            steps = list(drive(session, tokens, policy, planned.seed))
-        wanted = answer(replay, TIME_BLIND[name], planned)
-        assert session.answer == wanted.tokens
-        assert [step.record.knobs for step in steps] == [r.knobs for r in wanted.records]
-        assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
+    before = set(threading.enumerate())
+    with Connection(device, cloud) as connection:
+        for planned in plans(replay, name)[:6]:
+            policy = ControllerPolicy(TIME_BLIND[name], SCHEMA, planned.preference)
+            with connection.open() as session:
+                tokens = connection.encode(replay.graphs.meta.prompts[planned.prompt])
+                steps = list(drive(session, tokens, policy, planned.seed))
+            wanted = answer(replay, TIME_BLIND[name], planned)
+            assert session.answer == wanted.tokens
+            assert [step.record.knobs for step in steps] == [r.knobs for r in wanted.records]
+    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
 
 
 # ---------------------------------------------------------------- the check itself
