@@ -162,12 +162,13 @@ def draw(
     """
     prompt, link = prompts[int(rng.integers(len(prompts)))], links[int(rng.integers(len(links)))]
     place, seed = rng.random(), int(rng.integers(2**63))
-    preference = chosen.preference or preference or Preference.sample(np.random.default_rng([seed, 2]))
+    of_start = np.random.default_rng([seed, 1])
+    windows = outages.draw(of_start) if lost is None else ()
+    preference = chosen.preference or preference or Preference.sample(of_start)
     if chosen.prompt is not None:
         prompt = chosen.prompt
     if chosen.link is not None:
         link = links[chosen.link]
     offset = place * link.seconds if chosen.link_offset_seconds is None else chosen.link_offset_seconds
-    windows = outages.draw(np.random.default_rng([seed, 1])) if lost is None else ()
     start = Start(prompt, Radio(link, offset, windows), np.random.default_rng([seed, 0]), lost)
     return Drawn(start, link, preference)
