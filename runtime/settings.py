@@ -6,8 +6,11 @@ What does not live here: the settings, and the error's class (errors.py).
 from __future__ import annotations
 
 import math
+import sys
 
 from runtime.errors import SettingError
+
+_LARGEST = sys.float_info.max  # an integer may be finite and yet no float
 
 
 def within(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -23,8 +26,7 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         SettingError: it is outside, or not a finite number.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # In this order, as an integer of hundreds of digits is no float.
-    if not number or not low <= value <= high or not math.isfinite(value):
+    if not number or not low <= value <= min(high, _LARGEST):
         allowed = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
         raise SettingError(f"{name}={shown(value)} must be a number {allowed}")
 
@@ -46,7 +48,7 @@ def above(name: str, value: float, low: float) -> None:
         SettingError: it is not.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low < value < math.inf:
+    if not number or not low < value <= _LARGEST:
         raise SettingError(f"{name}={shown(value)} must be a number above {low:g}")
 
 

@@ -27,7 +27,7 @@ from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.device import Connection, Device
 from runtime.policy import drive
-from synera_env import Knobs, synera_schema
+from synera_env import Knobs, Outages, synera_schema
 from synera_env.fidelity import same_tokens
 from synera_env.synera.live import SyneraLiveEnv
 from synera_env.synera.replay import SyneraReplayEnv
@@ -267,8 +267,8 @@ def test_four_devices_say_what_one_says(pair: Recorded, device: Device, cloud: C
 def test_a_paced_device_is_never_faster_than_its_profile(pair: Recorded, cloud: CloudClient, controller: Controller) -> None:
     """The replay with a cloud that takes no time is the lower bound of every commit."""
     link = constant_link(rtt_ms=20.0)
-    env = SyneraLiveEnv(cloud, pair.device(paced=True), pair.prompts[:2], pair.score, [link])
-    bound = SyneraReplayEnv(pair.graphs, [link], PHONE, FREE_CLOUD)
+    env = SyneraLiveEnv(cloud, pair.device(paced=True), pair.prompts[:2], pair.score, [link], outages=Outages.never())
+    bound = SyneraReplayEnv(pair.graphs, [link], PHONE, FREE_CLOUD, outages=Outages.never())
     try:
         for prompt in range(2):
             planned = PlannedAnswer(prompt, 0, 0.0, seed=0)
