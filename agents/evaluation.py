@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,15 @@ import numpy as np
 
 from agents.base import Controller
 from agents.policy import ControllerPolicy
+from runtime.settings import within
 from synera_env import DecisionEnv, EpisodeMetrics, Preference, UncoveredError, drive, summarise
 from synera_env.metrics import bootstrap_interval, episode_metrics, prompt_means
+from synera_env.reward import reward_terms
+
+MOST_ANSWERS = 1_000_000
+"""Of a plan."""
+ENOUGH = 0.9
+"""Share of the answers that should stay inside the recorded graphs, for what is said of them to be said of all."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,24 @@ class Answered:
     records: tuple[Any, ...]
     """Of the system's own kind of :class:`synera_env.StepRecord`."""
     tokens: tuple[int, ...]
+    reward: float
+    """As the environment pays it: an answer that left the recorded graph has paid for what it settled, and has no quality."""
 
 
 def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Preference | None = None) -> list[PlannedAnswer]:
-    """Return a plan that visits the prompts evenly (each once before any twice), with links and offsets drawn."""
+    """Return a plan that visits the prompts evenly (each once before any twice), with links and offsets drawn.
+
+    Args:
+        env: whose prompts and links.
+        answers: how many.
+        seed: of all draws.
+        preference: of every answer; None is the default.
+
+    Raises:
+        SettingError: `answers` or `seed` is out of range.
+    """
+    within("answers", answers, 1, MOST_ANSWERS)
+    within("seed", seed, 0, 2**32 - 1)
     rng = np.random.default_rng([seed, 11])
     order = np.concatenate([rng.permutation(env.prompt_count) for _ in range(-(-answers // env.prompt_count))])[:answers]
     plan = []
@@ -58,16 +80,64 @@ def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> 
         for _ in drive(session, episode.prompt_tokens, policy, planned.seed):
             pass
         metrics = episode_metrics(session.records, episode.score(), planned.preference)
+        reward = metrics.reward
     except UncoveredError:
-        metrics = None
-    return Answered(planned.prompt, metrics, tuple(session.records), session.answer)
+        metrics, reward = None, sum(sum(reward_terms(r.cost, 0.0, planned.preference).values()) for r in session.records)
+    return Answered(planned.prompt, metrics, tuple(session.records), session.answer, reward)
 
 
 def summarise_answers(answers: Sequence[Answered]) -> dict[str, float]:
-    """Return `synera_env.summarise` of the answers that were covered, intervals by prompt, and the uncovered rate."""
-    covered = [(a.metrics, a.prompt) for a in answers if a.metrics is not None]
-    summary = summarise([m for m, _ in covered], [p for _, p in covered])
-    return summary | {"uncovered_rate": 1 - len(covered) / len(answers)}
+    """Return `synera_env.summarise` of the answers that were covered, intervals by prompt, and the uncovered rate.
+
+    Not for a comparison: each controller loses other answers. See :func:`summarise_shared`.
+
+    Raises:
+        UncoveredError: none was covered.
+    """
+    return _summary(answers, [a.metrics is not None for a in answers])
+
+
+def summarise_shared(answered: Mapping[str, Sequence[Answered]]) -> dict[str, dict[str, float]]:
+    """Summarise controllers on the answers that all of them covered, so that they are compared on the same ones.
+
+    Warns where these are fewer than `ENOUGH` of the plan.
+
+    Args:
+        answered: by controller, its outcomes of one plan.
+
+    Returns:
+        By controller: `synera_env.summarise` of the shared answers, intervals by prompt; `uncovered_rate`, its own;
+        `shared_rate`, the shared answers' part of the plan, the same for all.
+
+    Raises:
+        ValueError: the controllers were not run on the same plan.
+        UncoveredError: they share no covered answer.
+    """
+    if len({tuple(a.prompt for a in outcomes) for outcomes in answered.values()}) > 1:
+        raise ValueError("the answers of the controllers are not of one plan")
+    shared = [all(a.metrics is not None for a in same) for same in zip(*answered.values(), strict=True)]
+    rate = sum(shared) / max(1, len(shared))
+    summaries = {name: _summary(outcomes, shared) | {"shared_rate": rate} for name, outcomes in answered.items()}
+    warn_uncovered(f"the comparison of {', '.join(answered)}", rate)
+    return summaries
+
+
+def warn_uncovered(what: str, share: float) -> None:
+    """Warn if only this share of the answers behind something stayed inside the recorded graphs, and it is too small."""
+    if share < ENOUGH:
+        advice = "record them with a larger node budget"
+        warnings.warn(
+            f"{what} rests on {share:.0%} of the answers, the others left the recorded graphs; {advice}", stacklevel=3
+        )
+
+
+def _summary(answers: Sequence[Answered], counted: Sequence[bool]) -> dict[str, float]:
+    """Summarise the answers that count, all of them covered; the uncovered rate is of all."""
+    kept = [(a.metrics, a.prompt) for a, counts in zip(answers, counted, strict=True) if counts and a.metrics is not None]
+    if not kept:
+        raise UncoveredError("no answer stays inside the recorded graphs; record them with a larger node budget")
+    summary = summarise([m for m, _ in kept], [p for _, p in kept])
+    return summary | {"uncovered_rate": sum(a.metrics is None for a in answers) / len(answers)}
 
 
 @dataclass(frozen=True)
