@@ -12,12 +12,13 @@ from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
 from synera_env.base import DecisionEnv, Deployment
 from synera_env.metrics import EpisodeMetrics, summarise
-from synera_env.reward import Preference
+from synera_env.reward import Preference, PreferenceRange
 from synera_env.schema import Feature, Knob, Schema, View, preference_features
 from synera_env.synera.env import SyneraEnv
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
 from traces.files import replacing_folder, write_json
+from traces.schemas import parse_json
 
 __all__ = [
     "DecisionEnv",
@@ -27,6 +28,7 @@ __all__ = [
     "Knob",
     "Knobs",
     "Preference",
+    "PreferenceRange",
     "Schema",
     "SettingError",
     "StepRecord",
@@ -36,6 +38,7 @@ __all__ = [
     "UncoveredError",
     "View",
     "drive",
+    "parse_json",
     "preference_features",
     "replacing_folder",
     "summarise",
