@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from runtime.settings import shown
+from runtime.settings import first_finding, shown
 from traces.errors import TraceError
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def parse_json(content: bytes | str, kind: type[T], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
-        raise TraceError(f"{where} is not a {kind.__name__.lstrip('_')}: {_first(error)}") from None
+        raise TraceError(f"{where} is not a {kind.__name__.lstrip('_')}: {first_finding(error)}") from None
 
 
 def check_fields(instance: Any) -> None:
@@ -87,20 +87,10 @@ def check_fields(instance: Any) -> None:
         try:
             adapter.validate_python(getattr(instance, name), strict=True)
         except ValidationError as error:
-            raise TraceError(_first(error, name)) from None
+            raise TraceError(first_finding(error, name)) from None
 
 
 @cache
 def _adapters(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
     return {f.name: TypeAdapter(hints[f.name], config=EXACT) for f in fields(kind)}
-
-
-def _first(error: ValidationError, *above: str) -> str:
-    """The first of pydantic's findings, as one clause; what was given is shown cut."""
-    found = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in (*above, *found["loc"]))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    said = found["msg"].removeprefix("Value error, ")
-    given = f", not {shown(found['input'], 60)}" if said.startswith("Input should") else ""
-    return f"{shown(place)[1:-1]}: {said}{given}{more}" if place else f"{said}{more}"
