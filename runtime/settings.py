@@ -6,8 +6,12 @@ What does not live here: the settings, and the error's class (errors.py).
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def within(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -58,3 +62,18 @@ def shown(value: object, longest: int = 80) -> str:
         return "a number of too many digits"
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def first_finding(error: ValidationError, *above: str) -> str:
+    """Return the first thing that pydantic found wrong, as one clause; what was given is shown cut.
+
+    Args:
+        error: what it raised.
+        above: where the part is that it looked at.
+    """
+    found = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in (*above, *found["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    said = found["msg"].removeprefix("Value error, ")
+    given = f", not {shown(found['input'], 60)}" if said.startswith("Input should") else ""
+    return f"{shown(place)[1:-1]}: {said}{given}{more}" if place else f"{said}{more}"
