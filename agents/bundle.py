@@ -23,7 +23,17 @@ from agents.base import Controller
 from agents.errors import BundleError
 from agents.onnx_policy import LARGEST_BYTES, OnnxController
 from runtime.settings import shown
-from synera_env import Deployment, Preference, PreferenceRange, Schema, SettingError, SyneraError, parse_json, replacing_folder
+from synera_env import (
+    Deployment,
+    Preference,
+    PreferenceRange,
+    Schema,
+    SettingError,
+    SyneraError,
+    parse_json,
+    read_file,
+    replacing_folder,
+)
 
 FORMAT_VERSION = 3
 PARITY_LIMIT = 1e-5
@@ -263,22 +273,17 @@ def _read_meta(folder: Path) -> BundleMeta:
 
 def _read(folder: Path, name: str, sha256: str = "") -> bytes:
     """Return a part of a bundle, which must be a file of a sensible size, and of the hash that is stated."""
-    path = folder / name
+    missing = f"bundle {_plain(folder)} is incomplete: it has no {name}; export it again"
+    if name == META:
+        missing = f"no bundle at {_plain(folder)}: it has no {name}; synera train writes one to runs/NAME/bundle"
     try:
-        if not path.is_file():
-            raise BundleError(
-                f"no bundle at {_plain(folder)}: it has no {name}; synera train writes one to runs/NAME/bundle"
-                if name == META
-                else f"bundle {_plain(folder)} is incomplete: it has no {name}; export it again"
-            )
-        if path.stat().st_size > _LARGEST[name]:
-            raise BundleError(f"bundle {_plain(folder)}: {name} has more than {_LARGEST[name]} bytes; export it again")
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"bundle {_plain(folder)}: {name} cannot be read: {error.strerror or error}") from None
+        content = read_file(folder / name, missing, _LARGEST[name])
+    except SyneraError as error:
+        raise BundleError(str(error)) from None
     if sha256 and (found := _sha256(content)) != sha256:
         raise BundleError(
-            f"bundle {_plain(folder)} is damaged: its {name} is not the one that {META} states ({found[:16]}..., not {sha256[:16]}...); export it again"
+            f"bundle {_plain(folder)} is damaged: its {name} is not the one that {META} states ({found[:16]}..., not {sha256[:16]}...); "
+            "export it again"
         )
     return content
 

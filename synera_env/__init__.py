@@ -18,7 +18,7 @@ from synera_env.synera.env import SyneraEnv
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
 from traces.files import replacing_folder, write_json
-from traces.schemas import parse_json
+from traces.schemas import parse_json, read_file
 
 __all__ = [
     "DecisionEnv",
@@ -40,6 +40,7 @@ __all__ = [
     "drive",
     "parse_json",
     "preference_features",
+    "read_file",
     "replacing_folder",
     "summarise",
     "synera_schema",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
@@ -162,7 +163,10 @@ def test_any_bit_that_flips_is_noticed(bundle: Path, name: str) -> None:
 def test_a_part_that_is_too_large_is_not_read(bundle: Path) -> None:
     with (bundle / "policy.onnx").open("r+b") as file:
         file.truncate(1 << 40)  # a hole; it takes no room
-    assert "policy.onnx has more than" in refused(bundle)
+    assert "policy.onnx cannot be read: it has 1099511627776 bytes" in refused(bundle)
+    (bundle / "policy.onnx").unlink()
+    os.mkfifo(bundle / "policy.onnx")  # would never end
+    assert "policy.onnx cannot be read: it is not a regular file" in refused(bundle)
 
 
 @pytest.mark.parametrize("where", ["a file", "long", "a folder of a file"])
@@ -171,7 +175,7 @@ def test_a_place_that_is_no_folder(bundle: Path, where: str) -> None:
         where
     ]
     message = refused(place)
-    assert "bundle" in message
+    assert "cannot be read" in message
     assert len(message) < 400
 
 
