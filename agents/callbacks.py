@@ -109,8 +109,8 @@ def seen_by(policy: Any) -> Seen:
 class KeepBest(BaseCallback):
     """Evaluates on validation prompts every so many steps and keeps the best weights in memory.
 
-    Weights are compared on all answers of the plan: one that leaves the recorded graphs counts as what it cost until
-    then, without quality. Left out, it would favour the weights that lose the hardest answers.
+    Weights are compared on all answers of the plan: one that leaves the recorded graphs counts as the environment pays
+    it, its costs and no quality. Left out, it would favour the weights that lose the hardest answers.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from agents.policy import ControllerPolicy
 from runtime.settings import within
 from synera_env import DecisionEnv, EpisodeMetrics, Preference, UncoveredError, drive, summarise
 from synera_env.metrics import bootstrap_interval, episode_metrics, prompt_means
-from synera_env.reward import reward_terms
 
 MOST_ANSWERS = 1_000_000
 """Of a plan."""
@@ -44,7 +43,7 @@ class Answered:
     """Of the system's own kind of :class:`synera_env.StepRecord`."""
     tokens: tuple[int, ...]
     reward: float
-    """As the environment pays it: an answer that left the recorded graph has paid for what it settled, and has no quality."""
+    """As the environment pays it: an answer that left the recorded graph has its costs, and no quality."""
 
 
 def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Preference | None = None) -> list[PlannedAnswer]:
@@ -72,7 +71,11 @@ def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Prefere
 
 
 def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
-    """Let a controller decide one answer."""
+    """Let a controller decide one answer.
+
+    Raises:
+        BundleError: the controller is a bundle that was not trained for the planned preference.
+    """
     options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
     episode = env.episode(seed=planned.seed, options=options)
     session, policy = episode.session, ControllerPolicy(controller, env.schema, planned.preference)
@@ -80,10 +83,21 @@ def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> 
         for _ in drive(session, episode.prompt_tokens, policy, planned.seed):
             pass
         metrics = episode_metrics(session.records, episode.score(), planned.preference)
-        reward = metrics.reward
     except UncoveredError:
-        metrics, reward = None, sum(sum(reward_terms(r.cost, 0.0, planned.preference).values()) for r in session.records)
-    return Answered(planned.prompt, metrics, tuple(session.records), session.answer, reward)
+        lost = Answered(planned.prompt, None, tuple(session.records), session.answer, 0.0)
+        return replace(lost, reward=_paid(env, policy, planned.seed, options)) if policy.has_decided else lost
+    return Answered(planned.prompt, metrics, tuple(session.records), session.answer, metrics.reward)
+
+
+def _paid(env: DecisionEnv, policy: ControllerPolicy, seed: int, options: dict[str, Any]) -> float:
+    """What the environment pays for an answer, which is begun again: it prices what was left undone."""
+    policy.begin(seed)
+    observation, _ = env.reset(seed=seed, options=options)
+    paid, ended = 0.0, False
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
+        paid, ended = paid + reward, terminated or truncated
+    return paid
 
 
 def summarise_answers(answers: Sequence[Answered]) -> dict[str, float]:

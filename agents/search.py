@@ -51,8 +51,8 @@ def search_fixed(
 def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[Any] | None = None) -> SearchResult:
     """Search the best fixed knobs for the default preference on an environment's prompts and links.
 
-    Settings are compared on all answers of the plan: one that leaves the recorded graphs counts as what it cost until
-    then, without quality. Warns where the best setting loses many.
+    Settings are compared on all answers of the plan: one that leaves the recorded graphs counts as the environment pays
+    it, its costs and no quality. Warns where the best setting loses many.
 
     Args:
         env: the world.

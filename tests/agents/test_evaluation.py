@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from agents.base import Controller
 from agents.evaluation import Answered, answer, evaluate, make_plan, reward_difference, summarise_answers, summarise_shared
 from agents.registry import controller
 from agents.rules import FixedRule, RandomRule
@@ -84,21 +88,40 @@ def test_what_the_graphs_do_not_know_is_left_out_not_invented(pair: Recorded, cu
     assert found == evaluate(pair.env(), FixedRule(ALWAYS, cut.schema), kept)
 
 
-def test_an_answer_is_worth_what_the_environment_pays_for_it(cut: SyneraReplayEnv) -> None:
-    """Covered or not: where it leaves the graphs it has paid for what it settled, and has no quality."""
-    for rule in (FixedRule(ALWAYS, cut.schema), RandomRule(cut.schema)):
-        for planned in make_plan(cut, 12):
-            outcome = answer(cut, rule, planned)
-            options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
-            cut.reset(seed=planned.seed, options=options)
-            paid, ended = 0.0, False
-            for record in outcome.records:
-                _, reward, terminated, truncated, _ = cut.advance(record.knobs)
-                paid, ended = paid + reward, terminated or truncated
-            assert ended == (outcome.metrics is not None or bool(outcome.records and ended))
-            assert outcome.reward == pytest.approx(paid)
-            if outcome.metrics is not None:
-                assert outcome.reward == outcome.metrics.reward
+class Watching:
+    """Keeps what a controller did."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self.actions: list[NDArray[np.float32]] = []
+
+    def predict(self, *given: Any, **named: Any) -> Any:
+        action, state = self._controller.predict(*given, **named)
+        self.actions.append(action)
+        return action, state
+
+
+@pytest.mark.parametrize("preference", [Preference(), Preference(latency=1.0, energy=0.1)])
+def test_an_answer_is_worth_what_the_environment_pays_for_it(cut: SyneraReplayEnv, preference: Preference) -> None:
+    """Covered or not: where it leaves the graphs it has its costs, and no quality."""
+    lost = []
+    for planned in make_plan(cut, 12, preference=preference):
+        watching = Watching(FixedRule(ALWAYS, cut.schema))
+        outcome = answer(cut, watching, planned)
+        options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
+        cut.reset(seed=planned.seed, options=options)
+        paid, ended, actions = 0.0, False, iter(watching.actions)
+        while not ended:
+            _, reward, terminated, truncated, _ = cut.step(next(actions))
+            paid, ended = paid + reward, terminated or truncated
+        assert outcome.reward == pytest.approx(paid)
+        assert truncated == (outcome.metrics is None)
+        if outcome.metrics is None:
+            lost.append(outcome.reward)
+        else:
+            assert outcome.reward == outcome.metrics.reward
+    assert len(lost) == 2  # those to the prompt that was cut
+    assert all(reward <= 0 for reward in lost)
 
 
 def test_controllers_are_compared_on_the_answers_that_all_of_them_covered() -> None:
