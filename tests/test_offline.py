@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shutil
 import signal
 import struct
@@ -73,6 +74,20 @@ def test_who_asks_for_a_socket_is_ended(tmp_path: Path, family: str) -> None:
     assert (done.stdout, done.returncode) == ("local\n", -signal.SIGSYS)
     native = f"import ctypes, socket; ctypes.CDLL(None).socket(int(socket.{family}), 1, 0)"
     assert run(native, tmp_path).returncode == -signal.SIGSYS
+
+
+def test_one_module_imports_onnxruntime_as_who_imports_it_must_switch_its_reports_off_first() -> None:
+    rooms = (
+        path
+        for room in ("synera_env", "agents", "runtime", "cloud", "traces", "scripts")
+        for path in (ROOT / room).rglob("*.py")
+    )
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in rooms
+        if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.M)
+    ]
+    assert found == ["agents/onnx_policy.py"]
 
 
 EVERYTHING = """
