@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _LARGEST = sys.float_info.max  # an integer may be finite and yet no float
 
@@ -74,3 +78,18 @@ def plain(text: str, longest: int = 200) -> str:
     """Return text from outside as a message may carry it: what does not print is a question mark, cut to `longest` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def first_finding(error: ValidationError, *above: str) -> str:
+    """Return the first thing that pydantic found wrong, as one clause; what was given is shown cut.
+
+    Args:
+        error: what it raised.
+        above: where the part is that it looked at.
+    """
+    found = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in (*above, *found["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    said = found["msg"].removeprefix("Value error, ")
+    given = f", not {shown(found['input'], 60)}" if said.startswith("Input should") else ""
+    return f"{shown(place)[1:-1]}: {said}{given}{more}" if place else f"{said}{more}"

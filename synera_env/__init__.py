@@ -21,7 +21,7 @@ from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
 from traces.errors import TraceError
 from traces.files import replacing_folder, write_json
-from traces.schemas import parse_json, read_json
+from traces.schemas import parse_json, read_file, read_json
 
 __all__ = [
     "DecisionEnv",
@@ -47,6 +47,7 @@ __all__ = [
     "one_of",
     "parse_json",
     "preference_features",
+    "read_file",
     "read_json",
     "replacing_folder",
     "shown",

@@ -9,17 +9,16 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from runtime.errors import CheckpointError
+from runtime.model.folder import model_file
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Load the tokenizer of a model folder; `encode(prompt).ids` is what the model reads.
+    """Load the tokenizer of a model folder; :func:`encode` gives what the model reads.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"no tokenizer at {path}; save it beside the weights with save_pretrained()")
+    path = model_file(folder, "tokenizer.json", "save it beside the weights with save_pretrained()")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for every kind of bad file

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.errors import SettingError
 from runtime.synera.lens import Lens
 from tests.support.placements import named
 from traces import bundled
@@ -50,6 +51,11 @@ def test_the_links_of_a_split_differ_and_stay_the_same(split: str) -> None:
     assert len({link.name for link in links}) == len(links) >= 9
     assert {link.family for link in links} == {"constant", "markov"} | ({"remote"} if split == "test" else set())
     assert all(np.array_equal(a.rtt_ms, b.rtt_ms) for a, b in zip(links, again, strict=True))
+
+
+def test_a_split_that_is_not_there_is_a_users_mistake() -> None:
+    with pytest.raises(SettingError, match="split='valid' is not one of train, validation, test"):
+        bundled.links("valid")
 
 
 # ---------------------------------------------------------------- profiles
