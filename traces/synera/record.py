@@ -22,8 +22,9 @@ from runtime.model.tokenizer import encode
 from runtime.synera.lens import Lens
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphMeta, GraphSet
-from traces.synera.record_builder import GraphBuilder, fit_lens
+from traces.synera.record_builder import GraphBuilder, fit_lens, said_tokens
 from traces.synera.record_models import Models, PairTree
+from traces.synera.record_texts import token_texts
 from traces.tasks.splits import Prompt
 
 _WAVE = 192  # nodes in one forward: enough to fill the cores, small enough for the attention gather
@@ -107,7 +108,7 @@ class Recorder:
                 yield done
         if not graphs or self._lens is None:
             raise SettingError(f"none of {len(prompts)} graphs closed within {self._budget} nodes; give a larger node budget")
-        meta = self._meta([b.prompt for b in kept], split, sum(b.dropped == 0 for b in kept) / len(kept))
+        meta = self._meta([b.prompt for b in kept], graphs, split, sum(b.dropped == 0 for b in kept) / len(kept))
         meta.notes["left_out"] = len(prompts) - len(kept)
         graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
         meta.coverage.update(coverage(graph_set))
@@ -123,8 +124,11 @@ class Recorder:
             )
         return ids
 
-    def _meta(self, prompts: Sequence[Prompt], split: str, closed: float) -> GraphMeta:
+    def _meta(
+        self, prompts: Sequence[Prompt], graphs: Sequence[dict[str, NDArray[Any]]], split: str, closed: float
+    ) -> GraphMeta:
         m = self._models
+        texts, joined = token_texts(m.tokenizer, self._eos.union(*(said_tokens(graph) for graph in graphs)))
         return GraphMeta(
             exit_layers=self._exits,
             layers=m.slm.config.layers,
@@ -139,6 +143,8 @@ class Recorder:
             kinds=tuple(p.kind for p in prompts),
             coverage={"closed": closed},
             notes={"node_budget": self._budget, "device": m.placement.device, "dtype": m.placement.dtype},
+            texts=texts,
+            joined=joined,
         )
 
     # ------------------------------------------------------------ expansion

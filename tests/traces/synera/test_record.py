@@ -31,6 +31,7 @@ from traces.synera.record_models import Models, greedy_answers
 from traces.tasks.splits import Prompt
 
 SMALL_BUDGET = 60
+COVERED = {"closed": 1.0, "random": 1.0, "random_steps": 1.0, "never": 1.0, "always": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_parents_children_and_depths_agree(recorded: tuple[Models, GraphSet]) ->
 
 def test_a_closed_graph_lacks_nothing(recorded: tuple[Models, GraphSet]) -> None:
     _, graphs = recorded
-    assert graphs.meta.coverage == {"closed": 1.0, "random": 1.0, "never": 1.0, "always": 1.0}
+    assert graphs.meta.coverage == COVERED
     for graph in graphs:
         inner = inner_nodes(graph)
         assert graph.closed
@@ -230,7 +231,7 @@ def test_a_node_budget_leaves_children_open_and_is_reported(
     loaded = GraphSet.load(tmp_path / "open.safetensors")
     c = loaded.meta.coverage
     assert c["closed"] == 0.0
-    assert 0 < c["random"] < 1
+    assert 0 <= c["random"] < c["random_steps"] < 1
     assert loaded.meta.notes["node_budget"] == SMALL_BUDGET
     for graph, whole in zip(loaded, tiny_graphs, strict=True):
         inner = inner_nodes(graph)
@@ -278,13 +279,44 @@ def test_what_a_cut_graph_says_is_what_the_whole_one_says(tiny_graphs: GraphSet,
         assert len(twin) == len(graph)
 
 
-def test_coverage_counts_the_steps_that_stay_inside(tiny_graphs: GraphSet) -> None:
+def test_coverage_counts_the_answers_that_stay_inside(tiny_graphs: GraphSet) -> None:
     arrays = {name: np.array(a) for name, a in tiny_graphs._arrays.items()}
     arrays["llm_child"][:] = -1  # whoever follows the LLM leaves at once
     cut = coverage(GraphSet(tiny_graphs.meta, arrays))
     assert (cut["never"], cut["always"]) == (1.0, 0.0)
-    assert 0.3 < cut["random"] < 0.9
+    # An answer of up to six tokens, each with two sources of three inside.
+    assert 0 < cut["random"] < 0.25
+    assert 0.3 < cut["random_steps"] < 0.75
     assert coverage(GraphSet(tiny_graphs.meta, arrays)) == cut
+
+
+def test_an_answer_that_is_lost_at_its_last_token_is_lost(tiny_graphs: GraphSet) -> None:
+    """Nearly every step is inside, and hardly an answer."""
+    arrays = {name: np.array(a) for name, a in tiny_graphs._arrays.items()}
+    last = (arrays["depth"] == RANDOM_NEW_TOKENS - 1) & np.isnan(arrays["score"])
+    assert last.sum() > 100
+    arrays["llm_child"][last], arrays["exit_child"][last] = -1, -1
+    cut = coverage(GraphSet(tiny_graphs.meta, arrays))
+    assert cut["random_steps"] > 0.75
+    assert cut["random"] < 0.1
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_graphs_read_like_their_answers(recorded: tuple[Models, GraphSet]) -> None:
+    """Numbers and punctuation too, with the bundled tokenizer."""
+    models, graphs = recorded
+    read = 0
+    for graph in graphs:
+        for node in np.flatnonzero(~np.isnan(graph.score))[:40]:
+            answer = [token for token in answer_of(graph, node) if token not in graphs.meta.eos_ids]
+            assert graphs.text(answer).strip() == models.tokenizer.decode(answer, skip_special_tokens=False)
+            read += 1
+        assert graphs.text(graph.prompt_tokens.tolist()).strip() == f"<bos> {graph.prompt} <ans>"
+    assert read > 100
+    eos = models.tokenizer.token_to_id("<eos>")
+    assert graphs.text([eos]).strip() == "<eos>"
 
 
 # ---------------------------------------------------------------- placement
@@ -304,7 +336,7 @@ def placed(
 
 def test_a_recording_in_another_type_is_closed_and_says_how_it_was_made(placed: tuple[Placement, GraphSet]) -> None:
     placement, graphs = placed
-    assert graphs.meta.coverage == {"closed": 1.0, "random": 1.0, "never": 1.0, "always": 1.0}
+    assert graphs.meta.coverage == COVERED
     assert (graphs.meta.notes["device"], graphs.meta.notes["dtype"]) == (placement.device, placement.dtype)
     for graph in graphs:
         inner = inner_nodes(graph)
