@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from runtime.errors import ContextOverflowError
+from runtime.errors import CheckpointError, ContextOverflowError, SettingError
 from runtime.model.placement import Placement
 from runtime.synera.lens import Lens
 from synera_env.synera.replay import SyneraReplayEnv
@@ -401,12 +404,40 @@ def test_a_prompt_that_just_fits_is_recorded(tiny_models: Models) -> None:
     check_node(tiny_models, graphs[0], 0)
 
 
-@pytest.mark.parametrize(("limits", "message"), [((0, 10), "max_new_tokens=0"), ((4, 0), "node_budget=0")])
-def test_limits_below_one_are_refused(tiny_models: Models, limits: tuple[int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [((0, 10), "max_new_tokens=0"), ((4, 0), "node_budget=0"), ((4, 10, None, True, 0), "workers=0")],
+)
+def test_limits_below_one_are_refused(tiny_models: Models, limits: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         Recorder(tiny_models, text_score, *limits)
 
 
 def test_nothing_to_record_is_an_error(tiny_models: Models) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         next(Recorder(tiny_models, text_score, 4).record([], "train"))
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_score_outside_its_range_ends_the_recording_at_once(tiny_models: Models, score: float) -> None:
+    recorder = Recorder(tiny_models, lambda prompt, answer: score, 2)
+    with pytest.raises(SettingError, match=r"the score of an answer to '.*'=.* must be a number in 0\.\.1"):
+        next(recorder.record(tiny_prompts()[:1], "train"))
+
+
+def test_a_lens_of_another_slm_is_refused_before_the_work(tiny_models: Models, akin_graphs: GraphSet) -> None:
+    lens = Lens.from_tensors(akin_graphs.lens_tensors)
+    other = Lens(lens.mean[:1], lens.directions[:1], lens.importance)
+    with pytest.raises(CheckpointError, match="the lens is for 1 exits of hidden size 32, the SLM has 2 of 32"):
+        Recorder(tiny_models, text_score, 4, lens=other)
+
+
+def test_a_token_that_the_models_lack_is_named(tiny_models: Models) -> None:
+    """A tokenizer that grew after its model was trained."""
+    tokenizer = Tokenizer.from_str(tiny_models.tokenizer.to_str())
+    tokenizer.add_tokens(["extraordinary"])
+    models = replace(tiny_models, tokenizer=tokenizer)
+    with pytest.raises(
+        CheckpointError, match="gives token 771 for the prompt 'an extraordinary town', but the models have only 771"
+    ):
+        next(Recorder(models, text_score, 4).record([Prompt("an extraordinary town", "free")], "train"))
