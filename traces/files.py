@@ -77,6 +77,16 @@ def replacing_folder(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
         raise
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, or leave the one that is there as it is.
+
+    Raises:
+        TraceError: something else is there, or the system refuses it.
+    """
+    with _refusing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as part:
