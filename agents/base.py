@@ -1,11 +1,13 @@
-"""The one interface of every controller, rule or network: Stable-Baselines3's `predict`."""
+"""The one interface of every controller, rule or network: Stable-Baselines3's `predict`; and what some offer beside it."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from synera_env import Preference
 
 
 class Controller(Protocol):
@@ -22,11 +24,33 @@ class Controller(Protocol):
 
         Args:
             observation: float32 [entries] or [batch, entries], as `synera_env.Schema.encode` makes it.
-            state: what the last call returned; at an episode's start None or the episode's seed.
+            state: what the last call returned; at an episode's start None, or what a `Seeded` controller begins with.
             episode_start: bool [batch], True where an episode begins.
             deterministic: take the most likely action of a stochastic controller.
 
         Returns:
             The action, [knobs] or [batch, knobs], each entry in -1..1; and the next state.
+        """
+        ...
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A controller that draws, and whose draws are fixed by the seed of an episode."""
+
+    def initial_state(self, seed: int) -> Any:
+        """Return the state to hand to the first `predict` of an episode."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A controller that can serve some preferences and no others."""
+
+    def serve(self, preference: Preference) -> None:
+        """Do nothing for a preference that it can serve.
+
+        Raises:
+            BundleError: it was not trained for this one.
         """
         ...

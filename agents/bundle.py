@@ -1,6 +1,7 @@
 """The deployable bundle: a folder with an ONNX policy, the tables its device must carry, and a JSON that says what they fit.
 
-Never pickle. What does not live here: training (learned.py), the making of the ONNX file (export.py), the runtime.
+Never pickle. What does not live here: training (learned.py), the making of the ONNX file (export.py) and its running
+(onnx_policy.py), the runtime.
 """
 
 from __future__ import annotations
@@ -8,83 +9,149 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from agents.base import Controller
-from synera_env import Deployment, Schema, SyneraError, replacing_folder
+from agents.errors import BundleError
+from agents.onnx_policy import LARGEST_BYTES, OnnxController
+from runtime.settings import shown
+from synera_env import (
+    Deployment,
+    Preference,
+    PreferenceRange,
+    Schema,
+    SettingError,
+    SyneraError,
+    parse_json,
+    read_file,
+    replacing_folder,
+)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PARITY_LIMIT = 1e-5
 """Largest action difference between the trained policy and the exported one, at export."""
 POLICY, TABLES, META = "policy.onnx", "tables.safetensors", "bundle.json"
-
-
-class BundleError(SyneraError, ValueError):
-    """A bundle that is missing, damaged, made for something else, or that failed its parity check."""
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
+"""Names of runs and bundles: letters, digits, `._-`, no dot first, 80 characters at most."""
+_LARGEST = {POLICY: LARGEST_BYTES, TABLES: 1 << 30, META: 16 << 20}  # bytes
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_EXACT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Normaliser:
-    """Observation statistics: (x - mean) / sqrt(variance + epsilon), clipped."""
+class Seen:
+    """What training has met of each entry of the observation; anything outside is shown to the policy as the nearest of it."""
 
-    mean: tuple[float, ...]
-    variance: tuple[float, ...]
-    clip: float
-    epsilon: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
-    def __call__(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Normalise observations [..., features] as `stable_baselines3.common.vec_env.VecNormalize` does."""
-        scaled = (observation - np.array(self.mean)) / np.sqrt(np.array(self.variance) + self.epsilon)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or any(not low <= high for low, high in zip(self.low, self.high, strict=True)):
+            raise SettingError(
+                f"low and high must be of one length, and low nowhere above high: {len(self.low)}, {len(self.high)}"
+            )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the exported policy was held against the trained one."""
+
+    max_abs_difference: Annotated[float, Field(ge=0, le=PARITY_LIMIT)]
+    """Of any entry of an action."""
+    samples: Annotated[int, Field(ge=1)]
+    """Observations."""
+
+    @classmethod
+    def of(cls, exported: Controller, trained: Controller, observations: NDArray[np.float32]) -> Self:
+        """Compare two controllers that should act alike.
+
+        Args:
+            exported: as it will be deployed.
+            trained: as it was trained.
+            observations: real ones [samples, entries].
+
+        Raises:
+            BundleError: they differ by more than `PARITY_LIMIT`.
+        """
+        actions, wanted = (each.predict(observations, deterministic=True)[0] for each in (exported, trained))
+        difference = float(np.abs(actions - wanted).max())
+        if not difference <= PARITY_LIMIT:
+            raise BundleError(
+                f"the exported policy differs from the trained one by {difference:.2e}, more than {PARITY_LIMIT:.0e}"
+            )
+        return cls(difference, len(observations))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of its training a bundle must say."""
+
+    name: str
+    """See `NAME_PATTERN`."""
+    preferences: PreferenceRange
+    seen: Seen
+    provenance: Mapping[str, Any]
+    """Command, configuration, data, versions: for readers, and nothing else."""
 
 
 @dataclass(frozen=True)
 class BundleMeta:
-    """The JSON of a bundle."""
+    """The JSON of a bundle. All of it is checked, when it is loaded or before it acts, but for the provenance."""
 
-    name: str
-    system: str
-    schema_hash: str
+    __pydantic_config__ = _EXACT
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    system: Annotated[str, Field(min_length=1, max_length=80)]
+    schema_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     schema: dict[str, list[dict[str, Any]]]
     """The rows that the hash is of (`synera_env.Schema.describe`), so that a mismatch can be explained."""
-    normaliser: Normaliser
-    max_new_tokens: int | None
-    """Where the answers that it was trained on were cut."""
-    fingerprints: dict[str, str]
-    """Of what its observations depend on (such as the SLM, the tokenizer, the lens), by what it is."""
-    tables: str
-    """Hash of the tables that the device must carry."""
-    parity: dict[str, float]
-    """`max_abs_difference` over `samples` observations, at export."""
+    seen: Seen
+    preferences: PreferenceRange
+    """Those that it was trained for."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | None
+    """Where the answers that it was trained on were cut; a device cuts its answers there."""
+    fingerprints: dict[str, Annotated[str, Field(min_length=1, max_length=200)]]
+    """Of what its observations depend on (such as the SLM, the LLM, the tokenizer, the lens), by what it is."""
+    policy_sha256: _Sha256
+    tables_sha256: _Sha256
+    parity: Parity
     provenance: dict[str, Any]
-    """Command, configuration, data, versions: what made it."""
-    format_version: int = FORMAT_VERSION
+    """See :class:`Training`."""
+    format_version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)] = FORMAT_VERSION
 
-    @classmethod
-    def of(
-        cls, name: str, schema: Schema, normaliser: Normaliser, deployment: Deployment, provenance: Mapping[str, Any]
-    ) -> Self:
-        """Describe a policy that was just trained; its parity is not known yet."""
-        return cls(
-            name=name,
-            system=schema.system,
-            schema_hash=schema.hash,
-            schema=schema.describe(),
-            normaliser=normaliser,
-            max_new_tokens=deployment.max_new_tokens,
-            fingerprints=dict(deployment.fingerprints),
-            tables=_hash(deployment.tensors),
-            parity={},
-            provenance=dict(provenance),
-        )
+    def require(self, schema: Schema) -> None:
+        """Refuse another schema than the bundle was made for.
+
+        Raises:
+            BundleError: it is another.
+        """
+        if (self.system, self.schema_hash, self.schema) != (schema.system, schema.hash, schema.describe()):
+            raise BundleError(
+                f"bundle {self.name!r} was made for schema {self.schema_hash} of {self.system}, it would act in {schema.hash} "
+                f"of {schema.system} ({schema.difference(self.schema) or 'the rows are the same'}); "
+                "train one for this schema, or deploy it with the version that made it"
+            )
+        if (stated := len(self.seen.low)) != len(schema.low):
+            raise BundleError(
+                f"bundle {self.name!r} states what training has met of {stated} entries, an observation has {len(schema.low)}; export it again"
+            )
+
+    def serve(self, preference: Preference) -> None:
+        """See :class:`agents.base.Limited`."""
+        if not (outside := self.preferences.outside(preference)):
+            return
+        way_out = "train one that serves any: synera train --ppo.preference sampled"
+        if self.preferences.low != self.preferences.high:
+            way_out = "prefer what is in this range, or train one for other weights"
+        raise BundleError(f"bundle {self.name!r} was not trained for the preference {outside}; {way_out}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +162,26 @@ class Bundle:
     tensors: Mapping[str, NDArray[Any]]
     """The tables that the device must carry."""
     policy: bytes
-    """ONNX: normalised observation [batch, entries] to action [batch, knobs]."""
+    """ONNX: raw observation [batch, entries] to action [batch, knobs]."""
+
+    @classmethod
+    def of(cls, policy: bytes, schema: Schema, deployment: Deployment, training: Training, parity: Parity) -> Self:
+        """Describe a policy that was just trained."""
+        meta = BundleMeta(
+            name=training.name,
+            system=schema.system,
+            schema_hash=schema.hash,
+            schema=schema.describe(),
+            seen=training.seen,
+            preferences=training.preferences,
+            max_new_tokens=deployment.max_new_tokens,
+            fingerprints=dict(deployment.fingerprints),
+            policy_sha256=_sha256(policy),
+            tables_sha256=_sha256(save(dict(deployment.tensors))),
+            parity=parity,
+            provenance=dict(training.provenance),
+        )
+        return cls(meta, deployment.tensors, policy)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -106,36 +192,35 @@ class Bundle:
         """
         folder = Path(folder)
         meta = _read_meta(folder)
+        policy, tables = _read(folder, POLICY, meta.policy_sha256), _read(folder, TABLES, meta.tables_sha256)
         try:
-            tensors, policy = load_file(folder / TABLES), (folder / POLICY).read_bytes()
-        except (OSError, SafetensorError) as error:
-            raise BundleError(f"bundle {folder} is incomplete: {folder / TABLES} or {folder / POLICY}: {error}") from None
-        if (found := _hash(tensors)) != meta.tables:
-            raise BundleError(f"bundle {folder}: its tables are {found}, {META} names {meta.tables}; export it again")
+            tensors = load(tables)
+        except SafetensorError as error:
+            raise BundleError(f"bundle {_plain(folder)}: {TABLES} is damaged: {error}; export it again") from None
         return cls(meta, tensors, policy)
 
-    def controller(self, schema: Schema) -> OnnxController:
+    def controller(self, schema: Schema) -> BundleController:
         """Make it act.
 
         Args:
             schema: what it will see and set.
 
         Raises:
-            BundleError: it was made for another schema, or its policy is damaged.
+            BundleError: it was made for another schema, or its policy is not one that is exported for this schema.
         """
-        if self.meta.schema_hash != schema.hash:
-            raise BundleError(
-                f"bundle {self.meta.name!r} was made for schema {self.meta.schema_hash} of {self.meta.system}, it would act in {schema.hash} "
-                f"of {schema.system} ({schema.difference(self.meta.schema) or 'the rows are the same'}); "
-                "train one for this schema, or deploy it with the version that made it"
-            )
-        return OnnxController(self.meta, self.policy)
+        self.meta.require(schema)
+        return BundleController(self, schema)
 
-    def require(self, deployment: Deployment) -> None:
-        """Refuse a world that was recorded with, or a device that carries, something else than the bundle was trained with.
+    def require(self, deployment: Deployment, preference: Preference | None = None) -> None:
+        """Refuse a world that was recorded with, or a device that carries, something else than the bundle was trained with,
+        and a preference that it was not trained for.
+
+        Args:
+            deployment: of the world, or of the device and its cloud.
+            preference: what it will be told to value; None is the default.
 
         Raises:
-            BundleError: a fingerprint differs.
+            BundleError: a fingerprint differs, or the preference is outside of the range.
         """
         for what, here in deployment.fingerprints.items():
             if (wanted := self.meta.fingerprints.get(what, here)) != here:
@@ -143,74 +228,70 @@ class Bundle:
                     f"bundle {self.meta.name!r} was trained with the {what} {wanted}, here it would meet {here}; "
                     f"train one here, or use what it was trained with (its tables: BUNDLE/{TABLES})"
                 )
+        self.meta.serve(preference or Preference())
 
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all; an earlier bundle there is replaced."""
         with replacing_folder(folder) as part:
             (part / POLICY).write_bytes(self.policy)
             (part / TABLES).write_bytes(save(dict(self.tensors)))
-            (part / META).write_text(json.dumps(asdict(self.meta), indent=1) + "\n")
-
-    def checked(self, reference: Controller, observations: NDArray[np.float32]) -> Bundle:
-        """Return the bundle with its parity stated.
-
-        Args:
-            reference: the controller as trained, which the bundle must equal.
-            observations: real observations [samples, entries].
-
-        Raises:
-            BundleError: the exported policy acts differently by more than `PARITY_LIMIT`.
-        """
-        exported, _ = OnnxController(self.meta, self.policy).predict(observations)
-        wanted, _ = reference.predict(observations, deterministic=True)
-        difference = float(np.abs(exported - wanted).max())
-        if not difference <= PARITY_LIMIT:
-            raise BundleError(
-                f"the exported policy differs from the trained one by {difference:.2e}, more than {PARITY_LIMIT:.0e}"
-            )
-        parity = {"max_abs_difference": difference, "samples": float(len(observations))}
-        return replace(self, meta=replace(self.meta, parity=parity))
+            (part / META).write_text(json.dumps(asdict(self.meta), indent=1, allow_nan=False) + "\n")
 
 
-class OnnxController:
-    """A bundle that acts; implements :class:`agents.base.Controller`. Thread-safe."""
+class BundleController(OnnxController):
+    """A bundle that acts; implements :class:`agents.base.Limited`."""
 
-    def __init__(self, meta: BundleMeta, policy: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a tiny network; leave the cores to the models
-        try:
-            self._policy = onnxruntime.InferenceSession(policy, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise BundleError(f"the policy of bundle {meta.name!r} is not a usable ONNX model: {error}") from None
-        self.meta = meta
-        self._input = self._policy.get_inputs()[0].name
+    def __init__(self, bundle: Bundle, schema: Schema) -> None:
+        super().__init__(bundle.policy, len(schema.low), len(schema.rows), bundle.meta.name)
+        self.meta = bundle.meta
 
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
-    ) -> tuple[NDArray[np.float32], Any]:
-        """See :class:`agents.base.Controller`; always the most likely action."""
-        batch = np.atleast_2d(np.asarray(observation, np.float32))
-        (actions,) = self._policy.run(None, {self._input: self.meta.normaliser(batch)})
-        actions = np.clip(actions, -1.0, 1.0)
-        return (actions if np.ndim(observation) > 1 else actions[0]), state
+    def serve(self, preference: Preference) -> None:
+        """See :class:`agents.base.Limited`."""
+        self.meta.serve(preference)
 
 
-def _hash(tensors: Mapping[str, NDArray[Any]]) -> str:
-    return hashlib.sha256(save(dict(tensors))).hexdigest()[:16]
+@dataclass(frozen=True)
+class _Version:
+    format_version: int
 
 
 def _read_meta(folder: Path) -> BundleMeta:
-    path = folder / META
+    path, content = folder / META, _read(folder, META)
     try:
-        stated = json.loads(path.read_text())
-        if stated.get("format_version") != FORMAT_VERSION:
-            raise BundleError(
-                f"{path} is of bundle format {stated.get('format_version')}, this version reads {FORMAT_VERSION}; export it again"
-            )
-        n = stated.pop("normaliser")
-        normaliser = Normaliser(tuple(n["mean"]), tuple(n["variance"]), n["clip"], n["epsilon"])
-        return BundleMeta(normaliser=normaliser, **stated)
-    except FileNotFoundError:
-        raise BundleError(f"no bundle at {folder}: it has no {META}; synera train writes one to runs/NAME/bundle") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
-        raise BundleError(f"{path} is damaged: {error!r}; export it again") from None
+        version = parse_json(content, _Version, _plain(path)).format_version
+        if version != FORMAT_VERSION:
+            raise BundleError(f"{_plain(path)} is of bundle format {version}, this version reads {FORMAT_VERSION}")
+        meta = parse_json(content, BundleMeta, _plain(path))
+        if json.loads(content) != json.loads(
+            json.dumps(asdict(meta), allow_nan=False)
+        ):  # something below a field was left to its default
+            raise BundleError(f"{_plain(path)} does not state all that a bundle states")
+    except (SyneraError, ValueError) as error:  # ValueError: a number of thousands of digits, in the provenance
+        raise BundleError(f"{error}; export it again") from None
+    return meta
+
+
+def _read(folder: Path, name: str, sha256: str = "") -> bytes:
+    """Return a part of a bundle, which must be a file of a sensible size, and of the hash that is stated."""
+    missing = f"bundle {_plain(folder)} is incomplete: it has no {name}; export it again"
+    if name == META:
+        missing = f"no bundle at {_plain(folder)}: it has no {name}; synera train writes one to runs/NAME/bundle"
+    try:
+        content = read_file(folder / name, missing, _LARGEST[name])
+    except SyneraError as error:
+        raise BundleError(str(error)) from None
+    if sha256 and (found := _sha256(content)) != sha256:
+        raise BundleError(
+            f"bundle {_plain(folder)} is damaged: its {name} is not the one that {META} states ({found[:16]}..., not {sha256[:16]}...); "
+            "export it again"
+        )
+    return content
+
+
+def _plain(path: Path) -> str:
+    """A path as a message may carry it: cut, on one line."""
+    return shown(str(path), 200)[1:-1]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

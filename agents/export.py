@@ -5,7 +5,6 @@ What does not live here: the bundle's format (bundle.py) and the training (learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,50 @@ import torch
 from numpy.typing import NDArray
 
 from agents.base import Controller
-from agents.bundle import Bundle, BundleMeta, Normaliser
+from agents.bundle import Bundle, Parity, Training
+from agents.onnx_policy import OnnxController
+from agents.policy import ControllerPolicy
 from synera_env import DecisionEnv
 
 _SAMPLES = 256  # observations of the parity check
 
 
 class Actor(torch.nn.Module):
-    """The deterministic part of an SB3 actor-critic policy: normalised observation to mean action."""
+    """The deterministic part of an SB3 actor-critic policy: raw observation to mean action."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
-        self.latent, self.head = policy.mlp_extractor.policy_net, policy.action_net
+        self.scaling, self.latent, self.head = policy.features_extractor, policy.mlp_extractor.policy_net, policy.action_net
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """[batch, entries] to [batch, knobs]."""
-        return self.head(self.latent(observation))
+        return self.head(self.latent(self.scaling(observation)))
 
 
-def export_policy(
-    policy: Any, normaliser: Normaliser, controller: Controller, env: DecisionEnv, provenance: Mapping[str, Any], folder: Path
-) -> None:
+def export_policy(policy: Any, controller: Controller, env: DecisionEnv, training: Training, folder: Path) -> None:
     """Write a trained policy as a bundle, whole or not at all.
 
     Args:
         policy: of stable-baselines3, actor-critic.
-        normaliser: of its observations.
         controller: the policy as it was trained, which the bundle must equal.
         env: gives schema, deployment, and the observations of the check.
-        provenance: what made it.
-        folder: where to write; the bundle is named after the folder above it.
+        training: what the bundle must say of it.
+        folder: where to write.
 
     Raises:
         BundleError: the exported policy acts differently.
     """
     observations = _observations(env, controller, _SAMPLES)
+    content = _onnx(policy, observations.shape[1])
+    exported = OnnxController(content, observations.shape[1], len(env.schema.rows), training.name)
+    parity = Parity.of(exported, controller, observations)
+    Bundle.of(content, env.schema, env.deployment(), training, parity).save(folder)
+
+
+def _onnx(policy: Any, entries: int) -> bytes:
     program = torch.onnx.export(
         Actor(policy).eval(),
-        (torch.zeros(2, observations.shape[1]),),
+        (torch.zeros(2, entries),),
         input_names=["observation"],
         output_names=["action"],
         dynamic_shapes={"observation": {0: torch.export.Dim("batch")}},
@@ -59,21 +64,21 @@ def export_policy(
         verbose=False,
     )
     assert program is not None  # only the legacy exporter returns nothing
-    deployment = env.deployment()
-    meta = BundleMeta.of(folder.parent.name, env.schema, normaliser, deployment, provenance)
-    made = Bundle(meta, deployment.tensors, program.model_proto.SerializeToString())
-    made.checked(controller, observations).save(folder)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _observations(env: DecisionEnv, controller: Controller, samples: int) -> NDArray[np.float32]:
     """Observations that the controller really meets."""
     rows: list[NDArray[np.float32]] = []
+    policy = ControllerPolicy(controller, env.schema)
     seed = 0
     while len(rows) < samples:
         observation, _ = env.reset(seed=seed)
+        policy.begin(seed)
         done, seed = False, seed + 1
         while not done and len(rows) < samples:
             rows.append(observation)
-            observation, _, terminated, truncated, _ = env.step(controller.predict(observation, deterministic=True)[0])
+            observation, _, terminated, truncated, _ = env.step(policy.act(observation))
             done = terminated or truncated
     return np.stack(rows)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from agents.base import Controller
 from agents.evaluation import Answered, PlannedAnswer, answer
+from runtime.settings import within
 from synera_env import DecisionEnv
 
 
@@ -20,6 +22,8 @@ def run_fleet(
 ) -> list[Answered]:
     """Answer a plan with so many devices at a time.
 
+    Once a device fails the others stop, after the answer that each is at; every environment is closed.
+
     Args:
         make_env: makes a device's environment; called once a device, closed here.
         controller: decides for all of them; must be thread-safe.
@@ -31,30 +35,42 @@ def run_fleet(
         One outcome a planned answer, in the plan's order.
 
     Raises:
-        SyneraError: an environment could not be made.
+        SettingError: fewer than one device.
+        SyneraError: an environment could not be made; or whatever the first device that failed, failed with.
     """
+    within("devices", devices, 1)
     outcomes: dict[int, Answered] = {}
+    failures: list[BaseException] = []
     waiting = iter(enumerate(plan))
     lock, stop = threading.Lock(), threading.Event()
 
-    def work() -> None:
-        env = make_env()
+    @contextmanager
+    def noticed() -> Iterator[None]:
         try:
-            while not stop.is_set():
-                with lock:
-                    index, planned = next(waiting, (-1, None))
-                if planned is None:
-                    return
-                outcomes[index] = answer(env, controller, planned)
-                on_answer()
-        finally:
+            yield
+        except BaseException as failure:
+            failures.append(failure)
+            stop.set()
+
+    def work() -> None:
+        with noticed():
+            env = make_env()
+            with noticed():
+                while not stop.is_set():
+                    with lock:
+                        index, planned = next(waiting, (-1, None))
+                    if planned is None:
+                        break
+                    outcomes[index] = answer(env, controller, planned)
+                    on_answer()
             env.close()
 
     with ThreadPoolExecutor(devices, thread_name_prefix="device") as pool:
         running = [pool.submit(work) for _ in range(min(devices, len(plan)))]
         try:
-            for each in running:
-                each.result()
+            wait(running)
         finally:
-            stop.set()  # on an error or Ctrl-C, devices finish the answer they are at
+            stop.set()  # on Ctrl-C too, devices finish the answer they are at
+    if failures:
+        raise failures[0]
     return [outcomes[i] for i in range(len(plan))]

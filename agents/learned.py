@@ -1,10 +1,12 @@
 """Learned controllers: PPO by Stable-Baselines3 on any environment, and its run folder.
 
-What does not live here: the export to a bundle (export.py, bundle.py) and what TensorBoard shows (callbacks.py).
+What does not live here: what the network is shown (scaling.py), the export to a bundle (export.py, bundle.py) and what
+watches a training (callbacks.py).
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,18 +15,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.bundle import Normaliser
-from agents.callbacks import EpisodeMeans, KeepBest
-from agents.evaluation import make_plan
+from agents.bundle import NAME_PATTERN, Training
+from agents.callbacks import EpisodeMeans, KeepBest, SeenRange, seen_by
+from agents.evaluation import MOST_ANSWERS, make_plan
 from agents.export import export_policy
-from synera_env import DecisionEnv, Preference, SettingError, write_json
+from agents.scaling import Scaling
+from runtime.settings import above, one_of, shown, within
+from synera_env import DecisionEnv, Preference, SettingError, replacing_folder, write_json
+
+_COUNTS = {
+    "steps": (1, 1_000_000_000),
+    "envs": (1, 1024),
+    "rollout": (1, 1_000_000),
+    "minibatch": (2, 1_000_000),
+    "epochs": (1, 1000),
+    "hidden": (1, 4096),
+    "validation_answers": (1, MOST_ANSWERS),
+    "validate_every": (1, 1_000_000_000),
+    "seed": (0, 2**32 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,15 @@ class PPOConfig:
     rollout: int = 128
     """Steps of each environment between updates."""
     minibatch: int = 256
+    """Steps of one gradient; at most those of a rollout of all environments."""
     epochs: int = 6
+    """Passes over a rollout."""
     learning_rate: float = 1e-3
     """Falls linearly to a tenth."""
     entropy: float = 0.0
+    """Weight of the entropy bonus."""
     gae_lambda: float = 0.95
+    """Of the advantage estimate, 0..1."""
     hidden: int = 64
     """Width of the two hidden layers, of policy and value each."""
     preference: str = "default"
@@ -52,32 +70,22 @@ class PPOConfig:
     validate_every: int = 8_192
     """Environment steps between validations."""
     seed: int = 0
+    """Of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        if self.preference not in ("default", "sampled"):
-            raise SettingError(f"preference={self.preference!r} is neither 'default' nor 'sampled'")
-        for name in ("steps", "envs", "rollout", "minibatch", "epochs", "hidden", "validation_answers", "validate_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
-
-
-class LearnedController:
-    """A policy under training with its normaliser; implements :class:`agents.base.Controller`."""
-
-    def __init__(self, model: PPO, normaliser: Callable[[], Normaliser]) -> None:
-        self._model, self._normaliser = model, normaliser
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
-    ) -> tuple[NDArray[np.float32], Any]:
-        """See :class:`agents.base.Controller`."""
-        action, _ = self._model.predict(self._normaliser()(np.asarray(observation)), deterministic=deterministic)
-        return action, state
-
-
-def _normaliser_of(vec: VecNormalize) -> Normaliser:
-    rms: Any = vec.obs_rms
-    return Normaliser(tuple(map(float, rms.mean)), tuple(map(float, rms.var)), float(vec.clip_obs), float(vec.epsilon))
+        one_of("preference", self.preference, ("default", "sampled"))
+        for name, (low, high) in _COUNTS.items():
+            within(name, getattr(self, name), low, high)
+            if not isinstance(getattr(self, name), int):
+                raise SettingError(f"{name}={shown(getattr(self, name))} must be a whole number")
+        above("learning_rate", self.learning_rate, 0.0)
+        within("learning_rate", self.learning_rate, 0.0, 1.0)
+        within("entropy", self.entropy, 0.0, 10.0)
+        within("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        if self.minibatch > (most := self.envs * self.rollout):
+            raise SettingError(
+                f"minibatch={self.minibatch} must be at most envs * rollout, {self.envs} * {self.rollout} = {most}"
+            )
 
 
 def train_ppo(
@@ -86,8 +94,12 @@ def train_ppo(
     config: PPOConfig,
     folder: Path,
     progress: BaseCallback | None = None,
+    on_start: Callable[[Path], None] = lambda unfinished: None,
 ) -> Path:
     """Train, keep the best weights by validation, and export them.
+
+    The run is written beside `folder`, as NAME.part-*, and takes its place once its bundle is there; until then, and if
+    it fails, an earlier run is untouched, and the unfinished one stays for who wants to look at it.
 
     Args:
         make_env: makes a training environment for a preference (None samples it).
@@ -95,23 +107,80 @@ def train_ppo(
         config: how.
         folder: run folder; gets `config.json`, `tb/` (TensorBoard), `validation.jsonl`, `bundle/`.
         progress: a callback that shows progress.
+        on_start: called with the unfinished folder.
 
     Returns:
         The bundle's folder.
 
     Raises:
+        SettingError: the folder's name is none for a run, or training and validation are of different models.
+        TraceError: the folder cannot be written.
+        UncoveredError: no validation answer stays inside the recorded graphs.
         BundleError: the export failed its parity check.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance = _provenance(config, make_env(None), validation)
-    write_json(folder / "config.json", provenance)
-    (folder / "validation.jsonl").unlink(missing_ok=True)
+    check_run_name(folder.name)
     preference = Preference() if config.preference == "default" else None
-    vec = VecNormalize(DummyVecEnv([lambda: make_env(preference) for _ in range(config.envs)]), norm_reward=False, gamma=1.0)
-    vec.seed(config.seed)
-    model = PPO(
+    environments = [make_env(preference) for _ in range(config.envs)]
+    try:
+        _check_same_models(environments[0], validation)
+        with replacing_folder(folder, keep=True) as unfinished:
+            on_start(unfinished)
+            _train(environments, validation, config, unfinished, folder.name, progress)
+    finally:
+        for env in environments:
+            env.close()
+    return folder / "bundle"
+
+
+def check_run_name(name: str) -> None:
+    """Do nothing for a name that a run can have.
+
+    Raises:
+        SettingError: it has another character than letters, digits and `._-`, begins with a dot, or is too long.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise SettingError(
+            f"name={shown(name)} must be letters, digits and ._-, not begin with a dot, and have 1 to 80 characters"
+        )
+
+
+def _train(
+    environments: list[DecisionEnv],
+    validation: DecisionEnv,
+    config: PPOConfig,
+    folder: Path,
+    name: str,
+    progress: BaseCallback | None,
+) -> None:
+    """Fill a run folder."""
+    provenance = _provenance(config, environments[0], validation)
+    write_json(folder / "config.json", provenance)
+    model = _ppo(environments, config)
+    model.set_logger(configure(str(folder / "tb"), ["tensorboard"]))
+    plan = make_plan(validation, config.validation_answers, seed=config.seed)
+    best = KeepBest(validation, plan, model, config.validate_every, folder / "validation.jsonl")
+    # In this order: validation is of the range that was met so far.
+    callbacks: list[BaseCallback] = [EpisodeMeans(), SeenRange(), best, *([progress] if progress else [])]
+    started = time.monotonic()
+    try:
+        model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)
+    finally:
+        model.logger.close()
+    model.policy.load_state_dict(best.best_weights)
+    provenance |= {
+        "train_seconds": round(time.monotonic() - started, 1),
+        "best_steps": best.best_steps,
+        "validation_reward": best.best_reward,
+    }
+    training = Training(name, environments[0].preferences, seen_by(model.policy), provenance)
+    export_policy(model.policy, model, validation, training, folder / "bundle")
+
+
+def _ppo(environments: list[DecisionEnv], config: PPOConfig) -> PPO:
+    schema = environments[0].schema
+    return PPO(
         "MlpPolicy",
-        vec,
+        DummyVecEnv([lambda env=env: env for env in environments]),  # type: ignore[misc]
         learning_rate=lambda left: config.learning_rate * max(left, 0.1),
         n_steps=config.rollout,
         batch_size=config.minibatch,
@@ -119,29 +188,25 @@ def train_ppo(
         gamma=1.0,  # an answer is a short episode whose quality is paid at its end
         gae_lambda=config.gae_lambda,
         ent_coef=config.entropy,
-        policy_kwargs={"net_arch": [config.hidden, config.hidden], "log_std_init": -0.5},
+        policy_kwargs={
+            "net_arch": [config.hidden, config.hidden],
+            "log_std_init": -0.5,
+            "features_extractor_class": Scaling,
+            "features_extractor_kwargs": {"center": schema.center, "scale": schema.scale},
+        },
         seed=config.seed,
         device="cpu",
     )
-    model.set_logger(configure(str(folder / "tb"), ["tensorboard"]))
-    controller = LearnedController(model, lambda: _normaliser_of(vec))
-    plan = make_plan(validation, config.validation_answers, seed=config.seed)
-    best = KeepBest(validation, plan, controller, config.validate_every, folder / "validation.jsonl")
-    callbacks: list[BaseCallback] = [EpisodeMeans(), best, *([progress] if progress else [])]
-    started = time.monotonic()
-    model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)
-    best.measure()
-    model.policy.load_state_dict(best.best_weights)
-    vec.obs_rms = best.best_statistics
-    provenance |= {
-        "train_seconds": round(time.monotonic() - started, 1),
-        "best_steps": best.best_steps,
-        "validation_reward": best.best_reward,
-    }
-    bundle = folder / "bundle"
-    export_policy(model.policy, _normaliser_of(vec), controller, validation, provenance, bundle)
-    vec.close()
-    return bundle
+
+
+def _check_same_models(train: DecisionEnv, validation: DecisionEnv) -> None:
+    """A bundle states what it was validated with; that must be what it was trained with."""
+    there = validation.deployment().fingerprints
+    for what, here in train.deployment().fingerprints.items():
+        if there.get(what, here) != here:
+            raise SettingError(
+                f"training and validation are of different models: the {what} {here} there, {there[what]} here; record both with one pair"
+            )
 
 
 def _provenance(config: PPOConfig, train: DecisionEnv, validation: DecisionEnv) -> dict[str, Any]:

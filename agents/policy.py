@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agents.base import Controller
+from agents.base import Controller, Limited, Seeded
 from synera_env import Preference, Schema
 
 
@@ -25,23 +26,36 @@ class ControllerPolicy:
             controller: who decides.
             schema: what it sees and sets.
             preference: what it is told to value; None is the default.
+
+        Raises:
+            BundleError: the controller was not trained for the preference.
         """
         self._controller, self._schema, self._preference = controller, schema, preference or Preference()
-        self._state: Any = None
-        self._start = np.ones(1, bool)
+        if isinstance(controller, Limited):
+            controller.serve(self._preference)
+        self.begin(0)
 
     @property
     def first_knobs(self) -> Any:
         """See :class:`runtime.policy.Policy`; the same for every controller."""
         return self._schema.first_knobs
 
+    @property
+    def has_decided(self) -> bool:
+        """True from the first decision of an answer on."""
+        return not bool(self._start[0])
+
     def begin(self, seed: int) -> None:
         """See :class:`runtime.policy.Policy`."""
-        self._state, self._start = seed, np.ones(1, bool)
+        self._state = self._controller.initial_state(seed) if isinstance(self._controller, Seeded) else None
+        self._start = np.ones(1, bool)
 
-    def decide(self, point: Any, records: Sequence[Any]) -> Any:
-        """See :class:`runtime.policy.Policy`; stochastic controllers take their most likely action."""
-        observation = self._schema.encode(point, records, self._preference)
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the action for the next observation of the answer; stochastic controllers take their most likely one."""
         action, self._state = self._controller.predict(observation, self._state, self._start, deterministic=True)
         self._start = np.zeros(1, bool)
-        return self._schema.knobs(action)
+        return action
+
+    def decide(self, point: Any, records: Sequence[Any]) -> Any:
+        """See :class:`runtime.policy.Policy`."""
+        return self._schema.knobs(self.act(self._schema.encode(point, records, self._preference)))

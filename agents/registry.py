@@ -7,6 +7,7 @@ from pathlib import Path
 from agents.base import Controller
 from agents.bundle import Bundle
 from agents.rules import FixedRule, RandomRule
+from runtime.settings import shown
 from synera_env import Schema, SettingError
 
 
@@ -30,6 +31,13 @@ def controller(name: str, schema: Schema) -> Controller:
     known = rules(schema)
     if name in known:
         return known[name]
-    if not Path(name).exists():
-        raise SettingError(f"no controller {name!r}: it is neither a rule ({', '.join(known)}) nor the folder of a bundle")
+    if not _is_folder(name):
+        raise SettingError(f"no controller {shown(name)}: it is neither a rule ({', '.join(known)}) nor the folder of a bundle")
     return Bundle.load(name).controller(schema)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # a name that is longer than any folder's
+        return False

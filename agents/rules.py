@@ -28,14 +28,18 @@ class FixedRule:
 
 
 class RandomRule:
-    """Uniform actions; the episode's seed, given as its first state, fixes them."""
+    """Uniform actions, fixed by the seed of the episode; implements :class:`agents.base.Seeded`."""
 
     def __init__(self, schema: Schema, seed: int = 0) -> None:
         self._size, self._seed = len(schema.rows), seed
 
+    def initial_state(self, seed: int) -> np.random.Generator:
+        """See :class:`agents.base.Seeded`."""
+        return np.random.default_rng([self._seed, seed])
+
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.float32], Any]:
-        """See :class:`agents.base.Controller`."""
-        rng = state if isinstance(state, np.random.Generator) else np.random.default_rng([self._seed, int(state or 0)])
+        """See :class:`agents.base.Controller`; without a state, as in an episode of seed 0."""
+        rng = self.initial_state(0) if state is None else state
         return rng.uniform(-1, 1, (*np.shape(observation)[:-1], self._size)).astype(np.float32), rng

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import evaluate, make_plan
+from agents.evaluation import answer, evaluate, make_plan, warn_uncovered
 from agents.rules import FixedRule
 from synera_env import DecisionEnv
 
@@ -51,6 +51,9 @@ def search_fixed(
 def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[Any] | None = None) -> SearchResult:
     """Search the best fixed knobs for the default preference on an environment's prompts and links.
 
+    Settings are compared on all answers of the plan: one that leaves the recorded graphs counts as the environment pays
+    it, its costs and no quality. Warns where the best setting loses many.
+
     Args:
         env: the world.
         episodes: episodes of the last round.
@@ -61,6 +64,9 @@ def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[A
 
     def mean_rewards(settings: Sequence[Any], count: int) -> NDArray[np.float64]:
         rules = [FixedRule(knobs, env.schema) for knobs in settings]
-        return np.array([np.mean([e.reward for e in evaluate(env, rule, plan[:count])]) for rule in rules])
+        return np.array([np.mean([answer(env, rule, planned).reward for planned in plan[:count]]) for rule in rules])
 
-    return search_fixed(mean_rewards, env.schema.grid() if grid is None else grid, episodes)
+    found = search_fixed(mean_rewards, env.schema.grid() if grid is None else grid, episodes)
+    covered = len(evaluate(env, FixedRule(found.knobs, env.schema), plan))
+    warn_uncovered("the search of the best fixed knobs", covered / len(plan))
+    return found

@@ -5,16 +5,20 @@ What does not live here: what is done with a setting (server.py, engine/) and th
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cloud.engine import registry
+from cloud.engine.embedded.pace import Pace
+from cloud.sessions import MOST_SESSIONS
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
+from runtime.settings import one_of, shown, whole, within
 
-if TYPE_CHECKING:
-    from cloud.engine.embedded.batcher import Pace
+_HOST = re.compile(r"[0-9A-Za-z._:%-]{1,253}")
+_LONGEST_SWEEP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -38,47 +42,81 @@ class ServerConfig:
     dtype: str = "float32"
     """Arithmetic type; float32 makes results independent of the batch."""
     threads: int | None = None
-    """CPU threads of a forward; None leaves it to torch."""
+    """CPU threads of a forward, 1..1024; None leaves it to torch."""
     max_sessions: int = 64
-    """Most sessions and streams at a time."""
+    """Most sessions and streams at a time, 1..100000."""
     lease_seconds: float = 300.0
-    """An idle session is kept this long."""
+    """An idle session is kept this long, 0.01..604800 (a week)."""
     token_budget: int = 512
-    """Most tokens in a batch of several requests."""
+    """Most tokens in a batch of several requests, 1..1000000."""
     max_draft_tokens: int = 16
-    """Longest draft of one check."""
+    """Longest draft of one check, 1..1024."""
     tls_certificate: Path | None = None
     """PEM; None with `tls_key` None is plaintext."""
     tls_key: Path | None = None
     allow_plaintext: bool = False
     """Accept plaintext on an address that is not loopback."""
     grace_seconds: float = 5.0
-    """How long requests in flight may still take when stopping."""
+    """How long requests in flight may still take when stopping, 0..3600."""
     pace: Pace | None = None
-    """Emulate the durations of another machine."""
+    """Emulate the durations of another machine: its forwards, and the wait and the load that a request meets there."""
+    pace_seed: int = 0
+    """Of the engine's generator, from which waits and loads are drawn: one number a request, in order of arrival."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise SettingError(f"port={self.port} is outside 0..65535")
-        if self.engine not in registry.LOADERS:
-            raise SettingError(f"engine={self.engine!r} is not one of {', '.join(registry.LOADERS)}")
-        for name in ("max_sessions", "token_budget", "max_draft_tokens"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise SettingError(f"threads={self.threads} must be at least 1")
-        if not self.lease_seconds > 0 or self.grace_seconds < 0:
-            raise SettingError(
-                f"lease_seconds={self.lease_seconds} must be above 0 and grace_seconds={self.grace_seconds} at least 0"
-            )
+        self._check_types()
+        self._check_host()
+        whole("port", self.port, 0, 65535)
+        one_of("engine", self.engine, tuple(registry.LOADERS))
+        whole("max_sessions", self.max_sessions, 1, MOST_SESSIONS)
+        whole("token_budget", self.token_budget, 1, 1_000_000)
+        whole("max_draft_tokens", self.max_draft_tokens, 1, 1024)
+        whole("pace_seed", self.pace_seed, 0, 2**63 - 1)
+        if self.threads is not None:
+            whole("threads", self.threads, 1, 1024)
+        within("lease_seconds", self.lease_seconds, 0.01, 604_800)
+        within("grace_seconds", self.grace_seconds, 0, 3600)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingError("TLS needs both a certificate and its key")
         _ = self.placement  # raises for what this machine has not
+
+    def _check_types(self) -> None:
+        """Refuse what only fails later, or, as a word for a switch, does the opposite of what it says."""
+        optional = type(None)
+        for name, allowed in {
+            "model": (Path,),
+            "host": (str,),
+            "device": (str,),
+            "dtype": (str,),
+            "tls_certificate": (Path, optional),
+            "tls_key": (Path, optional),
+            "allow_plaintext": (bool,),
+            "pace": (Pace, optional),
+        }.items():
+            if not isinstance(getattr(self, name), allowed):
+                words = " or ".join("None" if each is optional else each.__name__ for each in allowed)
+                raise SettingError(f"{name}={shown(getattr(self, name))} must be a {words}")
+
+    def _check_host(self) -> None:
+        host, is_address = self.host, True
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            is_address = False
+        if not _HOST.fullmatch(host) or (":" in host and not is_address):
+            raise SettingError(
+                f"host={shown(host)} is not a name or an address to listen on, such as 127.0.0.1, ::1 or localhost"
+            )
 
     @property
     def placement(self) -> Placement:
         """Device and arithmetic type, `auto` resolved."""
         return Placement.of(self.device, self.dtype)
+
+    @property
+    def sweep_seconds(self) -> float:
+        """Period at which expired sessions are looked for: an idle one ends this long after its lease at the latest."""
+        return min(self.lease_seconds / 4, _LONGEST_SWEEP_SECONDS)
 
     def address(self, port: int) -> str:
         """`host:port`, with brackets around an IPv6 host."""

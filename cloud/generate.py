@@ -23,6 +23,10 @@ class Generation:
     async def generate(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
         """Decode greedily until EOS, `max_new_tokens` or the end of the context; close the iterator when leaving early.
 
+        Args:
+            prompt: token ids, not looked at yet: they may be too many, and a message's own.
+            max_new_tokens: at least 1.
+
         Raises:
             CloudRejectedError: the prompt is empty, too long or not of this vocabulary, or no token is asked for.
             CloudBusyError: too many sessions.
@@ -30,7 +34,7 @@ class Generation:
         """
         info = self._engine.info
         room = min(max_new_tokens, info.context_tokens - len(prompt))
-        if not prompt or room < 1:
+        if len(prompt) < 1 or room < 1:
             raise CloudRejectedError(
                 f"cannot generate {max_new_tokens} tokens after a prompt of {len(prompt)}; both must be at least 1 and the prompt below the LLM's context of {info.context_tokens}"
             )
@@ -38,7 +42,7 @@ class Generation:
         place = await self._table.open()
         place.running += 1
         try:
-            async with aclosing(self._engine.stream(prompt, room)) as stream:
+            async with aclosing(self._engine.stream(tuple(prompt), room)) as stream:
                 async for token in stream:
                     yield token
         finally:

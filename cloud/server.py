@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,21 +25,24 @@ from cloud.config import ServerConfig
 from cloud.engine.base import Engine, EngineInfo
 from cloud.engine.registry import load_engine
 from cloud.generate import Generation
+from cloud.log import fields
 from cloud.security import server_credentials
-from cloud.service import SyneraServicer
+from cloud.service import SERVICE, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
 from cloud.verify import Verification
 from runtime.errors import SyneraError
 from runtime.model.tokenizer import tokenizer_hash
-from runtime.wire import synera_pb2, synera_pb2_grpc
+from runtime.wire import synera_pb2_grpc
 from runtime.wire.address import check_plaintext
+from runtime.wire.sizes import longest_request_bytes
 
-SERVICE = synera_pb2.DESCRIPTOR.services_by_name["Synera"].full_name
+_METADATA_BYTES = 4096  # of a request's headers; an honest device sends about 300
+_IDENTITY_ONLY = 1  # bits of the compressions that are taken: a small message must not unpack to a large one
 _log = logging.getLogger(__name__)
 
 
 class ServerStartError(SyneraError):
-    """The server cannot listen as configured: address in use, unreadable certificates."""
+    """The server cannot listen as configured: address in use, or not of this machine."""
 
 
 class CloudServer:
@@ -55,13 +60,19 @@ class CloudServer:
 
         Raises:
             PlaintextRefusedError: plaintext on an address that is not loopback.
+            ServerStartError: the address is taken, or not of this machine.
+            SettingError: the TLS files are unusable.
             CheckpointError: no usable model or tokenizer in `config.model`.
             ValueError: the engine cannot run as configured.
         """
         way_out = "give a TLS certificate and key, or allow plaintext if the network is trusted"
         encrypted = config.tls_certificate is not None
         check_plaintext(config.host, encrypted=encrypted, allow_plaintext=config.allow_plaintext, way_out=way_out)
+        _check_free(config)
         self._config = config
+        self._credentials = (
+            server_credentials(config.tls_certificate, config.tls_key) if config.tls_certificate and config.tls_key else None
+        )
         self._engine = engine or load_engine(config)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._table = SessionTable(
@@ -69,7 +80,7 @@ class CloudServer:
         )
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def info(self) -> EngineInfo:
@@ -80,11 +91,10 @@ class CloudServer:
         """Bind and serve; return the port.
 
         Raises:
-            ServerStartError: the address is taken or the certificates are unusable.
+            ServerStartError: the address is taken, or not of this machine.
         """
-        # Without this a second server on a taken port would quietly share it.
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         c = self._config
+        server = grpc.aio.server(interceptors=(Statuses(),), options=self._options())
         verification = Verification(self._engine, self._table, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens)
         generation = Generation(self._engine, self._table)
         servicer = SyneraServicer(verification, generation, lease_seconds=c.lease_seconds, paced=c.pace is not None)
@@ -96,41 +106,96 @@ class CloudServer:
         await server.start()
         self._server = server
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
-        self._watch = asyncio.create_task(self._watch_engine())
+        self._tasks = [_background("watch", self._watch_engine()), _background("sweep", self._sweep())]
+        served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
+        _log.info("started", extra=fields(**served, tls=self._credentials is not None, max_sessions=c.max_sessions))
         return port
 
     async def stop(self) -> None:
-        """Report NOT_SERVING, let requests in flight end within the grace period, then end everything."""
-        if self._watch is not None:
-            self._watch.cancel()
+        """Report NOT_SERVING, let requests in flight end within the grace period, then end everything.
+
+        Afterwards nothing is left: no session, no cache, no task, no thread.
+        """
+        for task in self._tasks:
+            task.cancel()
         await self._health.enter_graceful_shutdown()
         if self._server is not None:
             await self._server.stop(self._config.grace_seconds)
+        ended = await self._table.end()
         await self._engine.stop()
+        _log.info("stopped", extra=fields(sessions_ended=ended))
+
+    def _options(self) -> tuple[tuple[str, int], ...]:
+        """What gRPC itself keeps out, before a message takes memory or reaches a handler."""
+        return (
+            # Without this a second server on a taken port would quietly share it.
+            ("grpc.so_reuseport", 0),
+            (
+                "grpc.max_receive_message_length",
+                longest_request_bytes(self.info.context_tokens, self._config.max_draft_tokens),
+            ),
+            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+            # The first alone would only make a refusal likely; the other is the one that always holds.
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+        )
 
     async def _watch_engine(self) -> None:
         """Report NOT_SERVING once the engine has died; requests fail by themselves."""
         why = await self._engine.failed()
-        _log.error("not serving any more: %s", why)
+        _log.error("engine died", extra=fields(reason=why))
         await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _sweep(self) -> None:
+        """End idle sessions when their lease is over, also when nobody asks for anything any more."""
+        while True:
+            await asyncio.sleep(self._config.sweep_seconds)
+            if ended := self._table.sweep():
+                _log.info("leases expired", extra=fields(sessions=ended))
 
     async def _tell(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
     def _bind(self, server: grpc.aio.Server) -> int:
-        c = self._config
-        address = c.address(c.port)
+        address = self._config.address(self._config.port)
         try:
-            if c.tls_certificate is not None and c.tls_key is not None:
-                return server.add_secure_port(address, server_credentials(c.tls_certificate, c.tls_key))
+            if self._credentials is not None:
+                return server.add_secure_port(address, self._credentials)
             return server.add_insecure_port(address)
-        except OSError as error:
-            raise ServerStartError(f"cannot read the TLS files: {error}") from None
         except RuntimeError as error:
-            raise ServerStartError(
-                f"cannot listen on {address}: is the port taken, or are the TLS files damaged? ({error})"
-            ) from None
+            raise ServerStartError(f"cannot listen on {address}: {error}") from None
+
+
+def _check_free(config: ServerConfig) -> None:
+    """Find out before the model is loaded whether the address can be had; gRPC would tell no reason, and print lines of its own."""
+    reasons: list[str | None] = []
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        found, reasons = [], [error.strerror if isinstance(error, OSError) else "no name of a machine"]
+    for family, kind, protocol, _, place in found:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+                probe.bind(place)
+                return
+            except OSError as error:
+                reasons.append(error.strerror)
+    why = ", ".join(sorted({str(each) for each in reasons}))
+    raise ServerStartError(f"cannot listen on {config.address(config.port)}: {why}; choose another port or host")
+
+
+def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a part of the server's life; that it fails is logged when it happens, as nobody awaits it."""
+
+    def report(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("background task failed", exc_info=error, extra=fields(task=name))
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(report)
+    return task
 
 
 def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> None:

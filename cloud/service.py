@@ -1,19 +1,22 @@
-"""The gRPC face of the verifier: handlers, and the one map from exceptions to statuses (read back in runtime/client.py).
+"""The gRPC face of the verifier: handlers, and the one place where errors become statuses (read back in runtime/client.py).
 
 What does not live here: what the handlers do (verify.py, generate.py) and the process (server.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cloud.engine.base import Check
 from cloud.generate import Generation
+from cloud.log import fields
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
@@ -23,9 +26,11 @@ from runtime.errors import (
     SessionLostError,
     TokenizerMismatchError,
 )
+from runtime.settings import plain
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
 STATUS: dict[type[Exception], grpc.StatusCode] = {
     TokenizerMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     SessionLostError: grpc.StatusCode.NOT_FOUND,
@@ -34,18 +39,14 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     CloudUnavailableError: grpc.StatusCode.UNAVAILABLE,
     CloudError: grpc.StatusCode.INTERNAL,
 }
-"""Status of each exception that the verifier raises on purpose; any other is a bug and becomes UNKNOWN."""
-_EXPECTED = tuple(STATUS)
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    kind = next(each for each in type(error).__mro__ if each in STATUS)
-    await context.abort(STATUS[kind], str(error), ((ERROR_KIND_KEY, kind.__name__),))
-    raise AssertionError("unreachable: abort raises")
+"""Status of each exception that the verifier raises on purpose; any other is a bug and becomes INTERNAL, without a kind."""
+LONGEST_DETAILS = 500
+"""Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
+_log = logging.getLogger(__name__)
 
 
 class SyneraServicer(synera_pb2_grpc.SyneraServicer):
-    """Implements the service of synera.proto; see there for each message."""
+    """Implements the service of synera.proto; see there for each message. What its handlers raise, `Statuses` tells."""
 
     def __init__(self, verification: Verification, generation: Generation, *, lease_seconds: float, paced: bool) -> None:
         self._verification, self._generation = verification, generation
@@ -60,21 +61,15 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> pb.OpenResponse:
         """Start a session."""
-        try:
-            session_id = await self._verification.open(request.tokenizer_hash)
-        except _EXPECTED as error:
-            await _abort(context, error)
+        session_id = await self._verification.open(request.tokenizer_hash)
         return pb.OpenResponse(
             session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
         )
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        check = Check(request.prefix_length, tuple(request.context), tuple(request.draft))
-        try:
-            checked = await self._verification.verify(VerifyRequest(request.session_id, request.seq, check))
-        except _EXPECTED as error:
-            await _abort(context, error)
+        check = Check(request.prefix_length, request.context, request.draft)
+        checked = await self._verification.verify(VerifyRequest(request.session_id, request.seq, check))
         return pb.VerifyResponse(
             accepted=checked.accepted,
             next_token=checked.next_token,
@@ -94,9 +89,79 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream the LLM's own answer."""
+        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens)) as tokens:
+            async for each in tokens:
+                yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+
+
+class Statuses(grpc.aio.ServerInterceptor):
+    """Stands around every handler of the service: whatever it raises ends as a status of bounded size.
+
+    An error of `STATUS` tells its message and its kind. Any other is a bug: its trace goes to the log, its type to the
+    peer. A message that cannot be read is rejected.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """See :class:`grpc.aio.ServerInterceptor`."""
+        handler: Any = await continuation(handler_call_details)
+        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
+        if handler is None or service != SERVICE:  # health and reflection answer for themselves
+            return handler
+        return _streaming(handler, method) if handler.response_streaming else _unary(handler, method)
+
+
+def _unary(handler: Any, method: str) -> grpc.RpcMethodHandler:
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
-            async with aclosing(self._generation.generate(tuple(request.prompt), request.max_new_tokens)) as tokens:
-                async for each in tokens:
-                    yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
-        except _EXPECTED as error:
-            await _abort(context, error)
+            return await handler.unary_unary(_read(request), context)
+        except Exception as error:
+            await _abort(context, error, method, request)
+
+    return grpc.unary_unary_rpc_method_handler(answer, _reader(handler), handler.response_serializer)
+
+
+def _streaming(handler: Any, method: str) -> grpc.RpcMethodHandler:
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(handler.unary_stream(_read(request), context)) as answers:
+                async for each in answers:
+                    yield each
+        except Exception as error:
+            await _abort(context, error, method, request)
+
+    return grpc.unary_stream_rpc_method_handler(answer, _reader(handler), handler.response_serializer)
+
+
+def _reader(handler: Any) -> Callable[[bytes], Any]:
+    """The handler's reading of a message, but that what cannot be read is an answer too: gRPC would tell it in its own way."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            return error
+
+    return read
+
+
+def _read(request: Any) -> Any:
+    if isinstance(request, DecodeError):
+        raise CloudRejectedError(f"the message cannot be read ({request}); is the peer of this version?")
+    return request
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str, request: Any) -> NoReturn:
+    kind = next((each for each in type(error).__mro__ if each in STATUS), None)
+    details = plain(str(error), LONGEST_DETAILS)
+    event = fields(method=method, session=plain(getattr(request, "session_id", ""), LONGEST_DETAILS), reason=details)
+    if kind is None:
+        _log.error("handler failed", exc_info=error, extra=event)
+        await context.abort(grpc.StatusCode.INTERNAL, f"a bug in the verifier: {type(error).__name__}")
+    else:
+        _log.log(logging.WARNING if kind is CloudBusyError else logging.DEBUG, "request refused", extra=event)
+        await context.abort(STATUS[kind], details, ((ERROR_KIND_KEY, kind.__name__),))
+    raise AssertionError("unreachable: abort raises")

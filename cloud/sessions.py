@@ -6,13 +6,20 @@ What does not live here: histories and caches; they are the engine's, which is t
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.errors import CloudBusyError, SessionLostError, SettingError
+from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
+from runtime.settings import above, shown, whole
+from runtime.wire.sizes import SESSION_ID_CHARACTERS
+
+MOST_SESSIONS = 100_000
+"""Largest `max_sessions`."""
+_SESSION_ID = re.compile(f"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 
 
 @dataclass(slots=True, eq=False)
@@ -24,14 +31,28 @@ class Session:
     """On the table's clock, seconds."""
     seq: int = 0
     """Number of the last request."""
+    asked: bytes = b""
+    """Digest of what it asked."""
     answer: asyncio.Task[Any] | None = None
     """Result of the last request, or its running; a repeat gets the same."""
     running: int = 0
     """Requests in flight; a running session does not expire."""
 
 
+def check_session_id(session_id: str) -> None:
+    """Do nothing for what may be a session's id.
+
+    Raises:
+        CloudRejectedError: it has not the form of one.
+    """
+    if not _SESSION_ID.fullmatch(session_id):
+        raise CloudRejectedError(
+            f"session_id={shown(session_id)} is not {SESSION_ID_CHARACTERS} lower-case hex characters, as Open returns them"
+        )
+
+
 class SessionTable:
-    """Sessions by id; used on one event loop. Expired ones are swept whenever the table is used.
+    """Sessions by id; used on one event loop. Expired ones end whenever the table is used, and at each `sweep`.
 
     A session that leaves the table, whichever way, is closed in the engine by a task of the table's own, so that no
     caller who goes away can keep it from being closed. Until that task has ended nobody gets the place.
@@ -52,16 +73,19 @@ class SessionTable:
             max_sessions: most sessions at a time.
             lease_seconds: an idle session is kept this long.
             now: monotonic seconds.
+
+        Raises:
+            SettingError: a size is outside its range.
         """
-        if max_sessions < 1 or not lease_seconds > 0:
-            raise SettingError(f"max_sessions={max_sessions} must be at least 1 and lease_seconds={lease_seconds} above 0")
+        whole("max_sessions", max_sessions, 1, MOST_SESSIONS)
+        above("lease_seconds", lease_seconds, 0)
         self._close, self._now = close, now
         self.max_sessions, self.lease_seconds = max_sessions, lease_seconds
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        self._expire()
+        self.sweep()
         return len(self._sessions)
 
     async def open(self) -> Session:
@@ -72,13 +96,13 @@ class SessionTable:
 
         Cancellation: no place is taken.
         """
-        self._expire()
+        self.sweep()
         await self._closed()
         if len(self._sessions) >= self.max_sessions:
             raise CloudBusyError(
                 f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions"
             )
-        session = Session(secrets.token_hex(16), self._now() + self.lease_seconds)
+        session = Session(secrets.token_hex(SESSION_ID_CHARACTERS // 2), self._now() + self.lease_seconds)
         self._sessions[session.session_id] = session
         return session
 
@@ -88,7 +112,7 @@ class SessionTable:
         Raises:
             SessionLostError: there is none (any more).
         """
-        self._expire()
+        self.sweep()
         session = self._sessions.get(session_id)
         if session is None:
             raise SessionLostError(
@@ -116,10 +140,21 @@ class SessionTable:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _expire(self) -> None:
+    def sweep(self) -> int:
+        """Begin to end the sessions whose lease is over; return how many."""
         now = self._now()
-        for session in [s for s in self._sessions.values() if s.expires_at <= now and not s.running]:
-            self.remove(session.session_id)
+        over = [s.session_id for s in self._sessions.values() if s.expires_at <= now and not s.running]
+        for session_id in over:
+            self.remove(session_id)
+        return len(over)
+
+    async def end(self) -> int:
+        """End all sessions, also those that run, and wait until the engine has closed them; return how many there were."""
+        left = list(self._sessions)
+        for session_id in left:
+            self.remove(session_id)
+        await self._closed()
+        return len(left)
 
     async def _closed(self) -> None:
         while self._closing:

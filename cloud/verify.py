@@ -6,12 +6,19 @@ What does not live here: messages and statuses (service.py), the table (sessions
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud.engine.base import Check, Checked, Engine
-from cloud.sessions import Session, SessionTable
-from runtime.errors import CloudRejectedError, TokenizerMismatchError
+from cloud.log import fields
+from cloud.sessions import Session, SessionTable, check_session_id
+from runtime.errors import CloudBusyError, CloudRejectedError, SyneraError, TokenizerMismatchError
+from runtime.settings import shown
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,7 @@ class VerifyRequest:
     seq: int
     """Number of the check in its session, from 1."""
     check: Check
+    """Not looked at yet: its tokens may be too many, and a message's own."""
 
 
 class Verification:
@@ -41,7 +49,7 @@ class Verification:
         """
         if tokenizer_hash != self.tokenizer_hash:
             raise TokenizerMismatchError(
-                f"the device's tokenizer is {tokenizer_hash!r}, that of the cloud's {self.info.model} is {self.tokenizer_hash!r}; use models that share one"
+                f"the device's tokenizer is {shown(tokenizer_hash)}, that of the cloud's {self.info.model} is {self.tokenizer_hash!r}; use models that share one"
             )
         session = await self._table.open()
         try:
@@ -52,7 +60,12 @@ class Verification:
         return session.session_id
 
     async def close(self, session_id: str) -> None:
-        """Release a session; nothing happens when there is none."""
+        """Release a session; nothing happens when there is none.
+
+        Raises:
+            CloudRejectedError: that is no session's id.
+        """
+        check_session_id(session_id)
         await self._table.close(session_id)
 
     async def verify(self, request: VerifyRequest) -> Checked:
@@ -60,28 +73,34 @@ class Verification:
 
         Raises:
             SessionLostError: the session, or some of the history that the request builds on, is not here.
+            CloudBusyError: another check of the session still runs; it and the session stay as they are.
             CloudRejectedError: the request is wrong.
             CloudError: the engine failed, or the server stops.
         """
-        session = self._table.get(request.session_id)
-        if session.answer is None or request.seq != session.seq:
-            if request.seq != session.seq + 1:
+        check_session_id(request.session_id)
+        session, asked = self._table.get(request.session_id), _digest(request.check)
+        if session.answer is not None and request.seq == session.seq:
+            if asked != session.asked:
                 raise CloudRejectedError(
-                    f"seq={request.seq} is out of order; this session takes {session.seq} (repeated) or {session.seq + 1} (next)"
+                    f"seq={request.seq} was asked before, with other content; a repeat must be the same, and the next check is seq={session.seq + 1}"
                 )
-            session.seq = request.seq
-            session.running += 1
-            session.answer = asyncio.create_task(self._verify(session, request.check, session.answer))
-            session.answer.add_done_callback(_retrieve)
-        # Shielded: when this caller goes away the work goes on, for a repeat to find.
-        return await asyncio.shield(session.answer)
+            return await _result(session.answer)
+        if request.seq != session.seq + 1:
+            raise CloudRejectedError(
+                f"seq={request.seq} is out of order; this session takes {session.seq} (repeated) or {session.seq + 1} (next)"
+            )
+        if session.running:
+            raise CloudBusyError(f"seq={session.seq} of this session still runs; send seq={request.seq} after its verdict")
+        session.seq, session.asked = request.seq, asked
+        session.running += 1
+        session.answer = asyncio.create_task(self._verify(session, request.check))
+        return await _result(session.answer)
 
-    async def _verify(self, session: Session, check: Check, previous: asyncio.Task[Checked] | None) -> Checked:
+    async def _verify(self, session: Session, check: Check) -> Checked:
         try:
-            if previous is not None:
-                await asyncio.wait([previous])
             self._validate(check)
-            return await self._engine.check(session.session_id, check)
+            own = Check(check.prefix_length, tuple(check.context), tuple(check.draft))
+            return await self._engine.check(session.session_id, own)
         finally:
             session.running -= 1
             self._table.renew(session)
@@ -111,7 +130,23 @@ def check_vocabulary(tokens: Sequence[int], vocab: int) -> None:
         raise CloudRejectedError(f"token {wrong} is outside the LLM's vocabulary of {vocab}; check that the tokenizers agree")
 
 
-def _retrieve(task: asyncio.Task[Checked]) -> None:
-    """Keep asyncio from warning of an error that no caller stayed to see."""
-    if not task.cancelled():
-        task.exception()
+def _digest(check: Check) -> bytes:
+    """What tells one check from another [16 bytes], so that a session need not keep what it was asked."""
+    parts = ((check.prefix_length, len(check.context)), check.context, check.draft)
+    return hashlib.blake2b(b"".join(array("q", part).tobytes() for part in parts), digest_size=16).digest()
+
+
+async def _result(answer: asyncio.Task[Checked]) -> Checked:
+    """Wait for a check; when this caller goes away the work goes on, for a repeat to find."""
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        answer.add_done_callback(_unseen)
+        raise
+
+
+def _unseen(answer: asyncio.Task[Checked]) -> None:
+    """Take the outcome of a check whose caller went away, and log it when it is a bug."""
+    error = None if answer.cancelled() else answer.exception()
+    if error is not None and not isinstance(error, SyneraError):
+        _log.error("check failed", exc_info=error, extra=fields(reason=error))

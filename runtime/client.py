@@ -1,30 +1,58 @@
 """The device's side of the wire: one channel, one call with deadline and retries, one map from status to exception.
 
-What does not live here: the session that a device keeps over it, and its healing (synera/verifier.py).
+What does not live here: which answers are believed (answers.py), and the session over it with its healing (synera/verifier.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from runtime import errors
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, SettingError, SyneraError
+from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened
+from runtime.errors import (
+    BadAnswerError,
+    CloudBusyError,
+    CloudError,
+    CloudRejectedError,
+    CloudUnavailableError,
+    SessionLostError,
+    SyneraError,
+    TokenizerMismatchError,
+)
+from runtime.settings import plain, within
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.address import check_plaintext, host_of
+from runtime.wire.address import Address, check_plaintext
 
+RAISED_BY: Mapping[type[SyneraError], grpc.StatusCode] = {
+    TokenizerMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    SessionLostError: grpc.StatusCode.NOT_FOUND,
+    CloudBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    CloudRejectedError: grpc.StatusCode.INVALID_ARGUMENT,
+    CloudUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    CloudError: grpc.StatusCode.INTERNAL,
+}
+"""The errors that a verifier may name, and the status that each comes with; no other name is taken at its word."""
+_NAMED = {kind.__name__: (kind, status) for kind, status in RAISED_BY.items()}
 _RETRIES = 3
 _RETRY_SECONDS = 0.1
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
+    # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
+    ("grpc.max_receive_message_length", 64 * 1024),  # a legal answer has less than 16 KiB
+    # No compression either way, so that what is small on the wire is small in memory.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
 )
 
 
@@ -41,34 +69,7 @@ class Deadlines:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if not getattr(self, each.name) > 0:
-                raise SettingError(f"{each.name}={getattr(self, each.name)} must be above 0")
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the cloud serves; the wire's ModelInfoResponse."""
-
-    model: str
-    architecture: str
-    fingerprint: str
-    tokenizer_hash: str
-    context_tokens: int
-    max_draft_tokens: int
-    eos_ids: tuple[int, ...]
-    vocab: int
-    engine: str
-    paced: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedToken:
-    """One token of the cloud-only baseline."""
-
-    token: int
-    queue_seconds: float
-    compute_seconds: float
-    """Duration of its batch's forward."""
+            within(each.name, getattr(self, each.name), 0.001, 86_400.0)
 
 
 class CloudClient:
@@ -80,25 +81,27 @@ class CloudClient:
         """Prepare the channel; nothing is sent yet.
 
         Args:
-            target: `host:port`.
+            target: `host:port`, as :meth:`Address.parse` takes it.
             tls_ca: PEM file of the authority that signed the cloud's certificate; None is plaintext.
             allow_plaintext: accept plaintext to another machine.
             deadlines: for each call.
 
         Raises:
-            SettingError: `target` has no port.
+            SettingError: `target` is no such address.
             PlaintextRefusedError: plaintext to a host that is not loopback.
             FileNotFoundError: there is no `tls_ca`.
         """
-        self.target, self.deadlines = target, deadlines or Deadlines()
+        address, self.deadlines = Address.parse(target), deadlines or Deadlines()
+        self.target = str(address)
         way_out = "give tls_ca, or set allow_plaintext if the network is trusted"
-        check_plaintext(host_of(target), encrypted=tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
+        check_plaintext(address.host, encrypted=tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
         if tls_ca is None:
-            self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(address.uri, options=_CHANNEL_OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(tls_ca.read_bytes())
-            self._channel = grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
-        self._stub = synera_pb2_grpc.SyneraStub(self._channel)
+            self._channel = grpc.secure_channel(address.uri, credentials, options=_CHANNEL_OPTIONS)
+        self._stub = synera_pb2_grpc.SyneraStub(_Careful(self._channel))
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -107,21 +110,20 @@ class CloudClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in flight fail as unavailable."""
+        """Close the channel; calls in flight and later ones fail as unavailable."""
+        self._closed = True
         self._channel.close()
 
     def model_info(self) -> ModelInfo:
         """Ask what is served.
 
         Raises:
-            CloudError: no answer.
+            CloudError: no answer, or one that makes no sense.
         """
-        answer = self._call(self._stub.ModelInfo, pb.ModelInfoRequest(), self.deadlines.info_seconds)
-        stated = {each.name: getattr(answer, each.name) for each in fields(ModelInfo)}
-        return ModelInfo(**(stated | {"eos_ids": tuple(answer.eos_ids)}))
+        return read_model_info(self._call(self._stub.ModelInfo, pb.ModelInfoRequest(), self.deadlines.info_seconds))
 
-    def open(self, tokenizer_hash: str) -> str:
-        """Start a session and return its id.
+    def open(self, tokenizer_hash: str) -> Opened:
+        """Start a session; return its id and the fingerprint of the model that serves it.
 
         Raises:
             TokenizerMismatchError: the cloud's model has another tokenizer.
@@ -129,10 +131,10 @@ class CloudClient:
         """
         request = pb.OpenRequest(tokenizer_hash=tokenizer_hash)
         # Repeating an open is safe: a session whose id got lost on the way expires by its lease.
-        return self._call(self._stub.Open, request, self.deadlines.open_seconds).session_id
+        return read_opened(self._call(self._stub.Open, request, self.deadlines.open_seconds))
 
     def verify(self, request: pb.VerifyRequest) -> pb.VerifyResponse:
-        """Have a draft checked; safe to repeat by (session_id, seq).
+        """Have a draft checked; safe to repeat by (session_id, seq). The answer is as it came: see :func:`answers.read_checked`.
 
         Raises:
             CloudError: no verdict; SessionLostError asks for a new session.
@@ -151,13 +153,17 @@ class CloudClient:
         """Greedy tokens of the LLM alone, as they come; closing the iterator cancels the rest.
 
         Raises:
-            CloudError: the stream could not start or broke.
+            CloudError: the stream could not start, broke, or makes no sense.
         """
-        request = pb.GenerateRequest(prompt=prompt, max_new_tokens=max_new_tokens)
-        call = self._stub.Generate(request, timeout=self.deadlines.generate_seconds)
+        request, longest = pb.GenerateRequest(prompt=prompt, max_new_tokens=max_new_tokens), self.deadlines.generate_seconds
+        call = self._attempt(self._stub.Generate, request, longest)
         try:
-            for each in call:
-                yield GeneratedToken(each.token, each.queue_ms / 1e3, each.compute_ms / 1e3)
+            for count, answer in enumerate(call, 1):
+                if isinstance(answer, BadAnswerError):
+                    raise answer
+                if count > max_new_tokens:
+                    raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
+                yield read_generated(answer, longest)
         except grpc.RpcError as failed:
             raise self._error(failed) from None
         finally:
@@ -168,22 +174,33 @@ class CloudClient:
         ends = time.monotonic() + deadline_seconds
         for attempt in range(retries + 1):
             try:
-                return method(request, timeout=max(0.001, ends - time.monotonic()))
+                answer = self._attempt(method, request, max(0.001, ends - time.monotonic()))
             except grpc.RpcError as failed:
                 wait = _RETRY_SECONDS * 2**attempt
                 last = attempt == retries or time.monotonic() + wait >= ends
                 if last or failed.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise self._error(failed) from None
                 time.sleep(wait)
+            else:
+                if isinstance(answer, BadAnswerError):
+                    raise answer
+                return answer
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    def _attempt(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout)
+        except ValueError:  # how gRPC refuses a closed channel
+            if not self._closed:
+                raise
+            raise CloudUnavailableError(f"the channel to {self.target} was closed") from None
+
     def _error(self, failed: Any) -> SyneraError:
-        """The exception that a status stands for: by the cloud's own word, else by the status gRPC itself gave."""
-        kind = dict(failed.trailing_metadata() or ()).get(ERROR_KIND_KEY)
-        named = getattr(errors, str(kind), None)
-        if isinstance(named, type) and issubclass(named, SyneraError):
-            return named(failed.details())
-        code, details = failed.code(), failed.details()
+        """The exception that a status stands for: by the cloud's own word where that fits, else by the status alone."""
+        code, details = failed.code(), plain(failed.details() or "")
+        kind, status = _NAMED.get(str(dict(failed.trailing_metadata() or ()).get(ERROR_KIND_KEY)), (None, None))
+        if kind is not None and status is code:
+            return kind(details)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return CloudUnavailableError(
                 f"no verifier answers at {self.target} ({details}); check the address, or start one with: synera serve"
@@ -197,3 +214,28 @@ class CloudClient:
                 f"{self.target} does not take this request ({code.name}: {details}); is it a verifier of this version?"
             )
         return CloudError(f"the verifier at {self.target} failed ({code.name}: {details}); its log says more")
+
+
+class _Careful:
+    """A channel whose unreadable answers come back as errors; gRPC would log a trace for each."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def unary_unary(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
+        return self._channel.unary_unary(method, response_deserializer=_careful(response_deserializer), **named)
+
+    def unary_stream(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
+        return self._channel.unary_stream(method, response_deserializer=_careful(response_deserializer), **named)
+
+
+def _careful(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError:
+            return BadAnswerError(
+                f"the verifier's answer of {len(message)} bytes cannot be read; is it a verifier of this version?"
+            )
+
+    return read

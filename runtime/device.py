@@ -5,7 +5,10 @@ What does not live here: the decode loop (synera/session.py) and where defaults 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +17,20 @@ from typing import Protocol, Self
 from tokenizers import Tokenizer
 
 from runtime.client import CloudClient
-from runtime.clock import PacedClock, RealClock
-from runtime.errors import CheckpointError, ContextOverflowError, TokenizerMismatchError
+from runtime.clock import Clock, PacedClock, RealClock
+from runtime.errors import CheckpointError, CloudError, ContextOverflowError, TokenizerMismatchError
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
 from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
 from runtime.session import Limits
+from runtime.synera.backoff import Backoff
 from runtime.synera.drafter import DraftCosts, ModelDrafter
+from runtime.synera.knobs import MAX_DRAFT_LENGTH
 from runtime.synera.lens import Lens
 from runtime.synera.session import EnergyModel, Session
-from runtime.synera.verifier import CloudVerifier
+from runtime.synera.verifier import CloudVerifier, Terms
 
 
 class Profile(DraftCosts, EnergyModel, Protocol):
@@ -105,18 +110,22 @@ class Device:
 
 
 class Connection:
-    """A device and the cloud that it works with: they fit, and what both can take is known."""
+    """A device and the cloud that it works with: they fit, and what both can take is known.
+
+    Owns the threads of its sessions, and what they learn of the cloud: how long to leave it alone.
+    """
 
     def __init__(self, device: Device, client: CloudClient) -> None:
         """Ask the cloud what it serves.
 
         Args:
             device: what is loaded here.
-            client: the channel; stays its owner's.
+            client: the channel; stays its owner's, who closes it after this.
 
         Raises:
             CloudUnavailableError: no verifier answers.
             TokenizerMismatchError: it reads other tokens than the device.
+            CloudError: what it says makes no sense, or it takes no drafts as long as the device makes them.
         """
         self.device, self._client = device, client
         info = client.model_info()
@@ -125,10 +134,34 @@ class Connection:
                 f"the cloud {client.target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
                 "serve an LLM that shares the SLM's tokenizer"
             )
-        self.llm_fingerprint = info.fingerprint
+        if info.max_draft_tokens < MAX_DRAFT_LENGTH:
+            raise CloudError(
+                f"the cloud {client.target} checks drafts of at most {info.max_draft_tokens} tokens, the device drafts up to {MAX_DRAFT_LENGTH}; "
+                f"let it take {MAX_DRAFT_LENGTH} (--max-draft-tokens)"
+            )
         config = device.slm.config
+        self.llm_fingerprint = info.fingerprint
         context = min(info.context_tokens, config.context)
         self.limits = Limits(device.max_new_tokens, frozenset(info.eos_ids) | frozenset(config.eos_ids), context)
+        self._terms = Terms(device.tokenizer_hash, info.fingerprint, min(info.vocab, config.vocab))
+        self._backoff = Backoff()
+        self._lock = threading.Lock()
+        # Below: under the lock.
+        self._sessions: dict[LiveSession, ThreadPoolExecutor] = {}
+        self._retired: deque[tuple[ThreadPoolExecutor, Future[None]]] = deque()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # Who is interrupted does not sit out the deadlines of a cloud that hangs: closing the channel ends its calls.
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self._end(self._client.deadlines.close_seconds if interrupted else None)
+
+    def close(self) -> None:
+        """Shut down all sessions and wait until they are released, each call within its deadline."""
+        self._end(None)
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Turn a prompt into token ids.
@@ -148,19 +181,63 @@ class Connection:
 
         Args:
             link: a link to emulate; None uses the network as it is.
+
+        Raises:
+            CheckpointError: the device's lens is for another SLM.
+            RuntimeError: the connection is closed.
         """
         device = self.device
         clock = PacedClock() if device.paced else RealClock()
         emulator = LinkEmulator(link) if link is not None else None
-        verifier = CloudVerifier(self._client, device.tokenizer_hash, emulator=emulator, clock=clock)
         drafter = ModelDrafter(device.slm, device.lens, clock, device.profile)
-        return LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this connection is closed; make a new one")
+            worker = self._retired.popleft()[0] if self._retired else ThreadPoolExecutor(1, thread_name_prefix="verifier")
+            verifier = CloudVerifier(
+                self._client, self._terms, emulator=emulator, clock=clock, backoff=self._backoff, worker=worker
+            )
+            session = LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits, self._take_back)
+            self._sessions[session] = worker
+        return session
+
+    def _take_back(self, session: LiveSession, released: Future[None]) -> None:
+        """Keep a session's thread for another, whose work then comes after the release."""
+        with self._lock:
+            if (worker := self._sessions.pop(session, None)) is not None:
+                self._retired.append((worker, released))
+
+    def _end(self, wait_seconds: float | None) -> None:
+        with self._lock:
+            self._closed, sessions = True, list(self._sessions)
+        for session in sessions:
+            session.shutdown()
+        with self._lock:
+            retired, self._retired = self._retired, deque()
+        done, _ = wait([released for _, released in retired], wait_seconds)
+        for worker, released in retired:
+            worker.shutdown(wait=released in done)
+        for released in done:
+            released.result()
 
 
 class LiveSession(Session):
-    """A session over a device's SLM and a cloud's LLM; owns the thread that talks to the cloud."""
+    """A session over a device's SLM and a cloud's LLM, on a thread lent by its connection."""
 
     _verifier: CloudVerifier
+
+    def __init__(
+        self,
+        drafter: ModelDrafter,
+        verifier: CloudVerifier,
+        clock: Clock,
+        energy: EnergyModel,
+        lens: Lens,
+        limits: Limits,
+        retired: Callable[[LiveSession, Future[None]], None],
+    ) -> None:
+        super().__init__(drafter, verifier, clock, energy, lens, limits)
+        self._retired = retired
 
     def __enter__(self) -> Self:
         return self
@@ -169,5 +246,5 @@ class LiveSession(Session):
         self.shutdown()
 
     def shutdown(self) -> None:
-        """Release the cloud session and end the thread; waits for what is in flight."""
-        self._verifier.shutdown()
+        """Give thread and cloud session up, waiting for neither: the connection sees to what is left to do."""
+        self._retired(self, self._verifier.retire())

@@ -51,11 +51,7 @@ class LinkEmulator:
             sleep: waits so many seconds.
         """
         self._link, self._now, self._sleep = link, now, sleep
-        self.restart(origin_seconds)
-
-    def restart(self, origin_seconds: float) -> None:
-        """Let now be `origin_seconds` after the link's start."""
-        self._zero = self._now() - origin_seconds
+        self._zero = now() - origin_seconds
 
     def uplink(self, size_bytes: int) -> None:
         """Sleep as long as a message takes to the cloud.

@@ -6,9 +6,15 @@ What does not live here: the settings, and the error's class (errors.py).
 from __future__ import annotations
 
 import math
-import unicodedata
+import sys
+from typing import TYPE_CHECKING
 
 from runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_LARGEST = sys.float_info.max  # an integer may be finite and yet no float
 
 
 def within(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -24,10 +30,19 @@ def within(name: str, value: float, low: float, high: float = math.inf) -> None:
         SettingError: it is outside, or not a finite number.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    # An integer of hundreds of digits is finite, and no float.
-    if not number or not low <= value <= high or (isinstance(value, float) and not math.isfinite(value)):
+    if not number or not low <= value <= min(high, _LARGEST):
         allowed = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
         raise SettingError(f"{name}={shown(value)} must be a number {allowed}")
+
+
+def whole(name: str, value: int, low: int, high: int) -> None:
+    """Do nothing for an integer in low..high, both included.
+
+    Raises:
+        SettingError: it is outside, or no integer.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise SettingError(f"{name}={shown(value)} must be an integer in {low}..{high}")
 
 
 def above(name: str, value: float, low: float) -> None:
@@ -37,7 +52,7 @@ def above(name: str, value: float, low: float) -> None:
         SettingError: it is not.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low < value < math.inf:
+    if not number or not low < value <= _LARGEST:
         raise SettingError(f"{name}={shown(value)} must be a number above {low:g}")
 
 
@@ -54,25 +69,27 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def shown(value: object, longest: int = 80) -> str:
     """Return a value as a message may show it: on one line, not longer than `longest`, nothing in it that acts on a terminal."""
     try:
-        text = repr(value)
+        return plain(repr(value), longest)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of too many digits"
-    text = "".join(c if c.isprintable() else "?" for c in text)
+
+
+def plain(text: str, longest: int = 200) -> str:
+    """Return text from outside as a message may carry it: what does not print is a question mark, cut to `longest` characters."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-_JOINERS = "\u200c\u200d"
-"""Characters without a shape of their own that words of some languages, and some emoji, are written with."""
+def first_finding(error: ValidationError, *above: str) -> str:
+    """Return the first thing that pydantic found wrong, as one clause; what was given is shown cut.
 
-
-def plain(text: str) -> str:
-    """Return text that may be printed as it is: what acts on a terminal, or is no character, is shown as its escape.
-
-    Line ends and tabs stay. What belongs in one line of a message is cut and quoted by :func:`shown`.
+    Args:
+        error: what it raised.
+        above: where the part is that it looked at.
     """
-    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _harmless(character: str) -> bool:
-    kind = unicodedata.category(character)
-    return character in "\n\t" or character in _JOINERS or not (kind.startswith("C") or kind in ("Zl", "Zp"))
+    found = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in (*above, *found["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    said = found["msg"].removeprefix("Value error, ")
+    given = f", not {shown(found['input'], 60)}" if said.startswith("Input should") else ""
+    return f"{shown(place)[1:-1]}: {said}{given}{more}" if place else f"{said}{more}"

@@ -1,5 +1,7 @@
 """Measure timing profiles of this machine and store them as JSON: one of a device, one of a cloud.
 
+Energy cannot be measured here: it is taken over from another profile, and the profile says so.
+
 Examples:
     synera measure-profiles                                 # the bundled pair, into runs/profiles
     synera measure-profiles --slm /models/small --llm /models/large --out profiles
@@ -7,9 +9,11 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.settings import within
 from scripts._cli import Dtype, console, launch
 from traces import bundled
 
@@ -24,6 +28,8 @@ class Arguments:
     """Hugging Face folder of the LLM."""
     out: Path = Path("runs/profiles")
     """Folder for measured-device.json and measured-cloud.json."""
+    energy_from: Path = field(default_factory=lambda: bundled.profile("phone"))
+    """Device profile whose watts and radio energy are taken over, as no meter is read."""
     repetitions: int = 30
     """Timings behind each point; the median counts."""
     threads: int = 1
@@ -33,6 +39,10 @@ class Arguments:
     dtype: Dtype = "float32"
     """Arithmetic type."""
 
+    def __post_init__(self) -> None:
+        within("repetitions", self.repetitions, 1, 10_000)
+        within("threads", self.threads, 1, 1024)
+
 
 def main(arguments: Arguments) -> None:
     """Measure, print, store."""
@@ -40,20 +50,28 @@ def main(arguments: Arguments) -> None:
 
     from runtime.model.loading import load_decoder
     from runtime.model.placement import Placement
+    from traces.files import make_folder
+    from traces.profile import DeviceProfile
     from traces.record_profile import measure_cloud, measure_device
 
+    energy = DeviceProfile.load(arguments.energy_from)
+    if not energy.has_energy:
+        console.print(
+            f"note: {arguments.energy_from} states no energy; a reward that weighs energy will charge none", markup=False
+        )
     torch.set_num_threads(arguments.threads)
     placement = Placement.of(arguments.device, arguments.dtype)
-    device, device_fit = measure_device(load_decoder(arguments.slm, placement), "measured-device", arguments.repetitions)
+    slm = load_decoder(arguments.slm, placement)
+    make_folder(arguments.out)  # refused now, and not after the work
+    device, device_fit = measure_device(slm, "measured-device", energy, arguments.repetitions)
     cloud, cloud_fit = measure_cloud(load_decoder(arguments.llm, placement), "measured-cloud", arguments.repetitions)
     for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
         path = arguments.out / f"{profile.name}.json"
         profile.save(path)
-        console.print(f"{path}: {profile}")
+        console.print(f"{path}: {profile}", markup=False)
         console.print(f"  fits {fit.points} timings with a mean relative error of {fit.mean_relative_error:.3f}")
-    console.print(
-        f"next: synera train --device-profile {arguments.out}/measured-device.json --cloud-profile {arguments.out}/measured-cloud.json"
-    )
+    paths = [shlex.quote(str(arguments.out / f"measured-{of}.json")) for of in ("device", "cloud")]
+    console.print(f"next: synera train --device-profile {paths[0]} --cloud-profile {paths[1]}", markup=False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from runtime.errors import SettingError
+from runtime.settings import one_of, within
 from scripts._cli import Dtype, console, launch, progress
 from traces import bundled
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from traces.tasks.splits import Prompt
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_WALKS = ("random", "never", "always")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Arguments:
     """Hugging Face folder of the LLM."""
     out: Path = Path("runs/graphs")
     """Folder; one SPLIT.safetensors each."""
-    splits: tuple[Split, ...] = ("train", "validation", "test")
+    splits: tuple[Split, ...] = SPLITS
     """Which splits to record; the first fits the lens unless one is given."""
     per_kind: int = 40
     """Prompts of each bundled task kind; a quarter of it for validation and test."""
@@ -59,6 +64,18 @@ class Arguments:
     dtype: Dtype = "float32"
     """Arithmetic type of both models; float32 makes what is recorded independent of the batch."""
 
+    def __post_init__(self) -> None:
+        if not self.splits:
+            raise SettingError(f"splits is empty; name some of {', '.join(SPLITS)}")
+        for split in self.splits:
+            one_of("splits", split, SPLITS)
+        if len(set(self.splits)) != len(self.splits):
+            raise SettingError(f"splits={' '.join(self.splits)} names one twice")
+        within("per_kind", self.per_kind, 1, 100_000)
+        within("max_new_tokens", self.max_new_tokens, 1, 2**20)
+        within("node_budget", self.node_budget, 1, 10**9)
+        within("threads", self.threads, 1, 1024)
+
 
 def main(arguments: Arguments) -> None:
     """Record every split."""
@@ -66,15 +83,27 @@ def main(arguments: Arguments) -> None:
 
     from runtime.model.placement import Placement
     from runtime.synera.lens import Lens
+    from traces.files import make_folder
     from traces.synera.record import Recorder
     from traces.synera.record_models import Models
 
+    prompts = _prompts(arguments)
+    lens = Lens.load(arguments.lens) if arguments.lens else None
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
     models = Models.load(arguments.slm, arguments.llm, Placement.of(arguments.device, arguments.dtype))
-    lens = Lens.load(arguments.lens) if arguments.lens else None
+    make_folder(arguments.out)  # refused now, and not after the work
+    own = not models.is_pair(bundled.PAIR / "slm", bundled.PAIR / "llm")
     console.print(f"both models in {models.placement}")
-    table = Table("split", "prompts", "nodes", "nodes a prompt", "left out", "closed", "coverage: random", "never", "always")
-    for name, prompts, score in _sources(arguments, models):
+    if own and arguments.prompts is None:
+        console.print(
+            "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks, which only "
+            "the bundled pair was trained for; give prompts of your own with --prompts FILE"
+        )
+    table = Table(
+        "split", "prompts", "nodes", "nodes a prompt", "left out", "closed", *(f"answers inside: {w}" for w in _WALKS)
+    )
+    score = _scorer(arguments, models, prompts)
+    for name in arguments.splits:
         recorder = Recorder(
             models,
             score,
@@ -84,7 +113,7 @@ def main(arguments: Arguments) -> None:
             arguments.open_graphs == "keep",
             arguments.threads,
         )
-        graphs = record(recorder, prompts, name)
+        graphs = record(recorder, prompts[name], name)
         lens = Lens.from_tensors(graphs.lens_tensors)
         graphs.save(arguments.out / f"{name}.safetensors")
         c = graphs.meta.coverage
@@ -96,10 +125,11 @@ def main(arguments: Arguments) -> None:
             str(graphs.nodes),
             spread,
             str(graphs.meta.notes["left_out"]),
-            *(f"{c[k]:.4f}" for k in ("closed", "random", "never", "always")),
+            *(f"{c[k]:.4f}" for k in ("closed", *_WALKS)),
         )
     console.print(table)
-    console.print(f"next: synera train --graphs {arguments.out}")
+    for line in _next(arguments, own):
+        console.print(line, markup=False)
 
 
 def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
@@ -115,20 +145,46 @@ def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
     raise AssertionError("the recorder ended without its graphs")
 
 
-def _sources(arguments: Arguments, models: Models) -> list[tuple[str, list[Prompt], Callable[[str, str], float]]]:
-    """Split, prompts and scorer of all that is asked for."""
-    from traces.synera.record_models import agreement
-    from traces.tasks import scorers
+def _prompts(arguments: Arguments) -> dict[str, list[Prompt]]:
+    """The prompts of each split that is asked for."""
     from traces.tasks.splits import bundled_prompts, own_prompts
 
+    if arguments.prompts is not None:
+        return own_prompts(arguments.prompts)
+    held = max(1, arguments.per_kind // 4)
+    return {name: bundled_prompts(name, arguments.per_kind if name == "train" else held) for name in arguments.splits}
+
+
+def _scorer(arguments: Arguments, models: Models, prompts: dict[str, list[Prompt]]) -> Callable[[str, str], float]:
+    """The score of an answer."""
+    from traces.synera.record_models import agreement
+    from traces.tasks import scorers
+
     if arguments.prompts is None:
-        counts = {"train": arguments.per_kind}
-        held = max(1, arguments.per_kind // 4)
-        return [(name, bundled_prompts(name, counts.get(name, held)), scorers.score) for name in arguments.splits]
-    own = own_prompts(arguments.prompts)
-    texts = [prompt.text for name in arguments.splits for prompt in own[name]]
-    score = agreement(models, texts, arguments.max_new_tokens)
-    return [(name, own[name], score) for name in arguments.splits]
+        return scorers.score
+    return agreement(models, [p.text for name in arguments.splits for p in prompts[name]], arguments.max_new_tokens)
+
+
+def _next(arguments: Arguments, own: bool) -> list[str]:
+    """What to do with what was written."""
+    missing = [name for name in ("train", "validation") if name not in arguments.splits]
+    if not missing:
+        lines = [f"next: synera train --graphs {_word(arguments.out)}"]
+    elif "test" in arguments.splits:
+        lines = [f"next: synera evaluate --graphs {_word(arguments.out / 'test.safetensors')}"]
+    else:
+        lens = arguments.out / f"{arguments.splits[0]}.safetensors"
+        lines = [f"next: the same command with --splits {' '.join(missing)} --lens {_word(lens)}, then synera train"]
+    if own:
+        lines.append(
+            f"live, with these models: synera serve --model {_word(arguments.llm)}, and synera deploy --slm {_word(arguments.slm)}"
+        )
+    return lines
+
+
+def _word(path: Path) -> str:
+    """A path as a shell reads it."""
+    return shlex.quote(str(path))
 
 
 if __name__ == "__main__":

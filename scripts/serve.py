@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cloud.engine import registry
 from scripts._cli import Dtype, launch
@@ -50,17 +50,20 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     max_sessions: int = 64
     """Most sessions at a time; more are told to come back later."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe event that is logged, to standard error, a line each; debug tells every refused request."""
 
 
 def main(arguments: Arguments) -> None:
     """Serve; return after a graceful stop.
 
     Raises:
-        SyneraError: the model, the certificates or the address cannot be used.
-        ValueError: an argument is outside its range, or the profile cannot be read.
+        SyneraError: an argument is outside its range; the model, the profile, the certificates or the address cannot be used.
     """
+    from cloud import log
     from cloud.server import serve
 
+    log.configure(arguments.log_level)
     config = _config(arguments)
 
     def announce(port: int, info: EngineInfo) -> None:

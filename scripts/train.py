@@ -8,13 +8,16 @@ Examples:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agents.learned import PPOConfig, train_ppo
+from agents.bundle import TABLES
+from agents.learned import PPOConfig, check_run_name, train_ppo
 from scripts._cli import console, launch, progress
-from synera_env import Preference, SyneraReplayEnv
+from synera_env import Preference, SettingError, SyneraReplayEnv
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
@@ -28,7 +31,7 @@ class Arguments:
     """Train a controller."""
 
     name: str = "ppo"
-    """The run is written to runs/NAME."""
+    """The run is written to runs/NAME once it is finished; until then a run of this name stays as it was."""
     graphs: Path = bundled.ROOT / "graphs"
     """Folder with train.safetensors and validation.safetensors (synera record)."""
     device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
@@ -41,13 +44,14 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train and export."""
+    folder = _run_folder(arguments.name)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
     train_graphs = GraphSet.load(arguments.graphs / "train.safetensors")
     validation = GraphSet.load(arguments.graphs / "validation.safetensors")
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, Path("runs") / arguments.name)
-    console.print(f"bundle: {bundle}")
-    console.print(f"next: synera evaluate --graphs {arguments.graphs / 'test.safetensors'} --bundle {bundle}")
-    console.print(f"      tensorboard --logdir {bundle.parent / 'tb'}")
+    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder)
+    console.print(f"bundle: {bundle}", markup=False)
+    for word, command in zip_longest(["next:"], _next(arguments, bundle), fillvalue=""):
+        console.print(f"{word:5} {command}", markup=False)
 
 
 def train(
@@ -58,18 +62,63 @@ def train(
     config: PPOConfig,
     folder: Path,
 ) -> Path:
-    """Train with a progress bar; return the bundle's folder."""
+    """Train with a progress bar, saying where it can be watched; return the bundle's folder."""
     import torch
 
     torch.set_num_threads(1)  # networks this small only lose by more
+    unfinished: list[Path] = []
 
     def make_env(preference: Preference | None) -> SyneraReplayEnv:
         return SyneraReplayEnv(train_graphs, bundled.links("train"), device, cloud, preference)
 
+    def started(part: Path) -> None:
+        unfinished.append(part)
+        console.print(f"watch: tensorboard --logdir {shlex.quote(str(part / 'tb'))}", markup=False)
+
     validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud)
-    with progress() as bar:
-        task = bar.add_task("train PPO", total=config.steps)
-        return train_ppo(make_env, validation, config, folder, _bar_callback(lambda done: bar.update(task, completed=done)))
+    try:
+        with progress() as bar:
+            task = bar.add_task("train PPO", total=config.steps)
+            callback = _bar_callback(lambda done: bar.update(task, completed=done))
+            return train_ppo(make_env, validation, config, folder, callback, started)
+    except BaseException:
+        if unfinished and unfinished[0].exists():
+            kept = f"; the run before it is still in {folder}" if folder.exists() else ""
+            console.print(f"not finished: what there is lies in {unfinished[0]}{kept}", markup=False)
+        raise
+
+
+def _run_folder(name: str) -> Path:
+    """Return the folder of a run, before any work is done for it.
+
+    Raises:
+        SettingError: the name is none for a run, or something else is in its place.
+    """
+    check_run_name(name)
+    folder = Path("runs") / name
+    for each in (folder.parent, folder):
+        if each.exists() and not each.is_dir():
+            raise SettingError(f"{each} is there and is not a folder; name another run with --name, or move it")
+    return folder
+
+
+def _next(arguments: Arguments, bundle: Path) -> list[str]:
+    """The commands that look at a bundle, in the world that it was trained in."""
+    default, test = Arguments(), arguments.graphs / "test.safetensors"
+    given = {
+        "--graphs": test if arguments.graphs != default.graphs else None,
+        "--device-profile": arguments.device_profile if arguments.device_profile != default.device_profile else None,
+        "--cloud-profile": arguments.cloud_profile if arguments.cloud_profile != default.cloud_profile else None,
+    }
+    world = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+    commands = [
+        shlex.join(["synera", "evaluate", *world, "--bundle", str(bundle)]),
+        shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),
+    ]
+    if not test.is_file():
+        record = ["synera", "record", "--splits", "test", "--lens", str(bundle / TABLES), "--out", str(arguments.graphs)]
+        commands.insert(0, f"{shlex.join(record)}   (and the models and prompts of the other graphs)")
+    return commands
 
 
 def _bar_callback(update: object) -> BaseCallback:

@@ -10,9 +10,11 @@ Examples:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.settings import within
 from scripts._cli import console, launch
 
 
@@ -33,6 +35,12 @@ class Arguments:
     only_measure: bool = False
     """Measure the models that are in `out` and write the card, without training."""
 
+    def __post_init__(self) -> None:
+        for name in ("slm_steps", "llm_steps"):
+            if (steps := getattr(self, name)) is not None:
+                within(name, steps, 1, 10**7)
+        within("test_prompts", self.test_prompts, 1, 100_000)
+
 
 def main(arguments: Arguments) -> None:
     """Train, measure, write the card."""
@@ -49,7 +57,8 @@ def main(arguments: Arguments) -> None:
     console.print("measuring on test prompts ...")
     card = write_card(arguments.out, arguments.test_prompts)
     console.print(card.read_text(), markup=False)
-    console.print(f"next: synera record --slm {arguments.out / 'slm'} --llm {arguments.out / 'llm'}")
+    slm, llm = (shlex.quote(str(arguments.out / name)) for name in ("slm", "llm"))
+    console.print(f"next: synera record --slm {slm} --llm {llm}", markup=False)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,19 @@ from gymnasium.envs.registration import register
 from runtime.errors import SettingError, SyneraError, UncoveredError
 from runtime.policy import drive
 from runtime.session import StepRecord
+from runtime.settings import above, one_of, shown, within
 from runtime.synera.knobs import Knobs
 from synera_env.base import DecisionEnv, Deployment
 from synera_env.metrics import EpisodeMetrics, summarise
-from synera_env.reward import Preference
+from synera_env.radio import Outages
+from synera_env.reward import Preference, PreferenceRange
 from synera_env.schema import Feature, Knob, Schema, View, preference_features
 from synera_env.synera.env import SyneraEnv
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
+from traces.errors import TraceError
 from traces.files import replacing_folder, write_json
+from traces.schemas import parse_json, read_file, read_json
 
 __all__ = [
     "DecisionEnv",
@@ -26,20 +30,30 @@ __all__ = [
     "Feature",
     "Knob",
     "Knobs",
+    "Outages",
     "Preference",
+    "PreferenceRange",
     "Schema",
     "SettingError",
     "StepRecord",
     "SyneraEnv",
     "SyneraError",
     "SyneraReplayEnv",
+    "TraceError",
     "UncoveredError",
     "View",
+    "above",
     "drive",
+    "one_of",
+    "parse_json",
     "preference_features",
+    "read_file",
+    "read_json",
     "replacing_folder",
+    "shown",
     "summarise",
     "synera_schema",
+    "within",
     "write_json",
 ]
 

@@ -1,69 +1,35 @@
 """The Gymnasium part of every environment, written once over an episode (a stepper in some world) and a schema.
 
-What does not live here: what a system's knobs and features are (its schema), its worlds, and the reward's formula.
+What does not live here: what a system's knobs and features are (its schema), its worlds, how an episode starts
+(episode.py), the reward's formula, and the picture of an answer (picture.py).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
-from runtime.session import Step, Stepper, StepRecord
+from runtime.session import Cost, Step, Stepper, StepRecord
+from runtime.settings import shown
+from synera_env.arguments import Links, read_links, read_outages, read_preference
+from synera_env.episode import Episode, ResetOptions, Start, checked_seed, draw
 from synera_env.metrics import episode_metrics
-from synera_env.radio import Radio
+from synera_env.radio import Outages
 from synera_env.reward import Preference, PreferenceRange, reward_terms
 from synera_env.schema import Schema
-from traces.links.trace import LinkTrace
 
 Observation = NDArray[np.float32]
 Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
 """What a step returns: observation, reward, terminated, truncated, info."""
-RESET_OPTIONS = ("prompt", "link", "link_offset_seconds", "preference")
-
-
-class Episode(Protocol):
-    """One answer in some world."""
-
-    @property
-    def session(self) -> Stepper[Any, Any, Any]:
-        """What answers; nothing is begun yet."""
-        ...
-
-    @property
-    def prompt_tokens(self) -> Sequence[int]:
-        """What it answers."""
-        ...
-
-    @property
-    def prompt(self) -> str:
-        """The same as text."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Kind of task, for the info."""
-        ...
-
-    def score(self) -> float:
-        """Task score of the finished answer."""
-        ...
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is drawn when an episode starts."""
-
-    prompt: int
-    radio: Radio
-    rng: np.random.Generator
-    """For whatever else the world draws."""
+RENDER_MODES = ("ansi", "rgb_array")
 
 
 @dataclass(frozen=True)
@@ -94,49 +60,57 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     ## Episode
 
-    Terminates when the answer is complete; `info["episode_metrics"]` then has the metrics of `synera_env.metrics`. It is
-    truncated, with `info["uncovered"]`, when a replayed step leaves what was recorded; what had been settled by then
-    is paid for.
+    Terminates when the answer is complete; `info["episode_metrics"]` then has the metrics of `synera_env.metrics`, and
+    `info["quality_known"]` is False where nobody can tell the quality: it is NaN in the metrics, and no term of the
+    reward. It is truncated, with `info["uncovered"]`, when a replayed step leaves what was recorded; what had been settled
+    by then is paid for, and so is what was left undone, as the world prices it.
 
     ## Reset options
 
-    `prompt` (index), `link` (index), `link_offset_seconds`, `preference` (a `Preference`); what is not given is drawn.
+    `prompt` (index), `link` (index), `link_offset_seconds` (0 .. the link's length), `preference` (a `Preference` or a
+    mapping of its weights); what is not given is drawn.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - the base class declares it so
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012 - the base class declares it so
 
     def __init__(
         self,
         schema: Schema,
         prompts: int,
-        links: Sequence[LinkTrace],
-        preference: Preference | None = None,
+        links: Links,
+        preference: Preference | Mapping[str, float] | None = None,
+        outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
+        startable: Sequence[int] | None = None,
     ) -> None:
         """Set up spaces and draws.
 
         Args:
             schema: of the system.
             prompts: how many prompts the world has.
-            links: link traces to draw from.
+            links: link traces to draw from, or their file.
             preference: fixed weights; None samples them for each episode.
-            render_mode: None or `ansi`.
+            outages: how often an episode's radio is cut off; None is the default, `Outages.never()` switches it off.
+            render_mode: None, `ansi` or `rgb_array`.
+            startable: the prompts that `reset` can begin, and draws from; None is all.
 
         Raises:
-            SettingError: there are no prompts or no links, or the render mode is unknown.
+            SettingError: there are no prompts or no links, or an argument is of a wrong type or unknown.
+            TraceError: a file is missing or damaged.
         """
         if prompts < 1:
             raise SettingError("the environment has no prompts; give at least one")
-        if not links:
-            raise SettingError("no link traces given; give at least one")
-        if render_mode not in (None, "ansi"):
-            raise SettingError(f"render_mode={render_mode!r} is not supported; use None or 'ansi'")
-        self.schema, self.links, self.render_mode = schema, tuple(links), render_mode
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise SettingError(f"render_mode={shown(render_mode)} is not supported; use None, 'ansi' or 'rgb_array'")
+        self.schema, self.links, self.render_mode = schema, read_links(links), render_mode
+        self.outages = read_outages(outages)
         self.observation_space, self.action_space = schema.observation_space, schema.action_space  # type: ignore[assignment]
-        self.prompt_count, self._fixed_preference = prompts, preference
+        self.prompt_count, self._startable = prompts, range(prompts) if startable is None else tuple(startable)
+        self._fixed_preference = None if preference is None else read_preference(preference)
+        self._preference = self._fixed_preference or Preference()
         self._episode: Episode | None = None
         self._point: Any = None
-        self._preference = preference or Preference()
+        self._paid: dict[str, float] = {}
 
     @property
     def preferences(self) -> PreferenceRange:
@@ -153,9 +127,21 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """Release an episode; worlds that hold more than its session extend this."""
         episode.session.close()
 
+    def _undone(self, *, settled: bool) -> Cost:
+        """What an answer that leaves what was recorded is charged for what it has not done; worlds that can leave say so.
+
+        Args:
+            settled: the step under way was settled, and is paid for by its own cost.
+        """
+        return Cost()
+
     def _line(self, record: Any) -> str:
-        """Render one record."""
-        return f"{list(record.committed)} at {record.committed_at:.3f} s"
+        """Render one record as text."""
+        return f"{self._said(record.committed)} at {record.committed_at:.3f} s"
+
+    def _confidence(self, record: Any) -> float:
+        """How sure the device was at a step, 0..1, for the picture; systems that know it say so."""
+        return 1.0
 
     def deployment(self) -> Deployment:
         """What a controller trained here needs where it is deployed; nothing, unless a world says so."""
@@ -163,7 +149,12 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     def provenance(self) -> dict[str, Any]:
         """What this world is made of, as plain data: written into the run of a training."""
-        return {"prompts": self.prompt_count, "links": sorted({x.family for x in self.links}), "traces": len(self.links)}
+        return {
+            "prompts": self.prompt_count,
+            "links": sorted({x.family for x in self.links}),
+            "traces": len(self.links),
+            "outages": asdict(self.outages),
+        }
 
     # ------------------------------------------------------------ Gymnasium
 
@@ -171,10 +162,16 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """Start an answer; see the class docstring for `options`.
 
         Raises:
-            SettingError: an option is unknown or out of range.
-            UncoveredError: in replay, not even what comes before the first decision was recorded.
+            SettingError: the seed or an option is unknown, of a wrong type or out of range, or names a prompt of which not
+                even what comes before the first decision was recorded; the answer under way goes on.
         """
-        episode, info = self._draw(seed, options)
+        chosen = ResetOptions.of(options, self.prompt_count, self.links)
+        if chosen.prompt is not None and chosen.prompt not in self._startable:
+            raise SettingError(
+                f"reset option prompt={chosen.prompt} cannot be begun, as its first chunk was not recorded; "
+                "choose another, or record with a larger node budget"
+            )
+        episode, info = self._draw(checked_seed(seed), chosen)
         self._point = episode.session.begin(episode.prompt_tokens, self.schema.first_knobs)
         return self._observe(), info
 
@@ -197,15 +194,23 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             return self._uncovered(uncovered, knobs, settled_before)
         self._point = step.point
         quality = self._episode.score() if step.done else 0.0
-        terms = reward_terms(step.record.cost, quality, self._preference)
+        known = not math.isnan(quality)
+        terms = reward_terms(step.record.cost, quality if known else 0.0, self._preference)
+        if not known:
+            del terms["quality"]
         info = self._info(knobs, terms, offloaded=step.record.offloaded)
         if step.done:
-            info["episode_metrics"] = asdict(episode_metrics(self._episode.session.records, quality, self._preference))
+            metrics = episode_metrics(self._episode.session.records, quality, self._preference)
+            info |= {"quality_known": known, "episode_metrics": _fields(metrics)}
         return self._observe(), sum(terms.values()), step.done, False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """Return the answer so far, one line a step."""
-        if self.render_mode != "ansi" or self._episode is None:
+    def render(self) -> str | NDArray[np.uint8] | None:  # type: ignore[override]
+        """Return the answer so far: with `ansi` a line a step, with `rgb_array` a picture, uint8 [height, width, 3]."""
+        if self.render_mode == "rgb_array":
+            from synera_env import picture  # only who looks pays for matplotlib
+
+            return picture.draw(self._episode, self._paid, self._confidence)
+        if self.render_mode is None or self._episode is None:
             return None
         return "\n".join(f"{i:3d} {self._line(r)}" for i, r in enumerate(self._episode.session.records, 1))
 
@@ -215,15 +220,23 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     # ------------------------------------------------------------ for who drives without actions
 
-    def episode(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Episode:
+    def episode(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None, lost: frozenset[int] | None = None
+    ) -> Episode:
         """Draw an answer as `reset` does, for who drives its session alone; nothing of it is begun.
 
         The environment stays its owner: the next `reset`, `episode` or `close` releases it.
 
+        Args:
+            seed: as of `reset`.
+            options: as of `reset`; any prompt may be named, also one whose beginning was not recorded.
+            lost: which questions to the cloud a replay loses, by their number in the answer, from 1: these and no others.
+                None loses those that meet the outages drawn.
+
         Raises:
-            SettingError: an option is unknown or out of range.
+            SettingError: the seed or an option is unknown, of a wrong type or out of range.
         """
-        return self._draw(seed, options)[0]
+        return self._draw(checked_seed(seed), ResetOptions.of(options, self.prompt_count, self.links), lost)[0]
 
     @property
     def session(self) -> Stepper[Any, Any, Any]:
@@ -243,28 +256,17 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         if episode is not None:
             self._end(episode)
 
-    def _draw(self, seed: int | None, options: dict[str, Any] | None) -> tuple[Episode, dict[str, Any]]:
-        """Draw what `options` do not give, and make the episode in place of the one before; return it and its info."""
+    def _draw(
+        self, seed: int | None, chosen: ResetOptions, lost: frozenset[int] | None = None
+    ) -> tuple[Episode, dict[str, Any]]:
+        """Draw what is not chosen, and make the episode in place of the one before; return it and its info."""
         super().reset(seed=seed)
-        chosen = options or {}
-        if unknown := set(chosen) - set(RESET_OPTIONS):
-            raise SettingError(f"unknown reset options {sorted(unknown)}; known are {', '.join(RESET_OPTIONS)}")
-        prompt = self._index(chosen, "prompt", self.prompt_count)
-        link = self.links[self._index(chosen, "link", len(self.links))]
-        offset = float(chosen.get("link_offset_seconds", self.np_random.uniform(0, link.seconds)))
-        drawn = self._fixed_preference or Preference.sample(self.np_random)
-        self._preference = chosen.get("preference") or drawn
+        drawn = draw(self.np_random, chosen, self._startable, self.links, self._fixed_preference, self.outages, lost)
         self._release()
-        self._episode = episode = self._begin(Start(prompt, Radio(link, offset), self.np_random))
-        return episode, {"prompt": episode.prompt, "kind": episode.kind, "link": link.name, "link_offset_seconds": offset}
-
-    def _index(self, chosen: dict[str, Any], name: str, count: int) -> int:
-        """Return a reset option that counts something, or a draw; draws whether given or not, so later draws stay the same."""
-        drawn = self.np_random.integers(count)
-        index = int(chosen.get(name, drawn))
-        if not 0 <= index < count:
-            raise SettingError(f"reset option {name}={index} is outside 0..{count - 1}")
-        return index
+        self._preference, self._paid = drawn.preference, {}
+        self._episode = episode = self._begin(drawn.start)
+        offset = drawn.start.radio.offset_seconds
+        return episode, {"prompt": episode.prompt, "kind": episode.kind, "link": drawn.link.name, "link_offset_seconds": offset}
 
     def _observe(self) -> Observation:
         if self._episode is None or self._point is None:  # the answer is complete: nothing is in hand any more
@@ -273,12 +275,24 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     def _uncovered(self, uncovered: UncoveredError, knobs: Any, settled_before: int) -> Transition:
         observation, records = self._observe(), self.session.records
-        self._point = None
         settled: StepRecord | None = records[-1] if len(records) > settled_before else None
-        terms = reward_terms(settled.cost, 0.0, self._preference) if settled else {}
+        undone = reward_terms(self._undone(settled=settled is not None), 0.0, self._preference)
+        self._point = None
+        terms = reward_terms(settled.cost if settled else Cost(), 0.0, self._preference)
+        terms = {name: paid + undone[name] for name, paid in terms.items()}
         info = self._info(knobs, terms, offloaded=settled is not None and settled.offloaded)
         return observation, sum(terms.values()), False, True, info | {"uncovered": True, "reason": str(uncovered)}
 
-    @staticmethod
-    def _info(knobs: Any, terms: dict[str, float], *, offloaded: bool) -> dict[str, Any]:
-        return {"reward_terms": terms, "knobs": asdict(knobs), "offloaded": offloaded, "uncovered": False}
+    def _info(self, knobs: Any, terms: dict[str, float], *, offloaded: bool) -> dict[str, Any]:
+        for name, paid in terms.items():
+            self._paid[name] = self._paid.get(name, 0.0) + paid
+        return {"reward_terms": terms, "knobs": _fields(knobs), "offloaded": offloaded, "uncovered": False}
+
+    def _said(self, tokens: Sequence[int]) -> str:
+        """What tokens say, as a line of text may show it."""
+        return shown(self._episode.text(tokens)) if self._episode else ""
+
+
+def _fields(values: Any) -> dict[str, Any]:
+    """A dataclass of plain values as a dict; `asdict` would copy each value, at a tenth of a step's time."""
+    return {f.name: getattr(values, f.name) for f in fields(values)}

@@ -28,14 +28,16 @@ class TokenCheck:
 def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int) -> TokenCheck:
     """Feed the knobs of live records to the replay of the same prompt and compare every chunk.
 
-    A chunk that the live run sent in vain (the cloud was lost) has no counterpart in replay, which loses none.
+    A question that the live cloud left without an answer is lost in the replay too, and no other.
 
     Args:
         records: the live answer's records.
         replay: an environment that replays the same prompts; the answer under way in it ends.
         prompt: index of the prompt there.
     """
-    episode = replay.episode(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0})
+    asked = [record for record in records if record.offloaded]
+    lost = frozenset(number for number, record in enumerate(asked, 1) if record.error is not None)
+    episode = replay.episode(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0}, lost=lost)
     try:
         episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
     except UncoveredError as uncovered:

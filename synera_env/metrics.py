@@ -17,8 +17,9 @@ class EpisodeMetrics:
     """One answer. Times are of the world that produced them: simulated, paced or real."""
 
     quality: float
-    """Task score in 0..1."""
+    """Task score in 0..1; NaN where nobody can tell."""
     reward: float
+    """Sum of the reward's terms over the steps; NaN where the quality is."""
     ttft_seconds: float
     """Request to first committed token."""
     tbt_mean_seconds: float
@@ -44,7 +45,13 @@ class EpisodeMetrics:
 
 
 def episode_metrics(records: Sequence[StepRecord], quality: float, preference: Preference) -> EpisodeMetrics:
-    """Compute the metrics of a finished answer from its records; the reward is that of the preference."""
+    """Compute the metrics of a finished answer from its records; the reward is that of the preference.
+
+    Args:
+        records: of its steps, at least one.
+        quality: its task score; NaN where nobody can tell.
+        preference: the weights.
+    """
     times = np.concatenate([np.full(len(r.committed), r.committed_at) for r in records])
     gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
     judged = sum(r.judged for r in records)

@@ -1,10 +1,76 @@
-"""The network of one answer: a link trace from some time on. What does not live here: the trace (traces/links/)."""
+"""The network of one answer: a link trace from some time on, and the times in which nothing gets through.
+
+What does not live here: the trace (traces/links/), and what a check that gets lost does to the answer (runtime/).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from runtime.settings import above, within
 from traces.links.trace import LinkTrace
+
+Windows = tuple[tuple[float, float], ...]
+"""(start, stop) of each time in which nothing gets through, in seconds from an answer's start; starts rise."""
+HORIZON_SECONDS = 120.0
+"""How far from an answer's start its outages are drawn; no answer to be trained on takes longer."""
+_BLIP_SECONDS = 0.1  # shorter than the back-off after a loss, so that a blip costs one check
+
+
+@dataclass(frozen=True)
+class Outages:
+    """How often a device is cut off: long gaps that silence the cloud for a while, and blips that cost a single check.
+
+    Gaps and stays are exponential, which is ours; the defaults leave about one check in twenty-five without an answer.
+    """
+
+    every_seconds: float = 60.0
+    """Mean time from the end of an outage to the next; infinity for none."""
+    mean_seconds: float = 2.0
+    """Mean length of an outage; 0 for none."""
+    loss_rate: float = 0.01
+    """Share of all times, outages aside, at which a check that is sent gets lost alone."""
+
+    def __post_init__(self) -> None:
+        if self.every_seconds != math.inf:
+            above("every_seconds", self.every_seconds, 0.0)
+        within("mean_seconds", self.mean_seconds, 0.0)
+        within("loss_rate", self.loss_rate, 0.0, 0.5)
+
+    @classmethod
+    def never(cls) -> Outages:
+        """Return none at all."""
+        return cls(mean_seconds=0.0, loss_rate=0.0)
+
+    def draw(self, rng: np.random.Generator, horizon_seconds: float = HORIZON_SECONDS) -> Windows:
+        """Draw those of one answer, outages and blips; stationary, so that an answer may start inside one.
+
+        Args:
+            rng: to draw from.
+            horizon_seconds: until when; nothing starts later.
+        """
+        windows = _stays(rng, self.every_seconds, self.mean_seconds, horizon_seconds)
+        if self.loss_rate:
+            between = _BLIP_SECONDS * (1 - self.loss_rate) / self.loss_rate
+            windows += _stays(rng, between, _BLIP_SECONDS, horizon_seconds)
+        return tuple(sorted(windows))
+
+
+def _stays(rng: np.random.Generator, between: float, mean: float, horizon: float) -> list[tuple[float, float]]:
+    """The stays of a process that alternates for ever; exponential times forget what came before 0."""
+    stays: list[tuple[float, float]] = []
+    if mean <= 0.0 or between == math.inf:
+        return stays
+    at, down = 0.0, bool(rng.random() < mean / (between + mean))
+    while at < horizon:
+        length = float(rng.exponential(mean if down else between))
+        if down:
+            stays.append((at, at + length))
+        at, down = at + length, not down
+    return stays
 
 
 @dataclass(frozen=True)
@@ -13,12 +79,16 @@ class Radio:
 
     trace: LinkTrace
     offset_seconds: float = 0.0
-    outages: tuple[tuple[float, float], ...] = ()
-    """(start, stop) of each time in which nothing gets through, in seconds from the answer's start."""
+    outages: Windows = ()
 
     def reachable(self, at_seconds: float) -> bool:
         """See :class:`runtime.link.Link`; `at_seconds` counts from the answer's start."""
-        return not any(start <= at_seconds < stop for start, stop in self.outages)
+        for start, stop in self.outages:
+            if at_seconds < start:
+                return True
+            if at_seconds < stop:
+                return False
+        return True
 
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """See `LinkTrace`; `at_seconds` counts from the answer's start."""

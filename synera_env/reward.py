@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.errors import SettingError
 from runtime.session import Cost
+from runtime.settings import shown, within
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class Preference:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
-            if not (math.isfinite(value) and value >= 0):
-                raise SettingError(f"preference weight {f.name}={value} must be a number that is not negative")
+            within(f"preference weight {f.name}", getattr(self, f.name), 0.0)
 
     @classmethod
     def sample(cls, rng: np.random.Generator, spread: float = 3.0) -> Preference:
@@ -50,6 +49,15 @@ class PreferenceRange:
 
     low: Preference
     high: Preference
+
+    def __post_init__(self) -> None:
+        for name, end in (("low", self.low), ("high", self.high)):
+            if not isinstance(end, Preference):
+                raise SettingError(f"{name}={shown(end)} of a range of preferences must be a Preference")
+        for f in fields(Preference):
+            low, high = getattr(self.low, f.name), getattr(self.high, f.name)
+            if low > high:
+                raise SettingError(f"preference weight {f.name} ranges from {low:g} to {high:g}; it must not fall")
 
     @classmethod
     def of(cls, preference: Preference | None, spread: float = 3.0) -> PreferenceRange:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from synera_env.reward import Preference
 
+_WEIGHT_DECADES = 2.0  # a weight of 0 is then far from the default, but no further than a network can tell
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -73,13 +75,17 @@ class Feature:
     """(view) to the value, or to `size` values."""
     size: int = 1
     group: str = ""
-    center: float | None = None
-    """What a network is shown as 0; None is the middle of the bounds. Fixed, so that a value which training seldom meets is
-    not blown up by a small variance."""
-    scale: float | None = None
-    """How far from there a network is shown as 1; None is half the bounds."""
     """Neighbouring rows of one group, all of one size, lie interleaved: first the first entries of all, then the second
     ones, so that what is known of one token or one chunk is side by side."""
+    center: float = 0.5
+    """What a network is shown as 0; the default suits what lies in 0..1. Fixed, so that a value which training seldom meets
+    is not blown up by a small variance."""
+    scale: float = 0.5
+    """How far from there a network is shown as 1."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.center) and 0 < self.scale < math.inf):
+            raise ValueError(f"feature {self.name}: center={self.center} must be finite, and scale={self.scale} above 0")
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -102,10 +108,15 @@ def preference_features() -> list[Feature]:
     """Rows that show the weights of the reward; every system needs them for a policy that serves any preference."""
 
     def row(name: str) -> Feature:
-        def extract(view: View) -> float:
-            return math.log10(max(getattr(view.preference, name), 1e-6))
+        default = math.log10(getattr(Preference(), name))
+        low, high = default - _WEIGHT_DECADES, default + _WEIGHT_DECADES
 
-        return Feature(f"weight_{name}", "log10", -6.0, 6.0, f"preference weight of {name}; -6 for 0", extract)
+        def extract(view: View) -> float:
+            weight: float = getattr(view.preference, name)
+            return math.log10(weight) if weight > 0 else low
+
+        meaning = f"preference weight of {name}; beyond a hundredth or a hundred times the default it is shown as that"
+        return Feature(f"weight_{name}", "log10", low, high, meaning, extract, center=default, scale=math.log10(3.0))
 
     return [row(f.name) for f in fields(Preference)]
 
@@ -156,11 +167,9 @@ class Schema:
         self._order = _order(self.features)
         self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)[self._order]
         self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)[self._order]
-        centers = [(row.low + row.high) / 2 if row.center is None else row.center for row in self.features]
-        scales = [(row.high - row.low) / 2 if row.scale is None else row.scale for row in self.features]
-        self.center = np.repeat(np.array(centers, np.float32), sizes)[self._order]
+        self.center = np.repeat(np.array([row.center for row in self.features], np.float32), sizes)[self._order]
         """[entries]: what a network is shown as 0."""
-        self.scale = np.repeat(np.array(scales, np.float32), sizes)[self._order]
+        self.scale = np.repeat(np.array([row.scale for row in self.features], np.float32), sizes)[self._order]
         """[entries]: how far from there is shown as 1."""
 
     @property
@@ -223,15 +232,13 @@ class Schema:
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """The rows as plain data, in order; what a bundle states, and what the hash is of."""
         knobs = [{"name": k.name, "low": k.low, "high": k.high, "unit": k.unit, "integer": k.integer} for k in self.rows]
-        features = [
-            {"name": f.name, "low": f.low, "high": f.high, "unit": f.unit, "size": f.size, "group": f.group}
-            for f in self.features
-        ]
+        stated = ("name", "low", "high", "unit", "size", "group", "center", "scale")
+        features = [{name: getattr(f, name) for name in stated} for f in self.features]
         return {"knobs": knobs, "features": features}
 
     @cached_property
     def hash(self) -> str:
-        """Changes with the system and with any row's name, bounds, unit, kind, size or place; not with prose or grids."""
+        """Changes with the system and with any row's name, bounds, unit, kind, size, scale or place; not with prose or grids."""
         return hashlib.sha256(json.dumps([self.system, self.describe()]).encode()).hexdigest()[:16]
 
     def difference(self, stated: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from runtime.settings import shown
 from traces.errors import TraceError
 
 
@@ -30,10 +31,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         the block fails.
 
     Raises:
-        TraceError: `path` is something else than a regular file: a folder, a device.
+        TraceError: `path` is something else than a regular file (a folder, a device), or nothing can be written there.
     """
     target = _target(path, stat.S_ISREG, "a regular file")
     part = _beside(target, "part")
+    with _refusing(path):  # now, and not after the work of the block
+        part.touch(exist_ok=False)
+        part.unlink()
     try:
         yield part
         os.replace(part, target)
@@ -42,29 +46,45 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | Path) -> Iterator[Path]:
+def replacing_folder(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
     """Write a folder whole or not at all; all that the old one held goes.
 
     The old folder is moved aside, the new one takes its place, the old one is removed. So if the process is killed in
-    between, both are there, named `.NAME.*.old` and `.NAME.*.part`.
+    between, both are there, the old one named `.NAME.*.old`.
 
     Args:
         path: the folder to make or replace; missing folders above it are made. A link is followed.
+        keep: what the block wrote before it failed is left behind, to be looked at.
 
     Yields:
-        A new empty folder beside it, to write into.
+        A new empty folder beside it, to write into: `.NAME.*.part`, or `NAME.part-*` where it is kept.
 
     Raises:
-        TraceError: `path` is not a folder.
+        TraceError: `path` is not a folder, is one that the process works in, or nothing can be written there.
     """
     target = _target(path, stat.S_ISDIR, "a folder")
-    part = _beside(target, "part")
-    part.mkdir()
+    if Path.cwd().is_relative_to(target):
+        raise TraceError(f"cannot replace {shown(str(path), 200)}: it holds the folder that you work in; name one below it")
+    part = target.with_name(f"{_short(target)}.part-{uuid.uuid4().hex[:8]}") if keep else _beside(target, "part")
+    with _refusing(path):
+        part.mkdir()
     try:
         yield part
         _swap(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except BaseException:
+        if not keep or not any(part.iterdir()):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, or leave the one that is there as it is.
+
+    Raises:
+        TraceError: something else is there, or the system refuses it.
+    """
+    with _refusing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -83,19 +103,57 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+@contextmanager
+def _refusing(path: str | Path) -> Iterator[None]:
+    """Say of a place that the system refuses which one was asked for."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name that is none, such as one with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise TraceError(f"cannot write to {shown(str(path), 200)}: {reason}; name another path") from None
+
+
 def _target(path: str | Path, wanted: Callable[[int], bool], kind: str) -> Path:
     """Follow links, make the folders above, and refuse what a rename would destroy or could not replace."""
-    with suppress(FileNotFoundError):
-        if not wanted(os.stat(path).st_mode):
-            raise TraceError(f"cannot write to {path}: it is there and is not {kind}; name another path")
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with _refusing(path):
+        target = Path(os.path.realpath(path))
+        there = _mode(target)
+        if there is None:
+            _make_above(target)
+    if there is not None and not wanted(there):
+        raise TraceError(f"cannot write to {shown(str(path), 200)}: it is there and is not {kind}; name another path")
     return target
+
+
+def _mode(path: Path) -> int | None:
+    """Return what is at a path, None for nothing."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _make_above(target: Path) -> None:
+    """Make the folders above; those of a name that the system refuses go again."""
+    made = [folder for folder in target.parents if _mode(folder) is None]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _mode(target)  # a name that is too long is found out where the folder above it is
+    except OSError:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _beside(target: Path, purpose: str) -> Path:
     """Return a hidden name in the same folder, so on the same file system, that no other writer has."""
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{purpose}")
+    return target.with_name(f".{_short(target)}.{uuid.uuid4().hex}.{purpose}")
+
+
+def _short(target: Path) -> str:
+    """As much of a name as leaves room for more in the 255 bytes that a name may have."""
+    return os.fsdecode(os.fsencode(target.name)[:200])
 
 
 def _swap(new: Path, target: Path) -> None:

@@ -6,15 +6,23 @@ numbers, so that compiled code can share them. What does not live here: the meas
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Annotated, Protocol, Self
 
+from pydantic import FailFast, Field
+
+from runtime.settings import shown
 from traces.errors import TraceError
 from traces.files import write_json
+from traces.schemas import EXACT, Name, Prose, check_fields, read_json
+
+Milliseconds = Annotated[float, Field(ge=0, le=1e6)]
+Watts = Annotated[float, Field(ge=0, le=1e4)]
+JoulesPerMegabyte = Annotated[float, Field(ge=0, le=1e6)]
+Requests = Annotated[float, Field(ge=0, le=1e6)]
+_QUANTILES = Field(min_length=1, max_length=10_001)
 
 
 def segment_ms(layers: int, positions: int, layer_ms: float, position_ms: float) -> float:
@@ -86,57 +94,49 @@ class _JsonProfile:
         """Read a profile.
 
         Raises:
-            TraceError: the file is missing, or its fields are not this profile's.
+            TraceError: the file is missing, or it is not this profile; names the field, its value and what is allowed.
         """
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        try:
-            stated: dict[str, Any] = json.loads(Path(path).read_text())
-            if unknown := set(stated) - known:
-                raise TraceError(f"unknown fields {sorted(unknown)}; a {cls.__name__} has {sorted(known)}")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()})
-        except TraceError as error:
-            raise TraceError(f"{path}: {error}") from None
-        except FileNotFoundError:
-            raise TraceError(f"no profile at {path}; measure one with: synera measure-profiles") from None
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            raise TraceError(f"{path} is not a {cls.__name__}: {error}") from None
+        return read_json(path, cls, f"no profile at {path}; measure one with: synera measure-profiles")
 
     def save(self, path: Path) -> None:
         """Write the profile, whole or not at all."""
         write_json(path, asdict(self))  # type: ignore[call-overload]
 
 
-def _require_finite(profile: object) -> None:
-    for f in fields(profile):  # type: ignore[arg-type]
-        value = getattr(profile, f.name)
-        numbers = () if f.name in ("name", "source") else value if isinstance(f.default, tuple) else (value,)
-        if not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers):
-            raise TraceError(f"{f.name}={value!r} must be a number that is not negative, or a list of such")
-
-
 @dataclass(frozen=True)
 class DeviceProfile(_JsonProfile):
-    """A phone (or this machine): time by layers run, and energy."""
+    """A phone (or this machine): time by layers run, and energy.
 
-    name: str
-    source: str
+    Raises:
+        TraceError: a figure that is out of the range that its type states.
+    """
+
+    __pydantic_config__ = EXACT
+
+    name: Name
+    source: Prose
     """Where the numbers come from."""
-    call_ms: float
+    call_ms: Milliseconds
     """Fixed cost of drafting one token."""
-    layer_ms: float
+    layer_ms: Milliseconds
     """One layer over one position (reading its weights)."""
-    position_ms: float
+    position_ms: Milliseconds
     """Each further position of the same batch, by layer (arithmetic only)."""
-    head_ms: float
+    head_ms: Milliseconds
     """One final norm, head and choice."""
-    busy_watts: float = 0.0
+    busy_watts: Watts = 0.0
     """Above idle, while drafting."""
-    wait_watts: float = 0.0
+    wait_watts: Watts = 0.0
     """Above idle, while waiting for the cloud with the radio up."""
-    radio_joules_per_mb: float = 0.0
+    radio_joules_per_mb: JoulesPerMegabyte = 0.0
 
     def __post_init__(self) -> None:
-        _require_finite(self)
+        check_fields(self)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether it states any energy; without, a reward that weighs energy charges nothing for it."""
+        return self.busy_watts > 0 or self.wait_watts > 0 or self.radio_joules_per_mb > 0
 
     def draft_seconds(self, segments: Sequence[LayerWork], heads: int) -> float:
         """Time to run batches of positions through layers, and `heads` output heads, for one draft token."""
@@ -153,26 +153,32 @@ class DeviceProfile(_JsonProfile):
 
 @dataclass(frozen=True)
 class CloudProfile(_JsonProfile):
-    """A GPU (or this machine) that verifies: time of one batched forward, and the wait before it."""
+    """A GPU (or this machine) that verifies: time of one batched forward, and the wait before it.
 
-    name: str
-    source: str
-    forward_ms: float
+    Raises:
+        TraceError: a figure that is out of the range that its type states, or quantiles that fall.
+    """
+
+    __pydantic_config__ = EXACT
+
+    name: Name
+    source: Prose
+    forward_ms: Milliseconds
     """One forward (reading the weights)."""
-    token_ms: float
+    token_ms: Milliseconds
     """Each token in it."""
-    queue_ms_quantiles: tuple[float, ...] = (0.0,)
+    queue_ms_quantiles: Annotated[tuple[Milliseconds, ...], _QUANTILES, FailFast()] = (0.0,)
     """Wait of a request before its forward: evenly spaced quantiles from 0 to 1."""
-    load_quantiles: tuple[float, ...] = (0.0,)
+    load_quantiles: Annotated[tuple[Requests, ...], _QUANTILES, FailFast()] = (0.0,)
     """Requests of others that run or wait beside it: evenly spaced quantiles from 0 to 1. A request that waits long meets
     many: its wait and its load are taken at the same quantile, which is ours."""
 
     def __post_init__(self) -> None:
-        _require_finite(self)
+        check_fields(self)
         for name in ("queue_ms_quantiles", "load_quantiles"):
             values = getattr(self, name)
-            if not values or list(values) != sorted(values):
-                raise TraceError(f"{name}={values} must be a rising list")
+            if list(values) != sorted(values):
+                raise TraceError(f"{name}={shown(values)} must be a rising list")
 
     def forward_seconds(self, tokens: int) -> float:
         """Time of one forward over `tokens` tokens of any number of requests."""

@@ -1,6 +1,7 @@
 """Measures timing profiles of this machine: an SLM as a device runs it, an LLM as the verifier runs it.
 
-What does not live here: the profiles' form (profile.py). Energy is not measured: this machine has no meter for it.
+What does not live here: the profiles' form (profile.py). Energy is not measured, as no meter is read: it is taken over from
+another profile, and the source says so.
 """
 
 from __future__ import annotations
@@ -72,8 +73,15 @@ def _warm_cache(model: Decoder) -> SequenceKV:
     return cache
 
 
-def measure_device(slm: Decoder, name: str, repetitions: int = 30) -> tuple[DeviceProfile, Fit]:
-    """Time an SLM by layers and positions, and fit the device cost formula by non-negative least squares."""
+def measure_device(slm: Decoder, name: str, energy: DeviceProfile, repetitions: int = 30) -> tuple[DeviceProfile, Fit]:
+    """Time an SLM by layers and positions, and fit the device cost formula by non-negative least squares.
+
+    Args:
+        slm: the model to time.
+        name: of the profile.
+        energy: the profile whose watts and radio energy are taken over.
+        repetitions: timings behind each point; the median counts.
+    """
     cache, rows, taken = _warm_cache(slm), [], []
     layers = slm.config.layers
     for stop in sorted({*slm.config.exit_layers, 1, layers}):
@@ -86,7 +94,9 @@ def measure_device(slm: Decoder, name: str, repetitions: int = 30) -> tuple[Devi
     rows.append([0.0, 0.0, 0.0, 1.0])
     taken.append(_time(slm, lambda: read(slm.logits(hidden), hidden[0], probed), repetitions))
     call, layer, position, head = _fit(rows, taken)
-    profile = DeviceProfile(name, _source(_kind(slm)), call, layer, position, head)
+    source = f"{_source(_kind(slm))} Energy is not measured: watts and radio energy are those of the profile {energy.name!r}."
+    powers = (energy.busy_watts, energy.wait_watts, energy.radio_joules_per_mb)
+    profile = DeviceProfile(name, source, call, layer, position, head, *powers)
     return profile, _quality(rows, taken, [call, layer, position, head])
 
 

@@ -62,7 +62,8 @@ class Checked:
     processed_tokens: int
     """Tokens that the LLM processed for this check."""
     load: int
-    """Requests in the forward, this one included, and those waiting at its end."""
+    """Requests in the forward, this one included, and those waiting at its end; where another machine is emulated, also
+    those of others that it would have beside this one."""
 
 
 @dataclass(frozen=True, slots=True)

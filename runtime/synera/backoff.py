@@ -14,7 +14,8 @@ LONGEST_SECONDS = 8.0
 class Backoff:
     """After each failure in a row the cloud is left alone for 0.5 s, then 1, 2, 4 and 8 s. Thread-safe.
 
-    It outlives an answer: who opens session after session shares one among them.
+    It outlives an answer: who opens session after session, or several at a time, shares one among them. What fails while the
+    cloud is already left alone was asked before that, and counts as the same failure.
     """
 
     def __init__(self) -> None:
@@ -26,11 +27,13 @@ class Backoff:
     def failed(self, now: float, why: str) -> None:
         """The cloud was asked in vain; `now` is when that was known, in seconds of the caller's clock."""
         with self._lock:
+            if self._why is not None and now < self._until:
+                return
             self._seconds = min(max(FIRST_SECONDS, 2 * self._seconds), LONGEST_SECONDS)
             self._until, self._why = now + self._seconds, why
 
     def succeeded(self) -> None:
-        """The cloud answered."""
+        """The cloud gave a verdict."""
         with self._lock:
             self._seconds, self._why = 0.0, None
 

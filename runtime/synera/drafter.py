@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.clock import Clock
-from runtime.errors import CheckpointError
 from runtime.model.decoder import Decoder
 from runtime.model.exits import ExitLedger, Segment
 from runtime.synera.chunk import DraftToken
@@ -74,11 +73,7 @@ class ModelDrafter:
     """Implements :class:`runtime.synera.session.Drafter` over a decoder; owns its cache."""
 
     def __init__(self, decoder: Decoder, lens: Lens, clock: Clock, costs: DraftCosts) -> None:
-        exits = decoder.config.exit_layers
-        if lens.mean.shape != (len(exits), decoder.config.hidden):
-            raise CheckpointError(
-                f"the lens is for {lens.mean.shape[0]} exits of hidden size {lens.mean.shape[1]}, the SLM has {len(exits)} of {decoder.config.hidden}; record the traces with this SLM"
-            )
+        lens.require_fit(len(decoder.config.exit_layers), decoder.config.hidden)
         self._decoder, self._lens, self._clock, self._costs = decoder, lens, clock, costs
         self._prefix: list[int] = []
         self._reset()

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from runtime.errors import CheckpointError
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
@@ -24,6 +24,7 @@ from runtime.synera.knobs import MAX_DRAFT_LENGTH
 SKETCH_SIZE = 16
 """Principal directions kept of a hidden state."""
 _QUANTILES = 101
+_NAMES = ("lens.mean", "lens.directions", "lens.importance")
 _ROUNDING = 1e-5  # entries of the importance table are recorded values; a live forward may differ from them by less than this
 
 
@@ -43,7 +44,11 @@ def chunk_importance(rows: Sequence[NDArray[np.float32]]) -> float | None:
 
 @dataclass(frozen=True)
 class Lens:
-    """The two tables; arrays are float32."""
+    """The two tables; arrays are float32.
+
+    Raises:
+        CheckpointError: a table of another shape or type, or with values that make no sense.
+    """
 
     mean: NDArray[np.float32]
     """[exits, hidden]."""
@@ -51,6 +56,29 @@ class Lens:
     """[exits, SKETCH_SIZE, hidden], scaled so that each coordinate has unit variance on the recorded prompts."""
     importance: NDArray[np.float32]
     """[MAX_DRAFT_LENGTH + 1, 101]: quantiles 0..1 of the raw importance for each chunk length."""
+
+    def __post_init__(self) -> None:
+        exits, hidden = self.mean.shape if self.mean.ndim == 2 else (0, 0)
+        shapes = _shapes(exits, hidden)
+        for (name, table), shape in zip(self.tensors().items(), shapes, strict=True):
+            if table.shape != shape or table.dtype != np.float32 or not table.size:
+                raise CheckpointError(f"{name} is {table.dtype}{list(table.shape)}; it must be float32{list(shape)}, not empty")
+            if not np.isfinite(table).all():
+                raise CheckpointError(f"{name} has values that are not finite")
+        if (np.diff(self.importance) < 0).any() or self.importance.min() < 0 or self.importance.max() > 1 + _ROUNDING:
+            raise CheckpointError("lens.importance must rise within 0..1 for each chunk length")
+
+    def require_fit(self, exits: int, hidden: int) -> None:
+        """Do nothing where the lens is for an SLM of so many exits and this hidden size.
+
+        Raises:
+            CheckpointError: it is for another.
+        """
+        if self.mean.shape != (exits, hidden):
+            raise CheckpointError(
+                f"the lens is for {self.mean.shape[0]} exits of hidden size {self.mean.shape[1]}, the SLM has {exits} of "
+                f"{hidden}; record the traces with this SLM"
+            )
 
     def sketch(self, hidden: NDArray[np.float32], exit_index: int) -> NDArray[np.float32]:
         """Project hidden states [..., hidden] at an exit to [..., SKETCH_SIZE], clipped to -8..8, in half precision.
@@ -74,30 +102,35 @@ class Lens:
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The tables by name, as stored in graphs and bundles."""
-        return {"lens.mean": self.mean, "lens.directions": self.directions, "lens.importance": self.importance}
+        return dict(zip(_NAMES, (self.mean, self.directions, self.importance), strict=True))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Lens:
-        """Inverse of :meth:`tensors`."""
-        return cls(*(np.ascontiguousarray(tensors[f"lens.{name}"]) for name in ("mean", "directions", "importance")))
+        """Inverse of :meth:`tensors`.
+
+        Raises:
+            KeyError: a table is missing.
+            CheckpointError: one makes no sense.
+        """
+        return cls(*(np.ascontiguousarray(tensors[name]) for name in _NAMES))
 
     @classmethod
     def load(cls, path: Path) -> Lens:
         """Read the tables from a safetensors file that holds them.
 
         Raises:
-            CheckpointError: the file is missing or damaged.
+            CheckpointError: the file is missing or damaged, or its tables make no sense.
         """
         try:
-            return cls.from_tensors(load_file(path))
-        except (OSError, SafetensorError, KeyError) as error:
+            with safe_open(path, framework="np") as opened:
+                return cls.from_tensors({name: opened.get_tensor(name) for name in _NAMES})
+        except (OSError, SafetensorError, TypeError, CheckpointError) as error:  # TypeError: of a type that numpy lacks
             raise CheckpointError(f"no usable lens in {path}: {error}") from None
 
     @classmethod
     def neutral(cls, exits: int, hidden: int) -> Lens:
         """Return a lens that shows nothing: sketches of zeros, importance 1.0; for rules that look at neither."""
-        shapes = (exits, hidden), (exits, SKETCH_SIZE, hidden), (MAX_DRAFT_LENGTH + 1, _QUANTILES)
-        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
+        return cls(*(np.zeros(shape, np.float32) for shape in _shapes(exits, hidden)))
 
     @classmethod
     def fit(cls, hidden: Sequence[NDArray[np.float32]], raw_importance: dict[int, Sequence[float]]) -> Lens:
@@ -123,3 +156,8 @@ class Lens:
             if len(values):
                 table[length] = np.quantile(values, np.linspace(0, 1, _QUANTILES))
         return cls(np.stack(means).astype(np.float32), np.stack(directions).astype(np.float32), table)
+
+
+def _shapes(exits: int, hidden: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the three arrays."""
+    return (exits, hidden), (exits, SKETCH_SIZE, hidden), (MAX_DRAFT_LENGTH + 1, _QUANTILES)

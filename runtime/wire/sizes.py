@@ -15,6 +15,8 @@ GRPC_OVERHEAD_BYTES = 120
 """Added to every message, each way: an estimate of what HTTP/2, gRPC and TCP put around it once a connection's header
 table is warm (5 gRPC prefix, 9 to 18 frame headers, 20 to 60 indexed headers or trailers, 40 to 52 TCP/IP)."""
 
+_LONGEST_VARINT = 5  # of a uint32
+_ROOM_BYTES = 1024
 _TAG = 1
 _DOUBLE = _TAG + 8
 
@@ -73,3 +75,14 @@ def open_request_bytes(tokenizer_hash_characters: int = TOKENIZER_HASH_CHARACTER
 def open_response_bytes() -> int:
     """Serialized bytes of an OpenResponse."""
     return _delimited(SESSION_ID_CHARACTERS) + _DOUBLE + _delimited(FINGERPRINT_CHARACTERS)
+
+
+def longest_request_bytes(context_tokens: int, max_draft_tokens: int) -> int:
+    """A size that no request which a model can serve exceeds, whatever its ids; a little room is left for wrong ones, so
+    that most of them are told what is wrong.
+
+    Args:
+        context_tokens: the model's longest history plus draft.
+        max_draft_tokens: longest draft of one check.
+    """
+    return _ROOM_BYTES + _LONGEST_VARINT * (context_tokens + max_draft_tokens)

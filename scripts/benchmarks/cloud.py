@@ -40,7 +40,8 @@ class _Session:
     """A session that has one and the same chunk checked again and again, after a prompt of `context` tokens."""
 
     def __init__(self, client: CloudClient, setting: Setting, context: int) -> None:
-        self._client, self._id, self._seq, self._context = client, client.open(tokenizer_hash(setting.pair / "llm")), 0, context
+        self._client, self._seq, self._context = client, 0, context
+        self._id = client.open(tokenizer_hash(setting.pair / "llm")).session_id
         self.prompt = [5 + i % 40 for i in range(context)]
         self.draft = [7] * _DRAFT
         self._verify(prefix_length=0, context=self.prompt)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 
+from gymnasium import logger
+
 from runtime.synera.chunk import ChunkRecord
+from runtime.synera.session import EnergyModel
 from synera_env.base import DecisionEnv
+from synera_env.reward import Preference
 from synera_env.synera.schema import synera_schema
 
 
@@ -45,29 +49,67 @@ class SyneraEnv(DecisionEnv, ABC):
 
     ## Episode
 
-    Starts with the first chunk drafted (full depth, four tokens). Terminates when the answer is complete. In replay it
-    is truncated, with `info["uncovered"]`, when a step leaves the recorded graph. At the end `info["episode_metrics"]`
-    has the metrics of `synera_env.metrics`.
+    Starts with the first chunk drafted (full depth, four tokens). Terminates when the answer is complete; at the end
+    `info["episode_metrics"]` has the metrics of `synera_env.metrics`. Where nobody can tell the quality (a live answer
+    without a scorer) it is NaN there, so is the reward of the answer, the last step's reward has no term for it, and
+    `info["quality_known"]` is False.
+
+    In replay an episode is truncated, with `info["uncovered"]`, when a step leaves the recorded graph. It pays for what
+    was settled, and for the rest of the longest answer at the SLM's own pace, with no quality: leaving never pays. Prompts
+    of which not even the first chunk was recorded are not drawn.
+
+    ## Network and cloud
+
+    An episode plays on a link trace from some time on. At its start outages are drawn (`synera_env.radio.Outages`): gaps in
+    which nothing gets through, and blips that cost one check. A check that is sent in one keeps the device waiting 0.7 s,
+    its request is paid for, the draft stands, and the cloud is left alone for 0.5 s, then 1, 2, 4 and 8 s; meanwhile checks
+    are lost at once and free. The next one that is sent opens another session and sends everything again. Live they are
+    emulated with the link. How long a check waits at the cloud, and how many requests of others it meets there, is drawn
+    from the cloud profile in replay, and is what it is live.
 
     ## Reset options
 
-    `prompt` (index), `link` (index), `link_offset_seconds`, `preference` (a `Preference`); what is not given is drawn.
+    `prompt` (index), `link` (index), `link_offset_seconds` (0 .. the link's length), `preference` (a `Preference` or a
+    mapping of its weights); what is not given is drawn. Actions never change what later episodes draw.
 
     ## Arguments
 
-    Of `SyneraReplay-v0`: `graphs`, `links`, `device`, `cloud`, `preference`, `render_mode`; all have bundled defaults.
-    Of `SyneraLive-v0`: `cloud` (`host:port`), `device`, `prompts`, `scorer`, `links`, `emulate_link`, `preference`,
-    `render_mode`. See the classes.
+    Of `SyneraReplay-v0`: `graphs`, `links`, `device`, `cloud`, `preference`, `outages`, `render_mode`; all have bundled
+    defaults. Of `SyneraLive-v0`: `cloud` (`host:port`), `device`, `prompts`, `scorer`, `links`, `emulate_link`,
+    `preference`, `outages`, `render_mode`. What lies in a file may be given by its path, what has few fields as a mapping of
+    them; both are checked at once. See the classes.
+
+    ## Render modes
+
+    `ansi`: a line a chunk. `rgb_array`: a picture, uint8 [height, width, 3], of the answer so far.
 
     ## Versions
 
-    v0: first.
+    v0: the only one so far, and not yet frozen. Since its first form: outages, lost checks and the load of others are drawn
+    (before, no replayed check was ever lost, and `load` was 0 or 1/8); the weights' features are bounded to a hundredth and a
+    hundred times the default; leaving the graph is charged for; each episode has its own generator. So rewards,
+    observations and the schema's hash differ from those of before, and what was trained then is refused.
     """
 
     def _line(self, record: ChunkRecord) -> str:
+        decision = "keep   " if not record.offloaded else "offload" if record.error is None else "lost   "
         return (
-            f"{'offload' if record.offloaded else 'keep   '} confidence {record.draft.confidence:.3f} "
-            f"draft {list(record.draft.ids)} -> {list(record.committed)} at {record.committed_at:.3f} s"
+            f"{decision} confidence {record.draft.confidence:.3f} "
+            f"draft {self._said(record.draft.ids)} -> {self._said(record.committed)} at {record.committed_at:.3f} s"
+        )
+
+    def _confidence(self, record: ChunkRecord) -> float:
+        return record.draft.confidence
+
+
+def warn_without_energy(name: str, energy: EnergyModel, preference: Preference | None) -> None:
+    """Warn of a device profile that states no energy while a preference (None: any) prices it: the term would be 0."""
+    priced = preference is None or preference.energy > 0
+    if priced and not energy.joules(1.0, 1.0, 1_000_000) > 0:
+        logger.warn(
+            "%s",
+            f"device profile {name!r} states no watts, so energy is not in the reward though its weight is above 0; "
+            "state busy_watts, wait_watts or radio_joules_per_mb in it, or set the preference's energy to 0",
         )
 
 

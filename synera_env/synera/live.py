@@ -5,26 +5,35 @@ What does not live here: the environment's step (synera_env/base.py) and the liv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from runtime.client import CloudClient
 from runtime.device import Connection, Device, LiveSession
+from runtime.errors import SettingError
 from runtime.model.loading import fingerprint
 from runtime.model.placement import Placement
+from runtime.settings import shown
 from runtime.synera.lens import Lens
-from synera_env.base import Deployment, Episode, Start
+from synera_env.arguments import Links, Source, read
+from synera_env.base import Deployment
+from synera_env.episode import Episode, Start
+from synera_env.radio import Outages
 from synera_env.reward import Preference
-from synera_env.synera.env import SyneraEnv
+from synera_env.synera.env import SyneraEnv, warn_without_energy
 from synera_env.synera.schema import synera_schema
 from traces import bundled
 from traces.links.generators import constant_link
-from traces.links.trace import LinkTrace
 from traces.profile import DeviceProfile
 from traces.synera.graph import GraphSet
 
 Scorer = Callable[[str, str], float]
+"""(prompt, answer) to task score, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,10 @@ class LivePrompt:
 
     text: str
     kind: str = "free"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not isinstance(self.kind, str):
+            raise SettingError(f"a prompt of text {shown(self.text)} and kind {shown(self.kind)}: both must be strings")
 
 
 def load_device(
@@ -62,9 +75,16 @@ def load_device(
     return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens, paced=paced, placement=placement)
 
 
-def deployment_of(device: Device) -> Deployment:
-    """What a loaded device offers a controller: the SLM, its tokenizer, and the lens."""
+def deployment_of(device: Device, llm_fingerprint: str | None = None) -> Deployment:
+    """What a loaded device offers a controller, and the cloud that it works with.
+
+    Args:
+        device: the SLM, its tokenizer, and the lens.
+        llm_fingerprint: of the cloud's model; None where no cloud has been asked yet, and it is then not compared.
+    """
     fingerprints = {"slm": device.slm_fingerprint, "tokenizer": device.tokenizer_hash, "lens": device.lens.fingerprint}
+    if llm_fingerprint is not None:
+        fingerprints["llm"] = llm_fingerprint
     return Deployment(fingerprints, device.max_new_tokens, device.lens.tensors())
 
 
@@ -76,18 +96,54 @@ def _bundled_lens(slm: Path) -> Lens | None:
     return Lens.from_tensors(graphs.lens_tensors) if graphs.meta.slm_fingerprint == fingerprint(slm) else None
 
 
+def _read_prompts(prompts: Sequence[LivePrompt | str]) -> tuple[LivePrompt, ...]:
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise SettingError(f"prompts={shown(prompts)} must be a list of texts")
+    if wrong := [each for each in prompts if not isinstance(each, LivePrompt | str)]:
+        raise SettingError(f"prompts holds {shown(wrong[0])}, which is no text")
+    return tuple(LivePrompt(each) if isinstance(each, str) else each for each in prompts)
+
+
+def _score(scorer: Scorer, prompt: str, answer: str) -> float:
+    """Ask a user's scorer.
+
+    Raises:
+        SettingError: it fails, or returns something else than a number in 0..1.
+    """
+    try:
+        score = scorer(prompt, answer)
+    except Exception as error:
+        raise SettingError(
+            f"the scorer fails on the answer {shown(answer)} to {shown(prompt)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(score, int | float | np.integer | np.floating | np.bool_) or not 0 <= score <= 1:
+        raise SettingError(
+            f"the scorer returns {shown(score)} for the answer {shown(answer)} to {shown(prompt)}; it must return a number in 0..1"
+        )
+    return float(score)
+
+
 class LiveEpisode:
     """One live answer."""
 
     def __init__(
-        self, prompt: LivePrompt, tokens: tuple[int, ...], session: LiveSession, device: Device, scorer: Scorer
+        self, prompt: LivePrompt, tokens: tuple[int, ...], session: LiveSession, device: Device, scorer: Scorer | None
     ) -> None:
+        """Put the answer together; without a scorer nobody can tell its quality."""
         self.prompt, self.kind, self.prompt_tokens, self.session = prompt.text, prompt.kind, tokens, session
         self._device, self._scorer = device, scorer
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say."""
+        return self._device.text(tokens)
+
     def score(self) -> float:
-        """Task score of the finished answer."""
-        return self._scorer(self.prompt, self._device.text(self.session.answer))
+        """Task score of the finished answer; NaN without a scorer.
+
+        Raises:
+            SettingError: the scorer fails, or returns something else than a number in 0..1.
+        """
+        return math.nan if self._scorer is None else _score(self._scorer, self.prompt, self.text(self.session.answer))
 
 
 class SyneraLiveEnv(SyneraEnv):
@@ -99,50 +155,65 @@ class SyneraLiveEnv(SyneraEnv):
     def __init__(
         self,
         cloud: str | CloudClient,
-        device: Device | None = None,
-        prompts: Sequence[LivePrompt] | None = None,
+        device: Device | Source | None = None,
+        prompts: Sequence[LivePrompt | str] | None = None,
         scorer: Scorer | None = None,
-        links: Sequence[LinkTrace] | None = None,
+        links: Links | None = None,
         emulate_link: bool = True,
-        preference: Preference | None = None,
+        preference: Preference | Mapping[str, float] | None = None,
+        outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Connect.
+        """Connect. A preference or outages may be given as a mapping of their fields.
 
         Args:
             cloud: `host:port` of a verifier (scripts/serve.py starts one), or a client, which stays its owner's.
-            device: what the device has loaded; None is the bundled SLM paced to the bundled phone.
+            device: what the device has loaded, or the folder of an SLM to load, paced to the bundled phone; None is the
+                bundled SLM.
             prompts: what to answer; None takes the prompts of the bundled test graphs, with their scores.
-            scorer: (prompt, answer) to task score; None scores bundled prompts, and others 0.
-            links: links to emulate; None takes the bundled test links.
+            scorer: (prompt, answer) to task score, 0..1; None scores bundled prompts, and leaves the quality of others unknown.
+            links: links to emulate, or their file; None takes the bundled test links.
             emulate_link: False uses the network as it is; links are then only drawn, and named in the info.
             preference: fixed weights; None samples them for each episode.
-            render_mode: None or `ansi`.
+            outages: how often the emulated link is cut off; None takes the default, `Outages.never()` switches it off.
+            render_mode: None, `ansi` or `rgb_array`.
 
         Raises:
+            SettingError: an argument is of a wrong type, or a field of it is unknown or wrong.
+            CheckpointError, TraceError: a file is missing or damaged.
             CloudUnavailableError: no verifier answers.
             TokenizerMismatchError: it reads other tokens than the device.
             ContextOverflowError: a prompt does not fit.
         """
+        if not isinstance(cloud, str | CloudClient):
+            raise SettingError(f"cloud={shown(cloud)} must be the HOST:PORT of a verifier, or a client")
+        if not isinstance(emulate_link, bool):
+            raise SettingError(f"emulate_link={shown(emulate_link)} must be True or False")
+        if scorer is not None and not callable(scorer):
+            raise SettingError(f"scorer={shown(scorer)} must be a function of prompt and answer")
         if prompts is None:
             from traces.tasks import scorers
 
             meta = GraphSet.load(bundled.graphs("test")).meta
             prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
             scorer = scorer or scorers.score
-        self.device = device or load_device()
-        self._owned = None if isinstance(cloud, CloudClient) else CloudClient(cloud)
-        try:
-            self._connection = Connection(self.device, cloud if isinstance(cloud, CloudClient) else self._owned)  # type: ignore[arg-type]
-            self._encoded = [self._connection.encode(p.text) for p in prompts]
-        except BaseException:
-            self._disconnect()
-            raise
-        self._prompts, self._emulate = tuple(prompts), emulate_link
-        self._scorer = scorer or (lambda prompt, text: 0.0)
-        chosen = tuple(links or (bundled.links("test") if emulate_link else [constant_link()]))
+        self._prompts, self._scorer, self._emulate = _read_prompts(prompts), scorer, emulate_link
+        slm = bundled.PAIR / "slm" if device is None else device
+        self.device = read("device", slm, Device, lambda folder: load_device(Path(folder)))
+        traces = links if links is not None else bundled.links("test") if emulate_link else [constant_link()]
         schema = synera_schema(len(self.device.slm.config.exit_layers))
-        super().__init__(schema, len(prompts), chosen, preference, render_mode)
+        super().__init__(schema, len(self._prompts), traces, preference, outages, render_mode)
+        warn_without_energy(self.device.profile.name, self.device.profile, self._fixed_preference)
+        client = CloudClient(cloud) if isinstance(cloud, str) else cloud
+        self._at_close = ExitStack()
+        if client is not cloud:
+            self._at_close.callback(client.close)
+        try:
+            self._connection = self._at_close.enter_context(Connection(self.device, client))
+            self._encoded = [self._connection.encode(p.text) for p in self._prompts]
+        except BaseException:
+            self._at_close.close()
+            raise
 
     def _begin(self, start: Start) -> Episode:
         session = self._connection.open(start.radio if self._emulate else None)
@@ -152,15 +223,10 @@ class SyneraLiveEnv(SyneraEnv):
         episode.session.shutdown()
 
     def deployment(self) -> Deployment:
-        """See :class:`synera_env.base.DecisionEnv`: the SLM, its tokenizer, and the lens."""
-        return deployment_of(self.device)
+        """See :class:`synera_env.base.DecisionEnv`: the SLM, the cloud's LLM, their tokenizer, and the lens."""
+        return deployment_of(self.device, self._connection.llm_fingerprint)
 
     def close(self) -> None:
         """Release the episode, its thread and the channel that this environment opened."""
         super().close()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self._owned is not None:
-            self._owned.close()
-            self._owned = None
+        self._at_close.close()

@@ -175,6 +175,7 @@ def _draft_features(exits: int) -> list[Feature]:
             "of each draft token; 0 past the end",
             lambda v: v.by_token(lambda t: t.entropy, 0.0),
             *by_token,
+            scale=1.0,
         ),
         _unit("least_confidence", "probability", "lowest confidence of the draft", lambda v: v.point.draft.confidence),
         _unit("importance", "quantile", "importance of the chunk", lambda v: v.point.draft.importance),
@@ -192,6 +193,8 @@ def _draft_features(exits: int) -> list[Feature]:
             "last draft token's hidden state on the principal directions",
             lambda v: v.tokens[-1].sketch.tolist(),
             SKETCH_SIZE,
+            center=0.0,
+            scale=1.0,
         ),
     ]
 
@@ -242,19 +245,28 @@ def _progress_features() -> list[Feature]:
             "generated tokens of the most that may be",
             lambda v: v.point.generated_tokens / v.point.max_new_tokens,
         ),
-        Feature("prompt_tokens", "tokens / 128", 0.0, 4096.0, "length of the prompt", lambda v: v.point.prompt_tokens / 128),
+        Feature(
+            "prompt_tokens",
+            "tokens / 128",
+            0.0,
+            4096.0,
+            "length of the prompt",
+            lambda v: v.point.prompt_tokens / 128,
+            center=0.25,
+        ),
     ]
 
 
 def _cloud_features() -> list[Feature]:
+    def seconds(name: str, meaning: str, extract: Callable[[SyneraView], float], center: float) -> Feature:
+        return Feature(name, "log10 s", -3.0, 2.0, meaning, extract, center=center, scale=1.0)
+
     return [
-        Feature(
+        seconds(
             "rtt",
-            "log10 s",
-            -3.0,
-            2.0,
             "estimated round trip; -1 until one is known",
             lambda v: -1.0 if v.rtt_seconds is None else _log10(v.rtt_seconds),
+            -1.0,
         ),
         _unit("rtt_known", "0 or 1", "1 once a round trip was measured", lambda v: float(v.rtt_seconds is not None)),
         Feature(
@@ -264,23 +276,11 @@ def _cloud_features() -> list[Feature]:
             12.0,
             "request and response over network seconds, moving average; 3 before the first",
             lambda v: 3.0 if v.throughput_bps is None else math.log10(max(v.throughput_bps, 1.0)),
+            center=4.5,
+            scale=1.0,
         ),
-        Feature(
-            "queue",
-            "log10 s",
-            -3.0,
-            2.0,
-            "last queue time; -3 before",
-            lambda v: _log10(v.last.queue_seconds) if v.last else -3.0,
-        ),
-        Feature(
-            "compute",
-            "log10 s",
-            -3.0,
-            2.0,
-            "last compute time; -3 before",
-            lambda v: _log10(v.last.compute_seconds) if v.last else -3.0,
-        ),
+        seconds("queue", "last queue time; -3 before", lambda v: _log10(v.last.queue_seconds) if v.last else -3.0, -2.0),
+        seconds("compute", "last compute time; -3 before", lambda v: _log10(v.last.compute_seconds) if v.last else -3.0, -2.0),
         Feature(
             "load",
             "requests / 8",
@@ -288,6 +288,7 @@ def _cloud_features() -> list[Feature]:
             128.0,
             "waiting or running at the cloud, last hint",
             lambda v: v.last.load / 8 if v.last else 0.0,
+            center=0.25,
         ),
         _unit("cloud_lost", "0 or 1", "1 if the last offloaded chunk got no verdict", _cloud_lost),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from agents.evaluation import answer, make_plan
 from agents.fleet import run_fleet
 from agents.rules import RandomRule
-from synera_env import SyneraError
+from synera_env import SettingError, SyneraError
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded
 
@@ -74,6 +75,75 @@ def test_a_controller_that_fails_is_not_swallowed(pair: Recorded, env: SyneraRep
         run_fleet(fleet, Broken(), make_plan(env, 6), 2)
     assert set(fleet.closed) == set(fleet.made)
     assert not [t for t in threading.enumerate() if t.name.startswith("device")]
+
+
+def test_the_others_stop_once_a_device_has_failed(pair: Recorded, env: SyneraReplayEnv) -> None:
+    """Whichever it is: here the second one, while the first is at its first answer."""
+    fleet, failed, done = Fleet(pair), threading.Event(), []
+
+    def second_fails() -> SyneraReplayEnv:
+        if fleet.made:
+            failed.set()
+            raise SyneraError("no verifier answers")
+        return fleet()
+
+    def answered() -> None:
+        failed.wait(30)
+        done.append(1)
+        time.sleep(0.02)
+
+    plan = make_plan(env, 400)
+    with pytest.raises(SyneraError, match="no verifier answers"):
+        run_fleet(second_fails, RandomRule(env.schema), plan, 2, answered)
+    assert 1 <= len(done) < 100  # it went on until it heard, not to the end of the plan
+    assert fleet.closed == fleet.made
+
+
+def test_the_first_failure_is_told_and_every_environment_is_closed_though_some_fail_to(
+    pair: Recorded, env: SyneraReplayEnv
+) -> None:
+    fleet = Fleet(pair)
+    everyone = threading.Barrier(3)
+
+    def cannot_close() -> SyneraReplayEnv:
+        made = fleet()
+        close = made.close
+
+        def fails() -> None:
+            close()
+            raise OSError("the channel is gone")
+
+        made.close = fails  # type: ignore[method-assign]
+        return made
+
+    class Broken:
+        def predict(self, *_: Any, **__: Any) -> Any:
+            everyone.wait(30)
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_fleet(cannot_close, Broken(), make_plan(env, 6), 3)
+    assert len(fleet.made) == 3
+    assert set(fleet.closed) == set(fleet.made)
+
+
+def test_an_environment_that_fails_to_close_is_told(pair: Recorded, env: SyneraReplayEnv) -> None:
+    class Stuck(Fleet):
+        def __call__(self) -> SyneraReplayEnv:
+            made = super().__call__()
+            made.close = self.fail  # type: ignore[method-assign]
+            return made
+
+        def fail(self) -> None:
+            raise OSError("the channel is gone")
+
+    with pytest.raises(OSError, match="the channel is gone"):
+        run_fleet(Stuck(pair), RandomRule(env.schema), make_plan(env, 3), 2)
+
+
+def test_a_fleet_of_no_device_is_refused(pair: Recorded, env: SyneraReplayEnv) -> None:
+    with pytest.raises(SettingError, match=r"devices=0 must be a number at least 1"):
+        run_fleet(Fleet(pair), RandomRule(env.schema), make_plan(env, 3), 0)
 
 
 def test_an_empty_plan_asks_nobody(pair: Recorded, env: SyneraReplayEnv) -> None:

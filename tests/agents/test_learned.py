@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import export, learned
+from agents import callbacks, export, learned
 from agents.bundle import Bundle, BundleError
-from agents.evaluation import evaluate, make_plan
-from agents.learned import LearnedController, PPOConfig, train_ppo
-from synera_env import synera_schema
+from agents.evaluation import Answered, answer, evaluate, make_plan
+from agents.learned import PPOConfig, train_ppo
+from agents.rules import RandomRule
+from synera_env import Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
 from tests.support.recorded import TINY_RUN, Recorded
 
 SCHEMA = synera_schema(2)
@@ -23,6 +29,15 @@ SCHEMA = synera_schema(2)
 
 def _lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+
+
+def _events(run: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert len(list((run / "tb").iterdir())) == 1  # of one training
+    events = EventAccumulator(str(run / "tb"))
+    events.Reload()
+    return events
 
 
 def test_the_run_folder_tells_how_it_was_made(run: Path, pair: Recorded) -> None:
@@ -37,15 +52,12 @@ def test_the_run_folder_tells_how_it_was_made(run: Path, pair: Recorded) -> None
 
 
 def test_tensorboard_shows_every_metric_term_and_knob(run: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run / "tb"))
-    events.Reload()
+    events = _events(run)
     tags = set(events.Tags()["scalars"])
     assert {f"knobs/{row.name}" for row in SCHEMA.rows} <= tags
     assert {f"reward_terms/{n}" for n in ("quality", "latency", "cost", "energy", "traffic")} <= tags
     assert {f"episode/{n}" for n in ("reward", "quality", "offload_rate", "seconds", "ttft_seconds", "uncovered_rate")} <= tags
-    assert {"validation/reward", "validation/quality"} <= tags
+    assert {"validation/reward", "validation/quality", "validation/uncovered_rate"} <= tags
     rewards = events.Scalars("episode/reward")
     assert [e.step for e in rewards] == sorted({e.step for e in rewards})
     terms = sum(events.Scalars(f"reward_terms/{n}")[0].value for n in ("quality", "latency", "cost", "energy", "traffic"))
@@ -54,11 +66,17 @@ def test_tensorboard_shows_every_metric_term_and_knob(run: Path) -> None:
     assert all(e.value == 0 for e in events.Scalars("episode/uncovered_rate"))
 
 
-def test_validation_happens_as_often_as_asked_and_at_the_end(run: Path) -> None:
-    steps = [line["steps"] for line in _lines(run)]
-    assert steps == sorted(steps)
-    assert set(steps) == {128, 256, 384}
+def test_validation_happens_before_training_as_often_as_asked_and_at_the_end(run: Path) -> None:
+    """Each is of the weights after so many steps, not of those that the steps were made with."""
+    assert [line["steps"] for line in _lines(run)] == [0, 128, 256, 384]
     assert all(0 <= line["quality"] <= 1 for line in _lines(run))
+
+
+@pytest.mark.parametrize("name", ["reward", "quality", "uncovered_rate"])
+def test_every_validation_reaches_tensorboard_the_last_one_too(run: Path, name: str) -> None:
+    shown = _events(run).Scalars(f"validation/{name}")
+    written = [(line["steps"], pytest.approx(line[name])) for line in _lines(run)]
+    assert [(event.step, event.value) for event in shown] == written
 
 
 def test_what_is_exported_is_what_validated_best(run: Path, pair: Recorded) -> None:
@@ -76,26 +94,30 @@ class Captured(Exception):
     pass
 
 
-def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config: PPOConfig) -> tuple[Any, LearnedController]:
-    """Train up to the export; return the policy and the controller as trained."""
+def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config: PPOConfig, *, fails: bool = False) -> Any:
+    """Train up to the export, which leaves no bundle, or fails; return the model as trained."""
     held: list[Any] = []
 
-    def capture(policy: Any, normaliser: Any, controller: LearnedController, *_: object) -> None:
-        held.extend([policy, controller])
-        raise Captured
+    def capture(policy: Any, controller: Any, *_: object) -> None:
+        held.append(controller)
+        if fails:
+            raise Captured
 
     with monkeypatch.context() as patched:
         patched.setattr(learned, "export_policy", capture)
-        with pytest.raises(Captured):
+        try:
             train_ppo(lambda preference: pair.env(preference=preference), pair.env(), config, folder)
-    return held[0], held[1]
+        except Captured:
+            assert fails
+    return held[0]
 
 
 def test_the_bundle_acts_as_the_trained_policy(
     pair: Recorded, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is repeated from its seed; its policy is compared with the bundle of the first one."""
-    _, trained = _train(pair, tmp_path / "again", monkeypatch, TINY_RUN)
+    """The run is repeated from its seed; stable-baselines3's own model and the bundle of the first run are handed the same raw rows."""
+    trained = _train(pair, tmp_path / "again", monkeypatch, TINY_RUN)
+    assert isinstance(trained, PPO)
     loaded = Bundle.load(run / "bundle").controller(SCHEMA)
     rows = np.random.default_rng(3).uniform(SCHEMA.low, SCHEMA.high, (1000, len(SCHEMA.low)))
     wanted, _ = trained.predict(rows.astype(np.float32), deterministic=True)
@@ -106,41 +128,149 @@ def test_the_bundle_acts_as_the_trained_policy(
         np.testing.assert_allclose(loaded.predict(row)[0], one, atol=1e-5, rtol=0)
 
 
+def test_what_training_met_is_stated_as_the_exported_weights_met_it(pair: Recorded, tmp_path: Path) -> None:
+    class Watching(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.met: list[Any] = []
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.met.append(self.model.rollout_buffer.observations.reshape(-1, len(SCHEMA.low)).copy())
+
+    watching = Watching()
+    bundle = train_ppo(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, tmp_path / "run", watching)
+    meta = Bundle.load(bundle).meta
+    rollouts = meta.provenance["best_steps"] // (TINY_RUN.envs * TINY_RUN.rollout)
+    met = np.concatenate(watching.met[:rollouts]) if rollouts else np.stack([SCHEMA.low, SCHEMA.high])
+    np.testing.assert_array_equal(np.array(meta.seen.low, np.float32), met.min(0))
+    np.testing.assert_array_equal(np.array(meta.seen.high, np.float32), met.max(0))
+
+
 def test_a_seed_fixes_the_weights(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(TINY_RUN, steps=128, validation_answers=2)
-    policies = [_train(pair, tmp_path / str(i), monkeypatch, replace(config, seed=seed))[0] for i, seed in enumerate((0, 0, 1))]
-    one, same, other = (torch.cat([w.flatten() for w in p.state_dict().values()]) for p in policies)
+    models = [_train(pair, tmp_path / str(i), monkeypatch, replace(config, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    one, same, other = (torch.cat([w.flatten() for w in m.policy.state_dict().values()]) for m in models)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+# ---------------------------------------------------------------- the run folder
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_a_second_run_into_the_same_folder_keeps_nothing_of_the_first(
     pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(TINY_RUN, steps=128, validation_answers=2)
-    _train(pair, tmp_path / "run", monkeypatch, config)
-    first = _lines(tmp_path / "run")
-    _train(pair, tmp_path / "run", monkeypatch, config)
-    assert _lines(tmp_path / "run") == first
+    config, folder = replace(TINY_RUN, steps=128, validation_answers=2), tmp_path / "run"
+    _train(pair, folder, monkeypatch, config)
+    first, events = _lines(folder), {p.name for p in (folder / "tb").iterdir()}
+    (folder / "stale").write_text("from an earlier version")
+    _train(pair, folder, monkeypatch, config)
+    assert _lines(folder) == first
+    assert len(_events(folder).Scalars("validation/reward")) == len(first)
+    assert not events & {p.name for p in (folder / "tb").iterdir()}
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert not (folder / "stale").exists()
 
 
-def test_a_policy_that_is_exported_wrong_leaves_no_bundle(
+@pytest.mark.parametrize("ending", ["the export", "ctrl-c", "validation"])
+def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
+    pair: Recorded, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    class Interrupts(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps > 150 and ending == "ctrl-c":
+                raise KeyboardInterrupt
+            return True
+
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    before, started = _content(folder), []
+    raised: type[BaseException] = KeyboardInterrupt
+    if ending == "the export":
+        raised = BundleError
+        monkeypatch.setattr(
+            export.Actor, "forward", lambda self, observation: self.head(self.latent(self.scaling(observation))) * 0.9
+        )
+    if ending == "validation":
+        raised = UncoveredError
+
+        def uncovered(env: Any, controller: Any, planned: Any) -> Answered:
+            return Answered(planned.prompt, None, (), (), 0.0)
+
+        monkeypatch.setattr(callbacks, "answer", uncovered)
+    with pytest.raises(raised):
+        train_ppo(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, folder, Interrupts(), started.append)
+    assert _content(folder) == before
+    (unfinished,) = started
+    assert {p.name for p in tmp_path.iterdir()} == {"run", unfinished.name}
+    assert unfinished.name.startswith("run.part-")
+    assert json.loads((unfinished / "config.json").read_text())["algorithm"] == "PPO"
+    assert not (unfinished / "bundle").exists()
+    if ending == "ctrl-c":
+        assert len(_events(unfinished).Scalars("validation/reward")) == 2
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "a\nb", "ü", "x" * 81, ""])
+def test_a_name_that_a_run_cannot_have_is_refused_before_any_work(pair: Recorded, tmp_path: Path, name: str) -> None:
+    def never(_: Any) -> Any:
+        raise AssertionError("an environment was made")
+
+    with pytest.raises(SettingError, match="must be letters, digits and"):
+        train_ppo(never, pair.env(), TINY_RUN, tmp_path / name if name else Path())
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_and_validation_of_two_pairs_are_refused(
     pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def off(self: Any, observation: torch.Tensor) -> torch.Tensor:
-        return self.head(self.latent(observation)) * 0.9 + 0.01
+    here = pair.env()
+    other = replace(here.deployment(), fingerprints={**here.deployment().fingerprints, "slm": "other"})
+    monkeypatch.setattr(here, "deployment", lambda: other)
+    with pytest.raises(SettingError, match=r"of different models: the slm \w+ there, other here"):
+        train_ppo(lambda p: pair.env(preference=p), here, TINY_RUN, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
-    monkeypatch.setattr(export.Actor, "forward", off)
-    with pytest.raises(BundleError, match="differs"):
-        train_ppo(
-            lambda p: pair.env(preference=p), pair.env(), replace(TINY_RUN, steps=128, validation_answers=2), tmp_path / "run"
-        )
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "tb", "validation.jsonl"]
+
+# ---------------------------------------------------------------- validation
+
+
+def test_weights_are_not_kept_for_losing_the_hard_answers(
+    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncovered answers stay in the mean, without quality: averaged over the rest alone, the second weights would win."""
+    env = pair.env()
+    plan = make_plan(env, 4)
+    good = answer(env, RandomRule(SCHEMA), plan[0]).metrics
+    assert good is not None
+
+    def outcomes(*rewards: float | None) -> list[Answered]:
+        return [
+            Answered(p.prompt, None if r is None else replace(good, reward=r, quality=r), (), (), -0.1 if r is None else r)
+            for p, r in zip(plan, rewards, strict=True)
+        ]
+
+    waiting = iter([*outcomes(0.6, 0.6, 0.6, 0.6), *outcomes(0.9, None, None, None), *outcomes(0.6, 0.6, 0.6, 0.61)])
+    monkeypatch.setattr(callbacks, "answer", lambda *_: next(waiting))
+    config = replace(TINY_RUN, steps=256, validation_answers=4, validate_every=128)
+    held = []
+    monkeypatch.setattr(learned, "export_policy", lambda policy, model, env, training, folder: held.append(training))
+    train_ppo(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
+    lines = _lines(tmp_path / "run")
+    assert [line["reward"] for line in lines] == pytest.approx([0.6, (0.9 - 0.3) / 4, 0.6025])
+    assert [line["quality"] for line in lines] == pytest.approx([0.6, 0.9 / 4, 0.6025])
+    assert [line["uncovered_rate"] for line in lines] == [0.0, 0.75, 0.0]
+    assert held[0].provenance["best_steps"] == 256
 
 
 @pytest.mark.parametrize("preference", ["default", "sampled"])
-def test_preferences_are_the_default_or_drawn(
-    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preference: str
+def test_preferences_are_the_default_or_drawn_and_the_bundle_says_which(
+    pair: Recorded, tmp_path: Path, preference: str
 ) -> None:
     seen = []
 
@@ -148,14 +278,39 @@ def test_preferences_are_the_default_or_drawn(
         seen.append(wanted)
         return pair.env(preference=wanted)
 
-    monkeypatch.setattr(learned, "export_policy", lambda *_: None)
     config = replace(TINY_RUN, steps=128, validation_answers=2, preference=preference)
-    train_ppo(make_env, pair.env(), config, tmp_path / "run")
-    assert {w is None for w in seen[-TINY_RUN.envs :]} == {preference == "sampled"}
+    meta = Bundle.load(train_ppo(make_env, pair.env(), config, tmp_path / "run")).meta
+    assert {w is None for w in seen} == {preference == "sampled"}
+    assert meta.preferences == PreferenceRange.of(None if preference == "sampled" else Preference())
 
 
-@pytest.mark.parametrize("wrong", [{"preference": "mine"}, {"steps": 0}, {"envs": 0}, {"hidden": -1}])
+WRONG = [
+    {"preference": "mine"},
+    *(
+        {name: value}
+        for name in ("steps", "envs", "rollout", "epochs", "validation_answers", "validate_every")
+        for value in (0, -1, 1.5, True)
+    ),
+    {"hidden": -1},
+    {"hidden": 100_000},
+    {"envs": 10**9},
+    {"minibatch": 1},
+    {"minibatch": 2049},
+    *({"learning_rate": value} for value in (0.0, -1e-3, math.nan, math.inf, 1.5)),
+    *({"entropy": value} for value in (-0.1, math.nan, math.inf)),
+    *({"gae_lambda": value} for value in (-0.1, 1.1, math.nan)),
+    *({"seed": value} for value in (-1, 2**32, 0.5)),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_wrong_configuration_shows_the_value(wrong: dict[str, Any]) -> None:
     name, value = next(iter(wrong.items()))
-    with pytest.raises(ValueError, match=f"{name}={value!r}"):
+    with pytest.raises(SettingError, match=f"{name}={re.escape(repr(value))}"):
         PPOConfig(**wrong)
+
+
+def test_a_rollout_of_one_step_cannot_be_learned_from() -> None:
+    with pytest.raises(SettingError, match=r"minibatch=2 must be at most envs \* rollout, 1 \* 1 = 1"):
+        PPOConfig(envs=1, rollout=1, minibatch=2)
+    PPOConfig(envs=1, rollout=2, minibatch=2)

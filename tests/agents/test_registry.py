@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.bundle import BundleError, OnnxController
+from agents.bundle import BundleController, BundleError
 from agents.registry import controller
 from agents.rules import FixedRule, RandomRule
-from synera_env import synera_schema
+from synera_env import SettingError, synera_schema
 
 SCHEMA = synera_schema(exits=2)
 
@@ -29,15 +29,25 @@ def test_random_by_name() -> None:
 
 def test_a_bundle_by_its_folder(bundle: Path) -> None:
     found = controller(str(bundle), SCHEMA)
-    assert isinstance(found, OnnxController)
+    assert isinstance(found, BundleController)
     assert found.predict(np.zeros(len(SCHEMA.low), np.float32))[0].shape == (len(SCHEMA.rows),)
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'nobody': it is neither a rule \(never, always, threshold, random\) nor"):
         controller("nobody", SCHEMA)
-    with pytest.raises(BundleError, match=r"no bundle\.json"):
+
+
+def test_a_place_that_is_no_bundle_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"it has no bundle\.json"):
         controller(str(tmp_path), SCHEMA)
+    (tmp_path / "file").write_text("a bundle?")
+    for name in (str(tmp_path / "file"), str(tmp_path / "file" / "x"), "x" * 5000, "x" * 300, "a\0b", "two\nlines"):
+        with pytest.raises(
+            SettingError, match=r"^no controller '.*: it is neither a rule \(never, .*\) nor the folder of a bundle$"
+        ) as wrong:
+            controller(name, SCHEMA)
+        assert len(str(wrong.value)) < 250
 
 
 def test_a_bundle_for_another_number_of_exits_is_refused(bundle: Path) -> None:

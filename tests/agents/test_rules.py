@@ -62,7 +62,7 @@ def test_a_threshold_asks_exactly_about_the_chunks_below_it(env: SyneraReplayEnv
 
 
 def _walk(rule: RandomRule, seed: int, steps: int = 4) -> NDArray[np.float32]:
-    actions, state = [], seed
+    actions, state = [], rule.initial_state(seed)
     for step in range(steps):
         action, state = rule.predict(ONE, state, np.array([step == 0]))
         actions.append(action)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents.evaluation import evaluate, make_plan
+from agents import search
+from agents.evaluation import Answered, PlannedAnswer, evaluate, make_plan
 from agents.rules import FixedRule
 from agents.search import SearchResult, grid_search, search_fixed
 from synera_env import Knobs, synera_schema
@@ -45,3 +47,26 @@ def test_the_search_on_an_environment_finds_the_best_of_its_grid(env: SyneraRepl
 
 def test_without_a_grid_it_tries_the_schema_s(env: SyneraReplayEnv) -> None:
     assert grid_search(env, 1).tried == len(env.schema.grid())
+
+
+def test_a_setting_does_not_win_by_losing_its_hard_answers(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averaged over what is left of its answers alone, `ALWAYS` would."""
+    good = evaluate(env, FixedRule(NEVER, env.schema), make_plan(env, 1))[0]
+
+    def planted(env: SyneraReplayEnv, rule: FixedRule, planned: PlannedAnswer) -> Answered:
+        if rule.knobs == NEVER:
+            return Answered(planned.prompt, replace(good, reward=0.5), (), (), 0.5)
+        return Answered(planned.prompt, replace(good, reward=0.9), (), (), 0.9) if planned.prompt == 0 else lost(planned)
+
+    def lost(planned: PlannedAnswer) -> Answered:
+        return Answered(planned.prompt, None, (), (), -0.1)
+
+    monkeypatch.setattr(search, "answer", planted)
+    found = grid_search(env, 6, grid=[NEVER, ALWAYS])
+    assert (found.knobs, found.reward) == (NEVER, pytest.approx(0.5))
+
+
+def test_a_search_whose_best_setting_loses_many_answers_warns(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "evaluate", lambda env, rule, plan: plan[: len(plan) // 2])
+    with pytest.warns(UserWarning, match=r"the search of the best fixed knobs rests on 50% of the answers"):
+        grid_search(env, 6, grid=[NEVER])

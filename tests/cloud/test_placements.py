@@ -13,9 +13,10 @@ from cloud.engine.registry import load_engine
 from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.model.placement import Placement
-from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from runtime.model.tokenizer import load_tokenizer
 from runtime.synera.verifier import CloudVerifier
 from tests.support.placements import OTHER_PLACEMENTS, named
+from tests.support.verifying import agreed
 from traces import bundled
 from traces.tasks import tinyworld
 
@@ -53,7 +54,7 @@ def generated(client: CloudClient, prompt: list[int]) -> list[int]:
 
 def test_most_checks_accept_what_the_other_wrote(answers: Answers, client: CloudClient, other: Placement) -> None:
     drafted = accepted = 0
-    with CloudVerifier(client, tokenizer_hash(LLM)) as verifier:
+    with CloudVerifier(client, agreed(client)) as verifier:
         for prompt, answer in answers:
             verifier.open(len(prompt))
             for start in range(0, len(answer), DRAFT):

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import nan
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cloud.sessions import SessionTable
-from runtime.errors import CloudBusyError, SessionLostError
+from cloud.sessions import SessionTable, check_session_id
+from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError, SettingError
 
 LEASE = 10.0
 
@@ -162,7 +163,47 @@ def test_a_caller_who_goes_away_leaves_nothing_open() -> None:
     run(body)
 
 
-@pytest.mark.parametrize(("most", "lease"), [(0, 1.0), (1, 0.0)])
-def test_sizes_are_checked(most: int, lease: float) -> None:
-    with pytest.raises(ValueError, match=f"max_sessions={most}"):
+@pytest.mark.parametrize(
+    ("most", "lease", "message"),
+    [
+        (0, 1.0, "max_sessions=0"),
+        (True, 1.0, "max_sessions=True"),
+        (1, 0.0, "lease_seconds=0.0"),
+        (1, nan, "lease_seconds=nan"),
+    ],
+)
+def test_sizes_are_checked(most: int, lease: float, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         SessionTable(Closer(), max_sessions=most, lease_seconds=lease)
+
+
+def test_a_sweep_ends_what_is_over_and_nothing_else() -> None:
+    async def live() -> None:
+        closer, seconds = Closer(), [0.0]
+        table = SessionTable(closer, max_sessions=4, lease_seconds=LEASE, now=lambda: seconds[0])
+        idle, running, fresh = [await table.open() for _ in range(3)]
+        running.running = 1
+        seconds[0] = LEASE / 2
+        table.renew(fresh)
+        assert table.sweep() == 0
+        seconds[0] = LEASE
+        assert table.sweep() == 1
+        assert table.sweep() == 0
+        running.running = 0
+        assert table.sweep() == 1
+        assert await table.end() == 1
+        assert closer.closed == [idle.session_id, running.session_id, fresh.session_id]
+        assert await table.end() == 0
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+
+
+@pytest.mark.parametrize(
+    "session_id", ["", "unknown", "0" * 31, "0" * 33, "0" * 20_000, "A" * 32, "g" * 32, "0" * 31 + "\n", "é" * 32]
+)
+def test_what_is_no_id_is_refused_without_being_repeated_whole(session_id: str) -> None:
+    with pytest.raises(CloudRejectedError, match="is not 32 lower-case hex characters") as caught:
+        check_session_id(session_id)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+    check_session_id("0123456789abcdef" * 2)

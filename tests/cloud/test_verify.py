@@ -9,6 +9,7 @@ from cloud.engine.base import Check, Checked
 from cloud.sessions import SessionTable
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
+    CloudBusyError,
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
@@ -19,6 +20,7 @@ from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_
 
 PROMPT = [1, 2, 3]
 LEASE = 60.0
+UNKNOWN = "0" * 32
 
 
 class World:
@@ -103,24 +105,93 @@ def test_an_older_or_skipped_seq_is_an_error(seq: int) -> None:
     run(body)
 
 
-def test_the_next_check_waits_for_the_one_before() -> None:
+def test_one_check_of_a_session_runs_at_a_time() -> None:
+    """Whoever sends more is told so at once; neither the running check nor the session notices."""
+
     async def body(v: Verification, world: World) -> None:
         session_id = await v.open("hash")
         world.forward.gate.clear()
-        tasks = [asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))]
+        asked, following = request(session_id, 1, 0, PROMPT), request(session_id, 2, 4, [])
+        running = asyncio.create_task(v.verify(asked))
         await asyncio.to_thread(world.forward.entered.wait, 30)
-        tasks.append(asyncio.create_task(v.verify(request(session_id, 2, 4, []))))
-        await asyncio.sleep(0)
+        for _ in range(100):
+            with pytest.raises(CloudBusyError, match="seq=1 of this session still runs; send seq=2 after its verdict"):
+                await v.verify(following)
+        repeat = asyncio.create_task(v.verify(asked))
         world.forward.gate.set()
-        assert [t.next_token for t in await asyncio.gather(*tasks)] == continuation(PROMPT, 2)
+        assert await running == await repeat
+        assert (await running).next_token == choice(PROMPT)
+        assert (await v.verify(following)).next_token == continuation(PROMPT, 2)[1]
+        assert world.forward.batches == [[3], [1]]
 
     run(body)
 
 
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(
+    "other",
+    [
+        (0, [*PROMPT, 4], [5]),
+        (0, [1, 2, 4], [5]),
+        (0, PROMPT, []),
+        (0, PROMPT, [6]),
+        (0, [1, 2], [3, 5]),
+        (1, PROMPT, [5]),
+        (0, [1] * 5000, [5]),
+    ],
+)
+def test_a_repeat_with_other_content_is_rejected_and_changes_nothing(
+    other: tuple[int, list[int], list[int]], running: bool
+) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        asked = request(session_id, 1, 0, PROMPT, [5])
+        if running:
+            world.forward.gate.clear()
+        first = asyncio.create_task(v.verify(asked))
+        await asyncio.to_thread(world.forward.entered.wait, 30)
+        if not running:
+            await first
+        with pytest.raises(CloudRejectedError, match=r"seq=1 was asked before, with other content.*next check is seq=2"):
+            await v.verify(request(session_id, 1, *other))
+        world.forward.gate.set()
+        assert await v.verify(asked) == await first
+        assert (await v.verify(request(session_id, 2, 4, []))).next_token == continuation(PROMPT, 2)[1]
+        assert world.forward.batches == [[4], [1]]
+
+    run(body)
+
+
+def test_a_bug_is_logged_also_when_nobody_stayed_to_see_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        asked, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def check(session_id: str, check: Check) -> Checked:
+            asked.set()
+            await goes_on.wait()
+            raise ZeroDivisionError("planted")
+
+        world.engine.check = check  # type: ignore[method-assign]
+        caller = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
+        await asked.wait()
+        caller.cancel()
+        await asyncio.wait([caller])
+        goes_on.set()
+        while not caplog.records:
+            await asyncio.sleep(0)
+
+    run(body)
+    [record] = caplog.records
+    assert record.getMessage() == "check failed"
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
+
+
 def test_a_history_that_is_not_here_is_a_lost_session() -> None:
     async def body(v: Verification, world: World) -> None:
-        with pytest.raises(SessionLostError, match="no session 'unknown'"):
-            await v.verify(request("unknown", 1, 0, PROMPT))
+        with pytest.raises(SessionLostError, match=f"no session '{UNKNOWN}'"):
+            await v.verify(request(UNKNOWN, 1, 0, PROMPT))
         with pytest.raises(SessionLostError, match="holds 0 tokens, not the 3"):
             await v.verify(request(await v.open("hash"), 1, 3, [1]))
 
@@ -168,6 +239,26 @@ def test_an_engine_failure_is_told_and_the_session_lives_on() -> None:
             await v.verify(request(session_id, 2, 4, [], [0]))
         got = await v.verify(request(session_id, 3, 4, []))
         assert got.next_token == continuation(PROMPT, 2)[1]
+
+    run(body)
+
+
+def test_what_is_no_session_id_is_refused_before_any_lookup() -> None:
+    async def body(v: Verification, world: World) -> None:
+        world.table.get = world.table.close = None  # type: ignore[method-assign,assignment]
+        for call in (v.verify(request("unknown", 1, 0, PROMPT)), v.close("unknown")):
+            with pytest.raises(CloudRejectedError, match="session_id='unknown' is not 32"):
+                await call
+
+    run(body)
+
+
+@pytest.mark.parametrize("prefix", [2**32 - 1, 101, 100])
+def test_a_prefix_beyond_the_context_is_rejected(prefix: int) -> None:
+    async def body(v: Verification, world: World) -> None:
+        with pytest.raises(CloudRejectedError, match=f"{prefix + 1} tokens of history.* exceed the LLM's context of 100"):
+            await v.verify(request(await v.open("hash"), 1, prefix, [1]))
+        assert world.forward.batches == []
 
     run(body)
 
@@ -241,7 +332,7 @@ def test_a_caller_who_goes_away_while_a_session_opens_leaves_nothing_open() -> N
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        await v.close("")  # waits for what is being closed
+        await world.table.close("")  # waits for what is being closed
         assert (world.closed, len(world.table)) == (opened, 0)
 
     run(body)

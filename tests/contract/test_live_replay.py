@@ -27,7 +27,7 @@ from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.device import Connection, Device
 from runtime.policy import drive
-from synera_env import Knobs, synera_schema
+from synera_env import Knobs, Outages, synera_schema
 from synera_env.fidelity import same_tokens
 from synera_env.synera.live import SyneraLiveEnv
 from synera_env.synera.replay import SyneraReplayEnv
@@ -180,16 +180,17 @@ def test_a_policy_drives_a_live_session_as_it_drives_the_environment(
     device: Device, cloud: CloudClient, replay: SyneraReplayEnv, name: str
 ) -> None:
     """The same object; no environment is needed to deploy."""
-    connection, before = Connection(device, cloud), set(threading.enumerate())
-    for planned in plans(replay, name)[:6]:
-        policy = ControllerPolicy(TIME_BLIND[name], SCHEMA, planned.preference)
-        with connection.open() as session:
-            tokens = connection.encode(replay.graphs.meta.prompts[planned.prompt])
-            steps = list(drive(session, tokens, policy, planned.seed))
-        wanted = answer(replay, TIME_BLIND[name], planned)
-        assert session.answer == wanted.tokens
-        assert [step.record.knobs for step in steps] == [r.knobs for r in wanted.records]
-        assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
+    before = set(threading.enumerate())
+    with Connection(device, cloud) as connection:
+        for planned in plans(replay, name)[:6]:
+            policy = ControllerPolicy(TIME_BLIND[name], SCHEMA, planned.preference)
+            with connection.open() as session:
+                tokens = connection.encode(replay.graphs.meta.prompts[planned.prompt])
+                steps = list(drive(session, tokens, policy, planned.seed))
+            wanted = answer(replay, TIME_BLIND[name], planned)
+            assert session.answer == wanted.tokens
+            assert [step.record.knobs for step in steps] == [r.knobs for r in wanted.records]
+    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
 
 
 # ---------------------------------------------------------------- the check itself
@@ -266,8 +267,8 @@ def test_four_devices_say_what_one_says(pair: Recorded, device: Device, cloud: C
 def test_a_paced_device_is_never_faster_than_its_profile(pair: Recorded, cloud: CloudClient, controller: Controller) -> None:
     """The replay with a cloud that takes no time is the lower bound of every commit."""
     link = constant_link(rtt_ms=20.0)
-    env = SyneraLiveEnv(cloud, pair.device(paced=True), pair.prompts[:2], pair.score, [link])
-    bound = SyneraReplayEnv(pair.graphs, [link], PHONE, FREE_CLOUD)
+    env = SyneraLiveEnv(cloud, pair.device(paced=True), pair.prompts[:2], pair.score, [link], outages=Outages.never())
+    bound = SyneraReplayEnv(pair.graphs, [link], PHONE, FREE_CLOUD, outages=Outages.never())
     try:
         for prompt in range(2):
             planned = PlannedAnswer(prompt, 0, 0.0, seed=0)

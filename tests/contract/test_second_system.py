@@ -41,7 +41,7 @@ def test_it_is_trained_exported_and_reloaded(run: Path) -> None:
     bundle = Bundle.load(run / "bundle")
     assert (bundle.meta.system, bundle.meta.schema) == ("tea", SCHEMA.describe())
     assert (bundle.meta.fingerprints, bundle.meta.max_new_tokens, dict(bundle.tensors)) == ({}, None, {})
-    assert bundle.meta.parity["max_abs_difference"] <= 1e-5
+    assert bundle.meta.parity.max_abs_difference <= 1e-5
     env, acts = TeaEnv(), bundle.controller(SCHEMA)
     rewards = [m.reward for m in evaluate(env, acts, make_plan(env, RUN.validation_answers, seed=RUN.seed))]
     assert np.mean(rewards) == pytest.approx(bundle.meta.provenance["validation_reward"])

@@ -12,11 +12,10 @@ import pytest
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient
-from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from tests.support.engine import greedy
 from tests.support.process import ALWAYS, ROOT, command, device, served
-from tests.support.verifying import ManualClock
+from tests.support.verifying import NOBODY, ManualClock, agreed
 
 PROMPT = [1, 60, 61, 62, 63]
 
@@ -30,7 +29,7 @@ def test_a_cloud_killed_mid_answer_costs_quality_never_the_answer(tiny_llm: Path
     with (
         served(tiny_llm) as cloud,
         CloudClient(cloud.target) as client,
-        CloudVerifier(client, tokenizer_hash(tiny_llm)) as verifier,
+        CloudVerifier(client, agreed(client)) as verifier,
     ):
         session = device(verifier, truth)
         session.begin(PROMPT, ALWAYS)
@@ -54,7 +53,7 @@ def test_a_cloud_that_comes_back_heals_the_answer(tiny_llm: Path, truth: list[in
     clock = ManualClock()
     with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
         client = CloudClient(f"127.0.0.1:{port}")
-        verifier = CloudVerifier(client, tokenizer_hash(tiny_llm), clock=clock)
+        verifier = CloudVerifier(client, agreed(client), clock=clock)
         session = device(verifier, truth)
         session.begin(PROMPT, ALWAYS)
         assert session.advance(ALWAYS).record.error is None
@@ -72,21 +71,21 @@ def test_a_cloud_that_comes_back_heals_the_answer(tiny_llm: Path, truth: list[in
         follows = session.advance(ALWAYS).record
         assert follows.verdict is not None
         assert follows.verdict.cloud_tokens == 1 + len(follows.draft.ids)  # and only once
-        verifier.shutdown()
+        verifier.retire().result()
         client.close()
 
 
 def test_a_cloud_restarted_between_two_checks_is_not_even_noticed(tiny_llm: Path, truth: list[int]) -> None:
     with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
         client = CloudClient(f"127.0.0.1:{port}")
-        verifier = CloudVerifier(client, tokenizer_hash(tiny_llm))
+        verifier = CloudVerifier(client, agreed(client))
         session = device(verifier, truth)
         session.begin(PROMPT, ALWAYS)
         session.advance(ALWAYS)
     with running_server(ServerConfig(model=tiny_llm, port=port)):
         while not session.advance(ALWAYS).done:
             pass
-        verifier.shutdown()
+        verifier.retire().result()
         client.close()
     assert [record.error for record in session.records] == [None] * len(session.records)
     assert list(session.answer) == truth
@@ -95,7 +94,7 @@ def test_a_cloud_restarted_between_two_checks_is_not_even_noticed(tiny_llm: Path
 def test_without_any_cloud_the_device_answers_alone(truth: list[int]) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        with CloudClient(f"127.0.0.1:{nobody.getsockname()[1]}") as client, CloudVerifier(client, "hash") as verifier:
+        with CloudClient(f"127.0.0.1:{nobody.getsockname()[1]}") as client, CloudVerifier(client, NOBODY) as verifier:
             session = device(verifier, truth)
             assert session.begin(PROMPT, ALWAYS).probe_seconds is None
             while not session.advance(ALWAYS).done:

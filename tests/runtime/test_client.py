@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 
 import grpc
 import pytest
 
-from runtime.client import CloudClient, Deadlines
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError
+from cloud.service import STATUS
+from runtime.client import RAISED_BY, CloudClient, Deadlines
+from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, SettingError
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.address import PlaintextRefusedError
 from runtime.wire.sizes import (
     verify_request_bytes,
 )
 from tests.support.engine import VOCAB, continuation
+from tests.support.gate import gate
 from tests.support.verifying import PROMPT, World, lost, try_all
 
 
@@ -56,7 +59,7 @@ def test_past_its_deadline_the_cloud_is_unavailable(world: World) -> None:
     world.forward.gate.clear()
     with (
         CloudClient(world.client.target, deadlines=Deadlines(verify_seconds=0.2)) as client,
-        CloudVerifier(client, world.tokenizer_hash) as verifier,
+        CloudVerifier(client, world.terms) as verifier,
     ):
         verifier.submit(PROMPT, [1])
         late = lost(verifier)
@@ -117,6 +120,48 @@ def test_a_call_that_comes_back_after_a_retry_succeeds(absent: str) -> None:
         assert client._call(method, "asked", deadline_seconds=5.0) == "asked"
 
 
+def test_the_device_knows_every_error_that_the_cloud_may_name_by_its_status() -> None:
+    assert dict(RAISED_BY) == STATUS
+
+
+def reaches(target: str) -> str:
+    with CloudClient(target, deadlines=Deadlines(info_seconds=20)) as client:
+        return client.model_info().model
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "GRPC_ADDRESS_HTTP_PROXY"])
+def test_no_proxy_of_the_environment_sees_a_call(name: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a call to an address nor one to a name; the proxy is a real one that lets nothing through."""
+    heard = []
+
+    def refuse(connection: socket.socket) -> None:
+        heard.append(connection.recv(100))
+
+    with gate(instead=refuse) as proxy:
+        monkeypatch.setenv(name, proxy.target if name.startswith("GRPC") else f"http://{proxy.target}")
+        monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "127.0.0.0/8,::1/128")
+        for other in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(other, raising=False)
+        assert reaches(world.client.target) == "fake"
+        assert reaches(world.client.target.replace("127.0.0.1", "localhost")) == "fake"
+        assert heard == []
+
+
+def test_the_proxy_of_that_test_is_one_that_grpc_would_use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    with gate(instead=lambda connection: heard.append(connection.recv(100))) as proxy:
+        monkeypatch.setenv("grpc_proxy", f"http://{proxy.target}")
+        with grpc.insecure_channel(world.client.target) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/a/b")(b"", timeout=20)
+    assert heard[0].startswith(b"CONNECT")
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:99999", "127.0.0.1:0", "::1:5", "127.1:50051", "unix:/x", "http://127.0.0.1:5"])
+def test_what_is_no_address_is_refused_before_anything_is_dialled(target: str) -> None:
+    with pytest.raises(SettingError, match="is not HOST:PORT"):
+        CloudClient(target)
+
+
 def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlaintextRefusedError, match=r"refused plaintext on 192\.0\.2\.1.*give tls_ca"):
         CloudClient("192.0.2.1:50051")
@@ -126,5 +171,5 @@ def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 def test_deadlines_are_checked() -> None:
-    with pytest.raises(ValueError, match="open_seconds=0 must be above 0"):
+    with pytest.raises(ValueError, match=r"open_seconds=0 must be a number in 0\.001\.\.86400"):
         Deadlines(open_seconds=0)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.client import CloudClient
-from runtime.device import Connection, Device
-from runtime.errors import CheckpointError, ContextOverflowError, TokenizerMismatchError
+from runtime.client import CloudClient, Deadlines
+from runtime.device import Connection, Device, LiveSession
+from runtime.errors import CheckpointError, CloudError, ContextOverflowError, TokenizerMismatchError
 from runtime.model.loading import fingerprint
 from runtime.model.placement import Placement
 from runtime.synera.knobs import Knobs
+from tests.support.hostile import Asked, hostile, info_of
 from tests.support.recorded import PHONE, foreign_copy
 
 ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0)
@@ -33,12 +37,25 @@ def device(tiny_slm: Path) -> Device:
     return Device.load(tiny_slm, PHONE, max_new_tokens=7)
 
 
-def finish(connection: Connection, prompt: str, knobs: Knobs) -> tuple[int, ...]:
+def drive(connection: Connection, prompt: str, knobs: Knobs) -> LiveSession:
     with connection.open() as session:
         session.begin(connection.encode(prompt), knobs)
         while not session.advance(knobs).done:
             pass
-        return session.answer
+        return session
+
+
+def finish(device: Device, cloud: CloudClient, knobs: Knobs) -> tuple[int, ...]:
+    with Connection(device, cloud) as connection:
+        return drive(connection, "river", knobs).answer
+
+
+def errors(session: LiveSession) -> list[str | None]:
+    return [record.error for record in session.records]
+
+
+def threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("verifier")}
 
 
 def test_a_device_is_what_its_folder_holds(device: Device, tiny_slm: Path) -> None:
@@ -76,15 +93,109 @@ def test_a_cloud_of_other_tokens_is_refused(device: Device, tiny_llm: Path, tmp_
 
 
 def test_sessions_share_the_device_and_leave_no_thread(device: Device, cloud: CloudClient) -> None:
-    connection, before = Connection(device, cloud), set(threading.enumerate())
-    first = finish(connection, "river", ALWAYS)
-    with connection.open() as one, connection.open() as other:
-        for session in (one, other):
+    with Connection(device, cloud) as connection:
+        first = drive(connection, "river", ALWAYS).answer
+        for _ in range(3):
+            with connection.open() as one, connection.open() as other:
+                for session in (one, other):
+                    session.begin(connection.encode("river"), ALWAYS)
+                while not (one.advance(ALWAYS).done & other.advance(ALWAYS).done):
+                    pass
+                assert one.answer == other.answer == first
+                assert errors(one) == errors(other) == [None] * len(one.records)
+        assert len(threads()) == 2  # one for each session at a time
+        left = connection.open()
+        left.begin(connection.encode("river"), ALWAYS)
+    assert not threads()  # also of the session that its owner left open
+    with pytest.raises(RuntimeError, match="this connection is closed"):
+        connection.open()
+    with pytest.raises(RuntimeError, match="retired"):
+        left.begin(connection.encode("river"), ALWAYS)
+    connection.close()
+
+
+def test_each_answer_s_session_is_released_before_the_next_one_s_is_opened(device: Device, tiny_llm: Path) -> None:
+    """Though nobody waits for it: the cloud has one place."""
+    with (
+        running_server(ServerConfig(model=tiny_llm, max_sessions=1)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+    ):
+        with Connection(device, client) as connection:
+            for _ in range(10):
+                session = drive(connection, "river", ALWAYS)
+                assert errors(session) == [None] * len(session.records)
+        client.close_session(client.open(device.tokenizer_hash).session_id)  # a short program leaves the place free
+
+
+def test_the_next_answer_knows_of_a_dead_cloud(device: Device, tiny_llm: Path) -> None:
+    with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
+        client = CloudClient(f"127.0.0.1:{port}")
+        connection = Connection(device, client)
+        assert errors(drive(connection, "river", ALWAYS))[0] is None
+    with client, connection:
+        assert all(errors(drive(connection, "river", ALWAYS)))  # one answer finds out
+        for _ in range(3):
+            with connection.open() as session:
+                point = session.begin(connection.encode("river"), ALWAYS)
+                record = session.advance(ALWAYS).record
+            assert "next try in" in str(record.error)
+            assert point.probe_seconds is None
+            assert (record.cost.uplink_bytes, record.committed) == (0, record.draft.ids)
+
+
+def test_nobody_waits_for_the_release_but_the_connection(device: Device) -> None:
+    closing, allowed = threading.Event(), threading.Event()
+
+    def close(asked: Asked) -> Any:
+        closing.set()
+        assert allowed.wait(30)
+        return asked.honest
+
+    with (
+        hostile(info_of(device), {"Close": close}) as server,
+        CloudClient(server.target, deadlines=Deadlines(close_seconds=60)) as client,
+    ):
+        connection = Connection(device, client)
+        drive(connection, "river", ALWAYS)  # shut down while the release hangs
+        assert closing.wait(30)
+        with connection.open() as session:  # and so is another answer begun and ended
             session.begin(connection.encode("river"), ALWAYS)
-        while not (one.advance(ALWAYS).done & other.advance(ALWAYS).done):
-            pass
-        assert one.answer == other.answer == first
-    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
+        assert len(server.calls("Open")) == 1
+        threading.Timer(0.1, allowed.set).start()
+        connection.close()
+        assert [name for name, _ in server.asked][-3:] == ["Close", "Open", "Close"]  # all was done, in order
+        assert not threads()
+
+
+def test_nobody_waits_for_a_release_that_a_dead_cloud_cannot_get(device: Device) -> None:
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    with (
+        hostile(info_of(device), {"Verify": lambda asked: asked.abort(unavailable)}) as server,
+        CloudClient(server.target) as client,
+    ):
+        with Connection(device, client) as connection:
+            assert all(errors(drive(connection, "river", ALWAYS)))
+        assert len(server.calls("Open")) == 1
+        assert not server.calls("Close")
+
+
+def test_ctrl_c_does_not_sit_out_a_cloud_that_hangs(device: Device) -> None:
+    deadlines = Deadlines(verify_seconds=250, close_seconds=0.1)
+    with hostile(info_of(device), {"Verify": lambda asked: asked.hang(250)}) as server:
+
+        def ctrl_c() -> None:
+            if server.hanging.acquire(timeout=30):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        presses = threading.Thread(target=ctrl_c)
+        presses.start()
+        with pytest.raises(KeyboardInterrupt), CloudClient(server.target, deadlines=deadlines) as client:
+            finish(device, client, ALWAYS)
+        presses.join()
+        for thread in threads():
+            thread.join(30)
+        assert not threads()
+        assert not server.over.is_set()  # the cloud had not answered yet
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -94,9 +205,17 @@ def test_an_slm_of_another_type_answers_with_the_llm_s_words_when_all_is_checked
     """The type changes what the device proposes, never what the cloud lets stand."""
     half = Device.load(tiny_slm, PHONE, max_new_tokens=7, placement=Placement(dtype=dtype))
     assert half.slm.weight_bytes == device.slm.weight_bytes / 2
-    assert finish(Connection(half, cloud), "river", ALWAYS) == finish(Connection(device, cloud), "river", ALWAYS)
+    assert finish(half, cloud, ALWAYS) == finish(device, cloud, ALWAYS)
 
 
 def test_answers_are_cut_where_the_device_says(device: Device, cloud: CloudClient) -> None:
-    short = Connection(replace(device, max_new_tokens=2), cloud)
-    assert finish(short, "river", Knobs()) == finish(Connection(device, cloud), "river", Knobs())[:2]
+    assert finish(replace(device, max_new_tokens=2), cloud, Knobs()) == finish(device, cloud, Knobs())[:2]
+
+
+def test_a_cloud_that_takes_only_short_drafts_is_refused_at_once(device: Device, tiny_llm: Path) -> None:
+    with (
+        running_server(ServerConfig(model=tiny_llm, max_draft_tokens=7)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+        pytest.raises(CloudError, match=r"drafts of at most 7 tokens, the device drafts up to 8; let it take 8"),
+    ):
+        Connection(device, client)

@@ -31,9 +31,6 @@ def test_messages_sleep_what_the_link_says_at_that_time() -> None:
     link.uplink(4)
     link.downlink(4)
     assert slept == [11.0, 20.0]
-    link.restart(2.0)
-    link.uplink(0)
-    assert slept[-1] == 2.0
 
 
 class Down(Rising):

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.errors import SettingError
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.address import PlaintextRefusedError, check_plaintext, host_of, is_loopback
+from runtime.wire.address import Address, PlaintextRefusedError, check_plaintext, is_loopback
 from runtime.wire.generate import PROTO, ROOT, generate
 from runtime.wire.sizes import (
     SESSION_ID_CHARACTERS,
@@ -115,20 +119,24 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("target", "host", "loopback"),
+    ("target", "host", "loopback", "uri"),
     [
-        ("127.0.0.1:1", "127.0.0.1", True),
-        ("127.9.9.9:1", "127.9.9.9", True),
-        ("localhost:1", "localhost", True),
-        ("[::1]:1", "::1", True),
-        ("0.0.0.0:1", "0.0.0.0", False),
-        ("[::]:1", "::", False),
-        ("192.168.0.4:1", "192.168.0.4", False),
-        ("localhost.example.org:1", "localhost.example.org", False),
+        ("127.0.0.1:1", "127.0.0.1", True, "ipv4:127.0.0.1:1"),
+        ("127.9.9.9:65535", "127.9.9.9", True, "ipv4:127.9.9.9:65535"),
+        ("LocalHost:1", "localhost", True, "dns:///localhost:1"),
+        ("[::1]:1", "::1", True, "ipv6:[::1]:1"),
+        ("[0:0:0:0:0:0:0:1]:1", "::1", True, "ipv6:[::1]:1"),
+        ("0.0.0.0:1", "0.0.0.0", False, "ipv4:0.0.0.0:1"),
+        ("[::]:1", "::", False, "ipv6:[::]:1"),
+        ("192.168.0.4:1", "192.168.0.4", False, "ipv4:192.168.0.4:1"),
+        ("localhost.example.org:443", "localhost.example.org", False, "dns:///localhost.example.org:443"),
+        ("gpu_1:50051", "gpu_1", False, "dns:///gpu_1:50051"),
+        ("127.0.0.1.example:1", "127.0.0.1.example", False, "dns:///127.0.0.1.example:1"),
     ],
 )
-def test_plaintext_stays_on_this_machine(target: str, host: str, loopback: bool) -> None:
-    assert host_of(target) == host
+def test_plaintext_stays_on_this_machine(target: str, host: str, loopback: bool, uri: str) -> None:
+    address = Address.parse(target)
+    assert (address.host, address.uri) == (host, uri)
     assert is_loopback(host) is loopback
     check_plaintext(host, encrypted=True, allow_plaintext=False, way_out="")
     check_plaintext(host, encrypted=False, allow_plaintext=True, way_out="")
@@ -137,7 +145,69 @@ def test_plaintext_stays_on_this_machine(target: str, host: str, loopback: bool)
             check_plaintext(host, encrypted=False, allow_plaintext=False, way_out="use TLS")
 
 
-@pytest.mark.parametrize("target", ["localhost", ":5", "host:", "host:http"])
-def test_a_target_needs_host_and_port(target: str) -> None:
-    with pytest.raises(ValueError, match="is not HOST:PORT"):
-        host_of(target)
+NO_ADDRESSES = (
+    *("", "localhost", ":5", "host:", "host:http", "[::1]", "[::1]5", "[::1]:", "[]:5", "[localhost]:5", "[127.0.0.1]:5"),
+    *("host:0", "host:00", "host:080", "host:-1", "host:+5", "host:65536", "127.0.0.1:99999", "127.0.0.1:4294967297"),
+    *(
+        "host: 5",
+        "host:5 ",
+        " host:5",
+        "host:5\n",
+        "ho st:5",
+        "lo\0calhost:5",
+        "host:5\x1b[2J",
+        "\u202ehost:5",
+        "höst:5",
+        "host:\u0665",
+    ),
+    *("::1:5", "fe80::1:5", "[::1%lo]:5", "[::1]:5:5", "[[::1]]:5", "127.0.0.1:5:5", "h:5,i:6"),
+    *("127.1:5", "127.0.1:5", "0x7f.1:5", "0x7f.0.0.1:5", "0x7f000001:5", "2130706433:5", "0177.0.0.1:5", "127.0.0.01:5"),
+    *("127.0.0.256:5", "127.0.0.1.:5", "1.2.3.4.5:5", "example.0x:5", "example.7:5"),
+    *("localhost.:5", ".localhost:5", "local..host:5", "-host:5", "host-:5", "a.-b:5"),
+    *("unix:/x", "unix:///tmp/x:5", "unix-abstract:x:5", "dns:///h:1", "ipv4:127.0.0.1:5", "vsock:1:5", "xds:///h:5"),
+    *("http://h:5", "//h:5", "h:5/path", "h:5?x", "h:5#x", "u@h:5", "u:p@h:5"),
+)
+
+
+@pytest.mark.parametrize("target", NO_ADDRESSES)
+def test_only_a_host_and_a_port_are_an_address(target: str) -> None:
+    with pytest.raises(SettingError, match="is not HOST:PORT") as error:
+        Address.parse(target)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("target", ["h" * 64 + ":5", ".".join(["h" * 60] * 5) + ":5", "h" * 100_000, None, 5, b"localhost:5"])
+def test_what_is_far_from_an_address_is_refused_in_a_short_line(target: Any) -> None:
+    with pytest.raises(SettingError, match="is not HOST:PORT") as error:
+        Address.parse(target)
+    assert len(str(error.value)) < 300
+
+
+HOSTS = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda ip: f"[{ip.exploded}]"),
+    st.from_regex(r"[0-9a-fA-Fx.:\[\]%-]{1,20}", fullmatch=True),
+    st.lists(st.from_regex(r"[A-Za-z0-9_x-]{1,8}", fullmatch=True), min_size=1, max_size=4).map(".".join),
+    st.text(max_size=20),
+)
+PORTS = st.integers(-10, 10**10).map(str) | st.from_regex(r"[0-9 +x_-]{0,7}") | st.text(max_size=5)
+
+
+@given(st.builds("{}:{}".format, HOSTS, PORTS) | st.text(max_size=40))
+def test_an_address_is_what_every_resolver_takes_it_for_or_none(target: str) -> None:
+    try:
+        address = Address.parse(target)
+    except SettingError:
+        return
+    assert Address.parse(str(address)) == address
+    assert 1 <= address.port <= 65535
+    assert address.uri.endswith(f":{address.port}")
+    assert address.host.isascii()
+    try:
+        [*_, (sent_to, *_)] = socket.getaddrinfo(address.host, address.port, flags=socket.AI_NUMERICHOST)[0]
+    except socket.gaierror:  # a name, to be looked up as such
+        assert address.uri == f"dns:///{address}"
+        assert is_loopback(address.host) == (address.host == "localhost")
+    else:
+        assert address.uri.startswith("ip")
+        assert is_loopback(address.host) == ipaddress.ip_address(sent_to).is_loopback

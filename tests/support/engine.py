@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from cloud.engine.base import EngineInfo
-from cloud.engine.embedded.batcher import Pace
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.engine.embedded.forward import Rows, Work
+from cloud.engine.embedded.pace import Pace
 
 VOCAB = 50
 
@@ -88,11 +88,16 @@ class FakeForward:
 
 
 def fake_engine(
-    forward: FakeForward, *, context_tokens: int = 100, eos_ids: tuple[int, ...] = (), pace: Pace | None = None
+    forward: FakeForward,
+    *,
+    context_tokens: int = 100,
+    eos_ids: tuple[int, ...] = (),
+    pace: Pace | None = None,
+    pace_seed: int = 0,
 ) -> EmbeddedEngine:
     """The embedded engine over a fake forward."""
     info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, eos_ids)
-    return EmbeddedEngine(info, forward, token_budget=512, pace=pace)
+    return EmbeddedEngine(info, forward, token_budget=512, pace=pace, pace_seed=pace_seed)
 
 
 def greedy(folder: Path, prompt: Sequence[int], count: int) -> list[int]:

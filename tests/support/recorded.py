@@ -11,6 +11,7 @@ from pathlib import Path
 from agents.learned import PPOConfig, train_ppo
 from runtime.device import Device
 from runtime.synera.lens import Lens
+from synera_env.radio import Outages
 from synera_env.reward import Preference
 from synera_env.synera.live import LivePrompt
 from synera_env.synera.replay import SyneraReplayEnv
@@ -55,9 +56,14 @@ class Recorded:
         """In the order of the graphs."""
         return [LivePrompt(text, kind) for text, kind in zip(self.graphs.meta.prompts, self.graphs.meta.kinds, strict=True)]
 
-    def env(self, links: tuple[LinkTrace, ...] = LINKS, preference: Preference | None = None) -> SyneraReplayEnv:
-        """A replay of the graphs."""
-        return SyneraReplayEnv(self.graphs, links, PHONE, GPU, preference)
+    def env(
+        self,
+        links: tuple[LinkTrace, ...] = LINKS,
+        preference: Preference | None = None,
+        outages: Outages = Outages.never(),  # noqa: B008 - frozen
+    ) -> SyneraReplayEnv:
+        """A replay of the graphs; no check is lost unless outages are given."""
+        return SyneraReplayEnv(self.graphs, links, PHONE, GPU, preference, outages)
 
     def device(self, *, paced: bool = False, profile: DeviceProfile = PHONE) -> Device:
         """The live counterpart of the recorded SLM."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from runtime.errors import UncoveredError
 from runtime.session import Cost, Step, StepRecord
 from synera_env import DecisionEnv, Feature, Knob, Schema, View, preference_features
-from synera_env.base import Start
+from synera_env.episode import Start
 from traces.links.generators import constant_link
 
 POT = 6
@@ -88,6 +88,9 @@ class TeaEpisode:
     prompt_tokens: tuple[int, ...] = (1,)
     prompt: str = "tea, please"
     kind: str = "tea"
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return " ".join("right" if poured else "spilt" for poured in tokens)
 
     def score(self) -> float:
         return sum(self.session.answer) / POT

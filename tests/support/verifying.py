@@ -14,8 +14,8 @@ from runtime.client import CloudClient, Deadlines
 from runtime.errors import CloudBusyError, CloudError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.chunk import Lost, Verdict
-from runtime.synera.verifier import CloudVerifier
-from tests.support.engine import FakeForward, fake_engine
+from runtime.synera.verifier import CloudVerifier, Terms
+from tests.support.engine import VOCAB, FakeForward, fake_engine
 
 PROMPT = (1, 2, 3)
 
@@ -32,6 +32,16 @@ def lost(verifier: CloudVerifier) -> Lost:
     found = verifier.result()
     assert isinstance(found, Lost), found
     return found
+
+
+def agreed(client: CloudClient) -> Terms:
+    """What a device that has the cloud's tokenizer and vocabulary agrees on with it."""
+    info = client.model_info()
+    return Terms(info.tokenizer_hash, info.fingerprint, info.vocab)
+
+
+NOBODY = Terms("hash", "0" * 16, VOCAB)
+"""Agreed with a cloud that is not there."""
 
 
 class ManualClock:
@@ -52,6 +62,7 @@ class World:
 
     def __init__(self, folder: Path, client: CloudClient, forward: FakeForward, clock: ManualClock) -> None:
         self.tokenizer_hash, self.client, self.forward, self.clock = tokenizer_hash(folder), client, forward, clock
+        self.terms = agreed(client)
 
 
 @pytest.fixture
@@ -80,7 +91,7 @@ def try_all(world: World) -> Iterator[CloudError]:
     opened = []
     for _ in range(2):
         try:
-            opened.append(world.client.open(world.tokenizer_hash))
+            opened.append(world.client.open(world.tokenizer_hash).session_id)
         except CloudBusyError as busy:
             yield busy
     for session_id in opened:

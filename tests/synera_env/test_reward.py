@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.errors import SettingError
 from runtime.session import Cost
 from runtime.synera.chunk import ChunkRecord
-from synera_env.reward import Preference, reward_terms
+from synera_env.reward import Preference, PreferenceRange, reward_terms
 from tests.support.records import record, verdict
 
 
@@ -59,7 +61,32 @@ def test_sampled_weights_differ_and_lie_as_often_above_as_below() -> None:
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Preference)])
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
-def test_weights_that_make_no_sense_are_named(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}={value}"):
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "0.1", None, True, [0.1], pytest.param(10**400, id="no float")])
+def test_weights_that_make_no_sense_are_named(name: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=f"preference weight {name}=.* must be a number at least 0"):
         Preference(**{name: value})
+
+
+def test_a_range_says_what_is_outside() -> None:
+    base = Preference()
+    drawn = PreferenceRange.of(None)
+    assert drawn.outside(base) == ""
+    assert drawn.outside(replace(base, latency=0.2999)) == ""
+    assert drawn.outside(replace(base, latency=0.31)) == "latency=0.31, outside 0.0333333..0.3"
+    assert drawn.outside(replace(base, quality=2.0)) == "quality=2, not 1"
+    assert PreferenceRange.of(base).outside(replace(base, energy=0.0)) == "energy=0, not 0.005"
+    rng = np.random.default_rng(0)
+    assert not any(drawn.outside(Preference.sample(rng)) for _ in range(200))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (Preference(latency=0.2), Preference(), "preference weight latency ranges from 0.2 to 0.1; it must not fall"),
+        ({"latency": 0.1}, Preference(), "low={'latency': 0.1} of a range of preferences must be a Preference"),
+        (Preference(), None, "high=None of a range"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(low: Any, high: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        PreferenceRange(low, high)

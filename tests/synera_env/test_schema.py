@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +70,12 @@ def test_rows_that_make_no_sense_are_named(changes: dict[str, Any], message: str
         replace(LEVEL, **changes)
 
 
+@pytest.mark.parametrize("changes", [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"center": math.nan}])
+def test_a_feature_that_cannot_be_scaled_is_named(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="feature seen: center="):
+        replace(SEEN, **changes)
+
+
 def test_two_rows_of_a_name_are_refused() -> None:
     with pytest.raises(ValueError, match="more than one row is named level"):
         schema((LEVEL, replace(COUNT, name="level")))
@@ -118,6 +125,14 @@ def test_rows_of_a_group_lie_interleaved() -> None:
     ]
 
 
+def test_scales_follow_the_entries() -> None:
+    a, b = (replace(PAIR, name=n, group="of one", center=c, scale=s) for n, c, s in (("a", 0.1, 1.0), ("b", 0.2, 2.0)))
+    made = schema(features=(replace(SEEN, center=3.0, scale=4.0), a, b))
+    assert made.center.tolist() == pytest.approx([3.0, 0.1, 0.2, 0.1, 0.2])
+    assert made.scale.tolist() == pytest.approx([4.0, 1.0, 2.0, 1.0, 2.0])
+    assert (schema().center[1], schema().scale[1]) == (0.5, 0.5)  # what lies in 0..1 needs to say nothing
+
+
 def test_rows_of_a_group_have_one_size() -> None:
     with pytest.raises(ValueError, match=r"rows of group 'x' differ in size: \[\('seen', 1\), \('pair', 2\)\]"):
         schema(features=(replace(SEEN, group="x"), replace(PAIR, group="x")))
@@ -147,6 +162,8 @@ def test_the_hash_follows_what_a_controller_depends_on() -> None:
         schema(features=(replace(SEEN, unit="feet"), PAIR)),
         schema(features=(SEEN, replace(PAIR, size=3))),
         schema(features=(SEEN, replace(PAIR, group="g"))),
+        schema(features=(SEEN, replace(PAIR, center=0.25))),
+        schema(features=(SEEN, replace(PAIR, scale=2.0))),
         schema(features=(SEEN,)),
     ]
     assert len({schema().hash, *(each.hash for each in changed)}) == 1 + len(changed)

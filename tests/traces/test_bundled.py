@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.errors import SettingError
 from runtime.synera.lens import Lens
 from tests.support.placements import named
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
+from traces.synera.coverage import coverage
 from traces.synera.graph import GraphSet
 from traces.tasks import tinyworld
 from traces.tasks.splits import bundled_prompts
@@ -52,6 +54,11 @@ def test_the_links_of_a_split_differ_and_stay_the_same(split: str) -> None:
     assert all(np.array_equal(a.rtt_ms, b.rtt_ms) for a, b in zip(links, again, strict=True))
 
 
+def test_a_split_that_is_not_there_is_a_users_mistake() -> None:
+    with pytest.raises(SettingError, match="split='valid' is not one of train, validation, test"):
+        bundled.links("valid")
+
+
 # ---------------------------------------------------------------- profiles
 
 
@@ -62,6 +69,9 @@ def test_every_bundled_profile_loads_and_tells_its_source() -> None:
         kind = DeviceProfile if "layer_ms" in path.read_text() else CloudProfile
         profile = kind.load(path)
         assert profile.name == path.stem
+        if isinstance(profile, DeviceProfile):
+            assert profile.has_energy, "energy would leave the reward in silence"
+            assert "Chosen" in profile.source or "Energy is not measured" in profile.source
         assert len(profile.source) > 20
 
 
@@ -91,7 +101,24 @@ def test_bundled_graphs_state_their_true_coverage(split: str) -> None:
     found = graphs(split)
     c = found.meta.coverage
     assert c["closed"] == pytest.approx(np.mean([g.closed for g in found]))
+    assert c == {"closed": c["closed"], **coverage(found)}
     assert min(c["random"], c["always"], c["never"]) > 0.99
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_bundled_graphs_can_be_read(split: str) -> None:
+    """Every token has its text; numbers, words and punctuation stand as the tokenizer writes them."""
+    from runtime.model.tokenizer import load_tokenizer
+
+    found, tokenizer = graphs(split), load_tokenizer(pair_folder("slm"))
+    for graph in found:
+        text = found.text(graph.prompt_tokens.tolist()).strip()
+        assert text == f"<bos> {graph.prompt} <ans>"
+        node, answer = 0, list[int]()
+        while np.isnan(graph.score[node]):
+            node = int(graph.llm_child[node])
+            answer.append(int(graph.token[node]))
+        assert found.text(answer).strip() == tokenizer.decode(answer, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("split", SPLITS)

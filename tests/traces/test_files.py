@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,14 +89,14 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(TraceError, match=r"cannot write to .*folder: it is there and is not a regular file; name another"):
+    with pytest.raises(TraceError, match=r"cannot write to .*folder': it is there and is not a regular file; name another"):
         write_text(tmp_path / "folder", "x")
     assert (tmp_path / "folder").is_dir()
     assert held(tmp_path) == {}
 
 
 def test_a_device_is_not_replaced_by_a_file() -> None:
-    with pytest.raises(TraceError, match=r"/dev/null: it is there and is not a regular file"):
+    with pytest.raises(TraceError, match=r"'/dev/null': it is there and is not a regular file"):
         write_text("/dev/null", "x")
     assert Path("/dev/null").is_char_device()
 
@@ -106,10 +108,82 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_file_above_the_target_is_named(tmp_path: Path) -> None:
+def write_file(path: str | Path) -> None:
+    """Replace a file; the block must not be begun where nothing can be written."""
+    with replacing(path):
+        raise AssertionError("not reached")
+
+
+def write_folder(path: str | Path) -> None:
+    """Replace a folder, likewise."""
+    with replacing_folder(path):
+        raise AssertionError("not reached")
+
+
+def write_kept_folder(path: str | Path) -> None:
+    """Replace a folder whose failure would be kept, likewise."""
+    with replacing_folder(path, keep=True):
+        raise AssertionError("not reached")
+
+
+WRITERS = (write_file, write_folder, write_kept_folder)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file/below", "Not a directory"),
+        ("file/far/below", "Not a directory"),
+        ("n" * 256, "File name too long"),
+        ("new/" + "n" * 256, "File name too long"),
+        ("n" * 256 + "/below", "File name too long"),
+        ("new/a/" + "n" * 256 + "/below", "File name too long"),
+        ("/".join("deep" * 50 for _ in range(30)), "File name too long"),
+        ("loop/below", "Too many levels of symbolic links"),
+        ("zero\0byte", "embedded null byte"),
+        ("/proc/synera", "No such file or directory|Permission denied|Read-only file system|Operation not permitted"),
+        ("/proc/synera/below", "No such file or directory|Permission denied|Read-only file system|Operation not permitted"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_named_before_the_work(
+    tmp_path: Path, write: Callable[[str | Path], None], place: str, reason: str
+) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="file/below"):
-        write_text(tmp_path / "file" / "below", "y")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(TraceError, match=rf"^cannot write to .*: \[?({reason}).*; name another path$") as refused:
+        write(tmp_path / place)
+    assert len(str(refused.value)) < 400
+    assert "\n" not in str(refused.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "loop"]
+    assert held(tmp_path) == {"file": "x"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_folder_that_is_read_only_is_named(tmp_path: Path, write: Callable[[str | Path], None]) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(TraceError, match=r"cannot write to .*locked/x': Permission denied; name another path"):
+        write(tmp_path / "locked" / "x")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
+def test_the_longest_name_that_the_system_has_can_be_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "x")
+    for keep in (False, True):
+        with replacing_folder(tmp_path / "f" / name, keep=keep) as part:
+            (part / "y").write_text(str(keep))
+    assert held(tmp_path) == {name: "x", f"f/{name}/y": "True"}
+
+
+@pytest.mark.parametrize("above", [".", "..", "../.."])
+def test_a_folder_that_one_works_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: str) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").write_text("x")
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    with pytest.raises(TraceError, match=r"cannot replace '\.+.*': it holds the folder that you work in; name one below it"):
+        write_folder(above)
+    assert held(tmp_path) == {"a/b/x": "x"}
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -201,6 +275,42 @@ def test_the_old_folder_is_put_back_if_the_new_one_cannot_take_its_place(
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+@pytest.mark.parametrize("why", [Broken, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_failed_can_be_kept_under_a_name_that_is_seen(tmp_path: Path, there: bool, why: type[BaseException]) -> None:
+    if there:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "x").write_text("old")
+
+    def break_off(written: bool) -> None:
+        with replacing_folder(tmp_path / "run", keep=True) as part:
+            if written:
+                (part / "log").write_text("half")
+            raise why
+
+    old = {"run/x": "old"} if there else {}
+    with pytest.raises(why):
+        break_off(written=False)
+    assert held(tmp_path) == old
+    assert len(list(tmp_path.iterdir())) == len(old), "nothing was written, so nothing is kept"
+    for kept in (1, 2):
+        with pytest.raises(why):
+            break_off(written=True)
+        parts = [p.name for p in tmp_path.iterdir() if p.name != "run"]
+        assert all(re.fullmatch(r"run\.part-[0-9a-f]{8}", name) for name in parts)
+        assert held(tmp_path) == old | {f"{name}/log": "half" for name in parts}
+        assert len(parts) == kept
+
+
+def test_a_folder_that_would_have_been_kept_takes_its_place_all_the_same(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with replacing_folder(tmp_path / "run", keep=True) as part:
+            assert re.fullmatch(r"run\.part-[0-9a-f]{8}", part.name)
+            (part / text).write_text(text)
+        assert held(tmp_path) == {f"run/{text}": text}
+        assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("killed_before", ["rename 1", "rename 2", "rmtree 1"])
 def test_a_killed_process_loses_nothing(tmp_path: Path, killed_before: str) -> None:
     """Killed before a step of the swap, both folders are there, whole, under some name."""
@@ -261,6 +371,6 @@ def test_a_folder_that_came_in_between_is_replaced(tmp_path: Path, monkeypatch: 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
-    with pytest.raises(TraceError, match=r"x: it is there and is not a folder"), replacing_folder(tmp_path / "x"):
+    with pytest.raises(TraceError, match=r"x': it is there and is not a folder"), replacing_folder(tmp_path / "x"):
         raise AssertionError("not reached")
     assert held(tmp_path) == {"x": "x"}

@@ -13,13 +13,17 @@ from traces import record_profile
 from traces.profile import CloudProfile, DeviceProfile
 from traces.record_profile import measure_cloud, measure_device
 
+METER = DeviceProfile(
+    "a phone with a meter", "made up", 1.0, 1.0, 1.0, 1.0, busy_watts=3.0, wait_watts=0.5, radio_joules_per_mb=2
+)
+
 
 @pytest.mark.parametrize("where", FLOAT32_AND_BFLOAT16)
 def test_a_measured_profile_is_usable_and_says_what_was_measured(
     where: str, tiny_slm: Path, tiny_llm: Path, tmp_path: Path
 ) -> None:
     placement = named(where)
-    device, device_fit = measure_device(load_decoder(tiny_slm, placement), "mine", repetitions=1)
+    device, device_fit = measure_device(load_decoder(tiny_slm, placement), "mine", METER, repetitions=1)
     cloud, cloud_fit = measure_cloud(load_decoder(tiny_llm, placement), "yours", repetitions=1)
     for profile, fit, kind in ((device, device_fit, DeviceProfile), (cloud, cloud_fit, CloudProfile)):
         assert f", hidden 32, {placement.dtype} on " in profile.source
@@ -39,3 +43,12 @@ def test_the_fit_finds_the_costs_behind_the_timings() -> None:
     found = record_profile._fit(rows, taken)
     assert found == pytest.approx(costs, abs=1e-3)
     assert record_profile._quality(rows, taken, found).mean_relative_error < 1e-3
+
+
+def test_a_measured_profile_takes_its_energy_from_another_and_says_so(tiny_slm: Path) -> None:
+    """It cannot be measured; with none, energy would leave the reward in silence."""
+    device, _ = measure_device(load_decoder(tiny_slm), "mine", METER, repetitions=1)
+    assert (device.busy_watts, device.wait_watts, device.radio_joules_per_mb) == (3.0, 0.5, 2)
+    assert device.has_energy
+    assert "Energy is not measured" in device.source
+    assert "of the profile 'a phone with a meter'" in device.source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runtime.settings import one_of
 from traces.links.generators import LinkState, constant_link, markov_link
 from traces.links.trace import LinkTrace
 
@@ -33,11 +34,14 @@ def profile(name: str) -> Path:
 
 
 def links(split: str) -> list[LinkTrace]:
-    """Return the bundled generated links of a split, with seeds of that split alone.
+    """Return the bundled generated links of a split: those of the families `constant` and `markov` have a round trip or
+    seeds of that split alone. The test has also the family `remote`, of a farther cloud over a worse network, so that half
+    of the test's changing links are of a kind never trained on.
 
-    One constant and Markov links; for the test also a family that no other split has, of a farther cloud over a worse
-    network, so that half of the test's changing links are of a kind never trained on.
+    Raises:
+        SettingError: there is no such split.
     """
+    one_of("split", split, tuple(_MARKOV_SEEDS))
     constant = {"train": 60.0, "validation": 50.0, "test": 70.0}[split]
     seeds = _REMOTE_SEEDS if split == "test" else ()
     unseen = [markov_link(seed, good=_REMOTE_GOOD, bad=_REMOTE_BAD, family="remote") for seed in seeds]

@@ -9,25 +9,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from traces.links.trace import LinkTrace
+from runtime.settings import within
+from traces.links.trace import FASTEST_MBPS, LONGEST_RTT_MS, LONGEST_STEP, MOST_SAMPLES, SHORTEST_STEP, SLOWEST_MBPS, LinkTrace
 
 
 def constant_link(rtt_ms: float = 60.0, uplink_mbps: float = 10.0, downlink_mbps: float = 30.0) -> LinkTrace:
-    """A link that never changes."""
+    """A link that never changes.
+
+    Raises:
+        SettingError: a value out of the range that :class:`LinkTrace` states.
+    """
+    _require_speed(rtt_ms, uplink_mbps, downlink_mbps)
     one = np.ones(1)
     return LinkTrace(f"constant-{rtt_ms:g}ms", "constant", 1.0, rtt_ms * one, uplink_mbps * one, downlink_mbps * one)
 
 
+def _require_speed(rtt_ms: float, uplink_mbps: float, downlink_mbps: float) -> None:
+    within("rtt_ms", rtt_ms, 0, LONGEST_RTT_MS)
+    within("uplink_mbps", uplink_mbps, SLOWEST_MBPS, FASTEST_MBPS)
+    within("downlink_mbps", downlink_mbps, SLOWEST_MBPS, FASTEST_MBPS)
+
+
 @dataclass(frozen=True)
 class LinkState:
-    """One state of the Markov generator."""
+    """One state of the Markov generator.
+
+    Raises:
+        SettingError: a value out of the range that :class:`LinkTrace` states, or no stay.
+    """
 
     rtt_ms: float
     """Median round trip; samples spread log-normally around it."""
     uplink_mbps: float
     downlink_mbps: float
     dwell_seconds: float
-    """Mean stay."""
+    """Mean stay, 1e-3 to 1e6."""
+
+    def __post_init__(self) -> None:
+        _require_speed(self.rtt_ms, self.uplink_mbps, self.downlink_mbps)
+        within("dwell_seconds", self.dwell_seconds, 1e-3, 1e6)
 
 
 GOOD = LinkState(rtt_ms=55.0, uplink_mbps=12.0, downlink_mbps=40.0, dwell_seconds=6.0)
@@ -46,14 +66,22 @@ def markov_link(
     """A link that alternates between a good and a bad state with exponential stays (Gilbert-Elliott).
 
     Args:
-        seed: makes the trace; the same seed, the same trace.
-        seconds: its length.
+        seed: makes the trace, not negative; the same seed, the same trace.
+        seconds: its length; at most a million steps.
         good: the state it starts in, three times out of four.
         bad: the other.
         step_seconds: sampling step.
-        spread: standard deviation of the logarithm of the round trip and rates around their medians.
+        spread: standard deviation of the logarithm of the round trip and rates around their medians, at most 2.
         family: names the kind of link that the states describe.
+
+    Raises:
+        SettingError: an argument that is out of its range.
+        TraceError: the spread took a sample out of the range that :class:`LinkTrace` states.
     """
+    within("seed", seed, 0)
+    within("step_seconds", step_seconds, SHORTEST_STEP, LONGEST_STEP)
+    within("seconds", seconds, 0, MOST_SAMPLES * step_seconds)
+    within("spread", spread, 0, 2)
     rng = np.random.default_rng([seed, 1])
     samples = max(1, round(seconds / step_seconds))
     is_good, place = rng.random() < 0.75, 0

@@ -1,28 +1,66 @@
 """Link files: a set of traces as one JSON file.
 
-What does not live here: the trace itself (trace.py) and readers of public trace sets.
+What does not live here: the trace itself and its ranges (trace.py), and readers of public trace sets.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import FailFast, Field
 
+from runtime.settings import shown
 from traces.errors import TraceError
 from traces.files import write_text
-from traces.links.trace import LinkTrace
+from traces.links.trace import MOST_SAMPLES, SERIES, LinkTrace
+from traces.schemas import EXACT, Name, read_json
+
+_Samples = Annotated[list[float], Field(min_length=1, max_length=MOST_SAMPLES), FailFast()]
 
 
-def save_links(links: list[LinkTrace], path: Path) -> None:
-    """Write traces as one JSON file, whole or not at all."""
+@dataclass(frozen=True)
+class _Link:
+    """One trace as it is written down; its ranges are the trace's own."""
+
+    __pydantic_config__ = EXACT
+
+    name: Name
+    family: Name
+    step_seconds: float
+    rtt_ms: _Samples
+    uplink_mbps: _Samples
+    downlink_mbps: _Samples
+
+
+@dataclass(frozen=True)
+class _LinkFile:
+    """A link file."""
+
+    __pydantic_config__ = EXACT
+
+    format: Literal["synera-links"]
+    version: Literal[1]
+    links: Annotated[list[_Link], Field(min_length=1, max_length=10_000), FailFast()]
+
+
+def save_links(links: Sequence[LinkTrace], path: str | Path) -> None:
+    """Write traces as one JSON file, whole or not at all.
+
+    Raises:
+        TraceError: there are none, or two have one name.
+    """
+    _require_names([link.name for link in links], "the links to save")
     rows = [
         {
             "name": link.name,
             "family": link.family,
             "step_seconds": link.step_seconds,
-            **{name: np.round(getattr(link, name), 4).tolist() for name in ("rtt_ms", "uplink_mbps", "downlink_mbps")},
+            **{name: np.round(getattr(link, name), 4).tolist() for name in SERIES},
         }
         for link in links
     ]
@@ -33,24 +71,21 @@ def load_links(path: str | Path) -> list[LinkTrace]:
     """Read traces written by :func:`save_links`.
 
     Raises:
-        TraceError: the file is missing, damaged, or of another format.
+        TraceError: the file is missing, damaged, or of another format, or a trace has a value out of its range.
     """
+    stated = read_json(path, _LinkFile, f"no link file at {path}")
+    _require_names([link.name for link in stated.links], str(path))
     try:
-        stated = json.loads(Path(path).read_text())
-        if (stated.get("format"), stated.get("version")) != ("synera-links", 1):
-            raise TraceError("it is not a link file of version 1")
         return [
-            LinkTrace(
-                row["name"],
-                row["family"],
-                float(row["step_seconds"]),
-                *(np.array(row[name], dtype=float) for name in ("rtt_ms", "uplink_mbps", "downlink_mbps")),
-            )
-            for row in stated["links"]
+            LinkTrace(link.name, link.family, link.step_seconds, *(np.array(getattr(link, name)) for name in SERIES))
+            for link in stated.links
         ]
-    except FileNotFoundError:
-        raise TraceError(f"no link file at {path}") from None
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        raise TraceError(f"{path} is not a link file: {error}") from None
+
+
+def _require_names(names: list[str], where: str) -> None:
+    if not names:
+        raise TraceError(f"{where}: there are no links in it")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TraceError(f"{where}: two links are called {shown(twice)}; a link is told by its name")

@@ -21,7 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
-from traces.files import replacing, replacing_folder
+from runtime.settings import shown
+from traces.errors import TraceError
+from traces.files import make_folder, replacing, replacing_folder
 from traces.tasks import tinyworld, vocabulary
 
 _FORM_WEIGHTS = {"description": 1.0, "bill": 2.0, "problem": 2.5, "fact": 3.0, "sketch": 0.7, "expansion": 0.5}
@@ -163,6 +165,20 @@ def _save_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.
         torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, part)
 
 
+def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], where: torch.device) -> int:
+    """Take up a checkpoint; return the steps that it has taken."""
+    try:
+        state = torch.load(path, weights_only=True, map_location=where)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return int(state["step"])
+    except Exception as error:  # torch raises whatever a damaged file leads it to
+        raise TraceError(
+            f"{path} cannot be taken up ({shown(str(error), 120)[1:-1]}); delete it to begin anew, or name another folder"
+        ) from None
+
+
 def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkpoint_every: int = 200) -> Path:
     """Train one model from nothing, or from its last checkpoint, and export it as a Hugging Face folder.
 
@@ -178,19 +194,16 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
 
     Raises:
         SettingError, PlacementError: there is no such device.
+        TraceError: nothing can be written there, or the checkpoint there is of another recipe or damaged.
     """
     where = Placement.of(device).torch_device
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     tokenizer = vocabulary.build_tokenizer()
     model = _build(recipe, tokenizer.get_vocab_size()).to(where)
     optimizers = _optimizers(model, recipe)
     checkpoint, first = out / f"{name}.ckpt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=where)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        first = state["step"]
+        first = _resume(checkpoint, model, optimizers, where)
     for step in _progress(f"train {name}", range(first, recipe.total_steps), recipe.total_steps, first):
         for optimizer in optimizers:
             for group in optimizer.param_groups:

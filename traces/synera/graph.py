@@ -6,66 +6,63 @@ where each of these tokens leads. What does not live here: the recorder (record.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from pydantic import Field
 
 from traces.errors import TraceError
-from traces.files import replacing
+from traces.schemas import EXACT, Name, check_fields, parse_json
+from traces.synera import graph_file
+from traces.synera.graph_check import LENS, NODE_ARRAYS, fault
 
-FORMAT_VERSION = 1
-_E = "exits"  # placeholder for the number of exits in the shapes below
-
-# name -> (dtype, shape after [nodes]); the order is the file's.
-NODE_ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
-    "token": (np.int32, ()),  # token that leads here from the parent; -1 at the root
-    "parent": (np.int32, ()),  # -1 at the root
-    "depth": (np.int32, ()),  # generated tokens
-    "score": (np.float32, ()),  # task score of a terminal node, NaN elsewhere
-    "exit_token": (np.int32, (_E,)),
-    "confidence": (np.float32, (_E,)),  # top-1 probability
-    "margin": (np.float32, (_E,)),  # top-1 minus top-2 probability
-    "entropy": (np.float32, (_E,)),  # nats
-    "runner_up": (np.int32, (_E,)),
-    "sketch": (np.float16, (_E, 16)),  # hidden state on the lens's principal directions
-    "llm_probability": (np.float32, (_E,)),  # that the LLM gives to the exit's token
-    "attention": (np.float32, (8,)),  # attention row of the node's last token
-    "llm_token": (np.int32, ()),
-    "exit_child": (np.int32, (_E,)),  # node reached by the exit's token; -1 where not recorded
-    "llm_child": (np.int32, ()),
-}
-_LENS = ("lens.mean", "lens.directions", "lens.importance")
+_Token = Annotated[int, Field(ge=0, lt=2**31)]
+_Layer = Annotated[int, Field(ge=1, le=1024)]
+_Tokens = Annotated[int, Field(ge=1, le=2**20)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class GraphMeta:
-    """What a graph file says of itself."""
+    """What a graph file says of itself.
 
-    exit_layers: tuple[int, ...]
-    layers: int
+    Raises:
+        TraceError: a field that is out of the range that its type states, or exits that are none of the SLM's.
+    """
+
+    __pydantic_config__ = EXACT
+
+    exit_layers: Annotated[tuple[_Layer, ...], Field(min_length=1)]
+    layers: _Layer
     """Layers of the SLM."""
-    eos_ids: tuple[int, ...]
-    max_new_tokens: int
-    context: int
-    slm_fingerprint: str
-    llm_fingerprint: str
-    tokenizer_hash: str
-    split: str
-    prompts: tuple[str, ...]
-    kinds: tuple[str, ...]
-    coverage: dict[str, float]
-    """Share of steps that stay inside, by controller; `closed` is the share of graphs with nothing left to record."""
-    format_version: int = FORMAT_VERSION
-    notes: dict[str, Any] = field(default_factory=dict)
+    eos_ids: tuple[_Token, ...]
+    max_new_tokens: _Tokens
+    context: _Tokens
+    slm_fingerprint: Name
+    llm_fingerprint: Name
+    tokenizer_hash: Name
+    split: Name
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    kinds: tuple[Name, ...]
+    coverage: dict[str, _Share]
+    """Shares of answers: `closed`, of prompts whose graph has nothing left to record; `random`, `never` and `always`, of
+    answers of that controller that stay inside from their first to their last token. `random_steps` is the share of the
+    steps of `random` that stay inside; a share of steps near 1 may still be a small share of answers."""
+    notes: dict[str, str | int | float | None] = field(default_factory=dict)
+    """How it was recorded."""
     texts: dict[str, str] = field(default_factory=dict)
-    """Text of each token that occurs, by its id: what a person is shown of an answer."""
+    """Text of each token that occurs, by its id, with the space before it: what a person is shown of an answer."""
+    joined: tuple[_Token, ...] = ()
+    """Tokens that are written without that space after one another, such as the digits of a number."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if list(self.exit_layers) != sorted(set(self.exit_layers)) or self.exit_layers[-1] != self.layers:
+            raise TraceError(f"exit_layers={self.exit_layers} must rise and end with the last layer, {self.layers}")
 
 
 @dataclass(frozen=True)
@@ -112,9 +109,20 @@ class GraphSet:
     """The graphs of a set of prompts, memory-mapped from one safetensors file."""
 
     def __init__(self, meta: GraphMeta, arrays: dict[str, NDArray[Any]], path: Path | None = None) -> None:
+        """See the class.
+
+        Args:
+            meta: the description.
+            arrays: all graphs, laid end to end; see :meth:`build`.
+            path: the file that they come from.
+
+        Raises:
+            TraceError: they do not fit together.
+        """
         self.meta, self.path = meta, path
-        self._arrays = arrays
-        _check(meta, arrays, path)
+        self._arrays, self._joined = arrays, frozenset(meta.joined)
+        if reason := fault(meta, arrays):
+            raise graph_file.damaged(path, reason)
 
     def __len__(self) -> int:
         return len(self.meta.prompts)
@@ -132,13 +140,19 @@ class GraphSet:
         return (self[i] for i in range(len(self)))
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return what tokens say; one whose text is not stated is shown by its id."""
-        return "".join(self.meta.texts.get(str(token), f"<{token}>") for token in tokens)
+        """Return what tokens say within an answer; one whose text is not stated is shown by its id."""
+        joined, said, before = self._joined, "", False
+        for token in tokens:
+            text = self.meta.texts.get(str(token), f"<{token}>")
+            joins = token in joined
+            said += text.removeprefix(" ") if before and joins else text
+            before = joins
+        return said
 
     @property
     def lens_tensors(self) -> dict[str, NDArray[np.float32]]:
         """The lens that sketches and importance were made with (see `runtime.synera.lens`)."""
-        return {name: self._arrays[name] for name in _LENS}
+        return {name: self._arrays[name] for name in LENS}
 
     @property
     def nodes(self) -> int:
@@ -162,13 +176,11 @@ class GraphSet:
         arrays["prompt_tokens"] = np.concatenate([g["prompt_tokens"] for g in graphs]).astype(np.int32)
         arrays["node_offsets"] = np.cumsum([0, *(len(g["token"]) for g in graphs)], dtype=np.int64)
         arrays["prompt_offsets"] = np.cumsum([0, *(len(g["prompt_tokens"]) for g in graphs)], dtype=np.int64)
-        return cls(meta, arrays | {name: np.asarray(lens[name], np.float32) for name in _LENS})
+        return cls(meta, arrays | {name: np.asarray(lens[name], np.float32) for name in LENS})
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        contiguous = {name: np.ascontiguousarray(a) for name, a in self._arrays.items()}
-        with replacing(path) as part:
-            save_file(contiguous, part, metadata={"synera_graphs": json.dumps(asdict(self.meta))})
+        graph_file.save(self._arrays, asdict(self.meta), path)
 
     @classmethod
     def load(cls, path: str | Path) -> GraphSet:
@@ -178,65 +190,5 @@ class GraphSet:
             TraceError: the file is missing, damaged, or of another format.
         """
         path = Path(path)
-        if not path.is_file():
-            raise TraceError(f"no graph file at {path}; record one with: synera record")
-        try:
-            with safe_open(path, framework="np") as opened:
-                stated = (opened.metadata() or {}).get("synera_graphs")
-            if stated is None:
-                raise TraceError(f"{path} is a safetensors file, but holds no token graphs")
-            fields = json.loads(stated)
-            version = fields.get("format_version")
-            if version != FORMAT_VERSION:
-                raise TraceError(f"{path} is of graph format {version}, this version reads {FORMAT_VERSION}; record it again")
-            for name in ("exit_layers", "eos_ids", "prompts", "kinds"):
-                fields[name] = tuple(fields[name])
-            return cls(GraphMeta(**fields), _map(path), path)
-        except TraceError:
-            raise
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TraceError(f"{path} is damaged ({error}); record it again with: synera record") from None
-
-
-def _map(path: Path) -> dict[str, NDArray[Any]]:
-    """Memory-map every tensor; the header was checked by the safetensors library."""
-    types = {"I32": np.int32, "I64": np.int64, "F32": np.float32, "F16": np.float16}
-    with path.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
-    # A plain view of the map: indexing numpy's own subclass costs several times as much.
-    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=8 + size))
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, stop = entry["data_offsets"]
-            arrays[name] = data[start:stop].view(types[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
-
-
-def _check(meta: GraphMeta, arrays: dict[str, NDArray[Any]], path: Path | None) -> None:
-    """Refuse arrays that do not fit together, so that a walk can trust every index."""
-    where = str(path or "the graph set")
-
-    def refuse(reason: str) -> TraceError:
-        return TraceError(f"{where} is damaged ({reason}); record it again with: synera record")
-
-    missing = {*NODE_ARRAYS, *_LENS, "prompt_tokens", "node_offsets", "prompt_offsets"} - set(arrays)
-    if missing:
-        raise refuse(f"it lacks {', '.join(sorted(missing))}")
-    if len(meta.kinds) != len(meta.prompts):
-        raise refuse(f"{len(meta.kinds)} kinds for {len(meta.prompts)} prompts")
-    nodes, exits = len(arrays["token"]), len(meta.exit_layers)
-    for name, (dtype, tail) in NODE_ARRAYS.items():
-        shape = (nodes, *(exits if s == _E else s for s in tail))
-        if arrays[name].shape != shape or arrays[name].dtype != dtype:
-            raise refuse(f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected {np.dtype(dtype)}{list(shape)}")
-    for name, stop in (("node_offsets", nodes), ("prompt_offsets", len(arrays["prompt_tokens"]))):
-        offsets = arrays[name]
-        if len(offsets) != len(meta.prompts) + 1 or offsets[0] != 0 or offsets[-1] != stop or (np.diff(offsets) < 1).any():
-            raise refuse(f"{name} does not divide the {len(meta.prompts)} prompts")
-    sizes = np.repeat(np.diff(arrays["node_offsets"]), np.diff(arrays["node_offsets"]))
-    for name in ("exit_child", "llm_child", "parent"):
-        index = arrays[name].reshape(nodes, -1)
-        if (index < -1).any() or (index >= sizes[:, None]).any():
-            raise refuse(f"{name} points outside its graph")
+        description, arrays = graph_file.load(path)
+        return cls(parse_json(description, GraphMeta, str(path)), arrays, path)

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ContextOverflowError, SettingError
-from runtime.model.tokenizer import encode
+from runtime.errors import SettingError
+from runtime.settings import shown, within
 from runtime.synera.lens import Lens
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphMeta, GraphSet
-from traces.synera.record_builder import GraphBuilder, fit_lens
+from traces.synera.record_builder import GraphBuilder, fit_lens, said_tokens
 from traces.synera.record_models import Models, PairTree
+from traces.synera.record_texts import token_texts
 from traces.tasks.splits import Prompt
 
 _WAVE = 192  # nodes in one forward: enough to fill the cores, small enough for the attention gather
@@ -67,9 +68,13 @@ class Recorder:
 
         Raises:
             SettingError: a limit is below 1.
+            CheckpointError: the lens is for another SLM.
         """
-        if node_budget < 1 or max_new_tokens < 1:
-            raise SettingError(f"node_budget={node_budget} and max_new_tokens={max_new_tokens} must be at least 1")
+        within("node_budget", node_budget, 1)
+        within("max_new_tokens", max_new_tokens, 1)
+        within("workers", workers, 1)
+        if lens is not None:
+            lens.require_fit(len(models.slm.config.exit_layers), models.slm.config.hidden)
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
         self._keep_open, self._workers = keep_open, workers
@@ -81,11 +86,11 @@ class Recorder:
 
         Raises:
             ContextOverflowError: a prompt leaves no room for `max_new_tokens`.
-            SettingError: there are no prompts.
+            SettingError: there are no prompts, no graph closed, or a score is outside 0..1.
         """
         if not prompts:
             raise SettingError("no prompts to record")
-        encoded = [self._encode(p) for p in prompts]
+        encoded = [self._models.encode(p.text, self._max_new) for p in prompts]
         order = np.random.default_rng(0).permutation(len(prompts))  # mixes kinds, so the first batch can fit the lens
         batches = [
             [GraphBuilder(prompts[i], encoded[i]) for i in order[start : start + batch]]
@@ -107,24 +112,17 @@ class Recorder:
                 yield done
         if not graphs or self._lens is None:
             raise SettingError(f"none of {len(prompts)} graphs closed within {self._budget} nodes; give a larger node budget")
-        meta = self._meta([b.prompt for b in kept], split, sum(b.dropped == 0 for b in kept) / len(kept))
+        meta = self._meta([b.prompt for b in kept], graphs, split, sum(b.dropped == 0 for b in kept) / len(kept))
         meta.notes["left_out"] = len(prompts) - len(kept)
         graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
         meta.coverage.update(coverage(graph_set))
         yield graph_set
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        ids: list[int] = encode(self._models.tokenizer, prompt.text)
-        room = self._models.context - self._max_new
-        if not 0 < len(ids) <= room:
-            raise ContextOverflowError(
-                f"the prompt {prompt.text[:60]!r} has {len(ids)} tokens; with answers of {self._max_new} the context of "
-                f"{self._models.context} takes 1 to {room}"
-            )
-        return ids
-
-    def _meta(self, prompts: Sequence[Prompt], split: str, closed: float) -> GraphMeta:
+    def _meta(
+        self, prompts: Sequence[Prompt], graphs: Sequence[dict[str, NDArray[Any]]], split: str, closed: float
+    ) -> GraphMeta:
         m = self._models
+        texts, joined = token_texts(m.tokenizer, self._eos.union(*(said_tokens(graph) for graph in graphs)))
         return GraphMeta(
             exit_layers=self._exits,
             layers=m.slm.config.layers,
@@ -139,6 +137,8 @@ class Recorder:
             kinds=tuple(p.kind for p in prompts),
             coverage={"closed": closed},
             notes={"node_budget": self._budget, "device": m.placement.device, "dtype": m.placement.dtype},
+            texts=texts,
+            joined=joined,
         )
 
     # ------------------------------------------------------------ expansion
@@ -188,10 +188,15 @@ class Recorder:
         for token in dict.fromkeys(sources):
             index = children[token] = builder.add(token, node.index, node.depth + 1)
             if token in self._eos or node.depth + 1 == self._max_new:
-                text = self._models.tokenizer.decode(builder.answer(index), skip_special_tokens=True)
-                builder.rows[index]["score"] = self._score(builder.prompt.text, text)
+                builder.rows[index]["score"] = self._scored(builder, index)
             else:
                 share = math.log(sources.count(token) / len(sources))
                 yield _Node(node.graph, index, token, path, node.depth + 1, node.likelihood + share)
         record["exit_child"] = np.array([children[t] for t in sources[:-1]], np.int32)
         record["llm_child"] = children[sources[-1]]
+
+    def _scored(self, builder: GraphBuilder, index: int) -> float:
+        text = self._models.tokenizer.decode(builder.answer(index), skip_special_tokens=True)
+        score = float(self._score(builder.prompt.text, text))
+        within(f"the score of an answer to {shown(builder.prompt.text, 60)}", score, 0.0, 1.0)
+        return score

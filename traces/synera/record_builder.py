@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
 from runtime.synera.lens import Lens, chunk_importance
-from traces.synera.graph import NODE_ARRAYS
+from traces.synera.graph_check import EXITS, NODE_ARRAYS
 from traces.tasks.splits import Prompt
 
 _LENS_CHUNKS = 2000  # chunks sampled for the importance table
@@ -77,7 +77,7 @@ class GraphBuilder:
         renumber[kept] = np.arange(len(kept))
         arrays: dict[str, NDArray[Any]] = {"prompt_tokens": np.array(self.tokens, np.int32)}
         for name, (dtype, tail) in NODE_ARRAYS.items():
-            shape = (len(kept), *(exits if s == "exits" else int(s) for s in tail))
+            shape = (len(kept), *(exits if s == EXITS else int(s) for s in tail))
             empty = -1 if np.issubdtype(dtype, np.integer) else 0
             arrays[name] = np.full(shape, empty, dtype)
         for new, old in enumerate(kept):
@@ -89,6 +89,12 @@ class GraphBuilder:
         for name in ("parent", "exit_child", "llm_child"):
             arrays[name] = renumber[arrays[name]]
         return arrays
+
+
+def said_tokens(arrays: dict[str, NDArray[Any]]) -> set[int]:
+    """Return every token that a finished graph names."""
+    named = [arrays[name].ravel() for name in ("prompt_tokens", "token", "exit_token", "llm_token", "runner_up")]
+    return {int(token) for token in np.unique(np.concatenate(named)) if token >= 0}
 
 
 def fit_lens(builders: list[GraphBuilder], exits: int) -> Lens:

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from runtime.errors import TokenizerMismatchError
+from runtime.errors import CheckpointError, ContextOverflowError, TokenizerMismatchError
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
 from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
+from runtime.settings import shown
 from runtime.synera.drafter import predict
 
 
@@ -52,10 +53,35 @@ class Models:
         decoders = load_decoder(slm, placement), load_decoder(llm, placement)
         return cls(*decoders, load_tokenizer(slm), fingerprint(slm), fingerprint(llm), hashes[0], placement)
 
+    def is_pair(self, slm: Path, llm: Path) -> bool:
+        """Whether these are the models of two folders."""
+        return (self.slm_fingerprint, self.llm_fingerprint) == (fingerprint(slm), fingerprint(llm))
+
     @property
     def context(self) -> int:
         """The shorter context of the two."""
         return min(self.slm.config.context, self.llm.config.context)
+
+    def encode(self, prompt: str, max_new_tokens: int) -> list[int]:
+        """Return the tokens of a prompt that leaves room for an answer.
+
+        Raises:
+            ContextOverflowError: it leaves none, or has no tokens.
+            CheckpointError: the tokenizer gives a token that a model does not have.
+        """
+        ids = encode(self.tokenizer, prompt)
+        room, vocab = self.context - max_new_tokens, min(self.slm.config.vocab, self.llm.config.vocab)
+        if not 0 < len(ids) <= room:
+            raise ContextOverflowError(
+                f"the prompt {shown(prompt, 60)} has {len(ids)} tokens; with answers of {max_new_tokens} the context of "
+                f"{self.context} takes 1 to {room}"
+            )
+        if max(ids) >= vocab:
+            raise CheckpointError(
+                f"the tokenizer gives token {max(ids)} for the prompt {shown(prompt, 60)}, but the models have only {vocab}; "
+                "the tokenizer belongs to another model"
+            )
+        return ids
 
 
 class PairTree:
@@ -132,6 +158,12 @@ def greedy_tokens(model: Decoder, prompt: Sequence[int], max_new_tokens: int) ->
 
 
 def agreement(models: Models, prompts: Sequence[str], max_new_tokens: int) -> Callable[[str, str], float]:
-    """Return the scorer of prompts that belong to no task: 1.0 for the LLM's own greedy answer, 0.0 for any other."""
+    """Return the scorer of prompts that belong to no task: 1.0 for the LLM's own greedy answer, 0.0 for any other.
+
+    Raises:
+        ContextOverflowError: a prompt leaves no room for an answer.
+    """
+    for prompt in prompts:  # all of them, before the first is answered
+        models.encode(prompt, max_new_tokens)
     wanted = greedy_answers(models.llm, models.tokenizer, prompts, max_new_tokens)
     return lambda prompt, answer: float(wanted[prompt] == answer)

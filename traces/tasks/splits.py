@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import SettingError
+from traces.errors import TraceError
+from traces.schemas import read_file
 from traces.tasks import tinyworld
 
+_LONGEST = 1_000_000  # characters of a prompt: no context takes more
 _HELD_OUT = 0.15  # of a file's prompts, for validation and for the test each
 
 
@@ -35,10 +38,20 @@ def own_prompts(path: Path) -> dict[str, list[Prompt]]:
     The same file always gives the same division; within a split, prompts keep the file's order.
 
     Raises:
-        SettingError: fewer than three distinct prompts.
-        OSError: the file cannot be read.
+        TraceError: the file is missing, cannot be read, or is not text in UTF-8.
+        SettingError: fewer than three distinct prompts, or a line that is too long for one.
     """
-    lines = list(dict.fromkeys(line.strip() for line in path.read_text().splitlines() if line.strip()))
+    content = read_file(path, f"no prompts at {path}; write a text file there, one prompt a line")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        above = content[: error.start].count(b"\n")
+        raise TraceError(f"{path} is not text in UTF-8: line {above + 1} has the byte 0x{content[error.start]:02x}") from None
+    stripped = [line.strip() for line in text.split("\n")]
+    for number, line in enumerate(stripped, 1):
+        if len(line) > _LONGEST:
+            raise SettingError(f"{path}: line {number} has {len(line)} characters, and a prompt at most {_LONGEST}")
+    lines = list(dict.fromkeys(line for line in stripped if line))
     if len(lines) < 3:
         raise SettingError(
             f"{path} holds {len(lines)} distinct prompts; write at least 3, one a line: train, validation and test need one each"

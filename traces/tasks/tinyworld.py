@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from runtime.errors import SettingError, SyneraError
+from runtime.settings import one_of, within
 from traces.tasks import wording
 from traces.tasks.wording import ATTRIBUTES
 
@@ -172,11 +173,21 @@ def sample(kind: str, rng: np.random.Generator, split: str = "train") -> Task:
 
 
 def tasks(kind: str, split: str, count: int, seed: int = 0) -> list[Task]:
-    """Return `count` distinct tasks of a kind and split, the same for the same seed."""
+    """Return `count` distinct tasks of a kind and split, the same for the same seed.
+
+    Raises:
+        SettingError: there is no such kind or split, or it has fewer tasks.
+    """
+    one_of("kind", kind, FORMS)
+    one_of("split", split, SPLITS)
+    within("count", count, 1)
+    within("seed", seed, 0)
     rng = np.random.default_rng([seed, FORMS.index(kind), SPLITS.index(split)])
     found: dict[str, Task] = {}
-    for _ in range(200 * count):
+    again = 0  # draws since the last new one: so many without one mean that there is none
+    while again < 2000 + 20 * len(found):
         task = sample(kind, rng, split)
+        again = again + 1 if task.prompt in found else 0
         found.setdefault(task.prompt, task)
         if len(found) == count:
             return list(found.values())

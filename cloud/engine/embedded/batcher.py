@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud.engine.embedded.forward import Forward, Rows, Work
+from cloud.engine.embedded.pace import Pace
 from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
+from cloud.log import fields
 from runtime.errors import CloudError, CloudUnavailableError, SettingError
 
 _log = logging.getLogger(__name__)
-
-
-class Pace(Protocol):
-    """How long another machine would take; the part of a cloud profile that emulation needs."""
-
-    def forward_seconds(self, tokens: int) -> float:
-        """Duration of a forward over so many tokens."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +56,8 @@ class Job(Protocol):
 class _Queued:
     job: Job
     since: float
+    due: float
+    """Not run earlier; on the batcher's clock, as `since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +112,15 @@ class Batcher:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def put(self, job: Job) -> None:
-        """Queue a job; it fails as unavailable when the batcher has ended."""
-        self._enqueue([_Queued(job, self._now())])
+    def put(self, job: Job, *, wait_seconds: float = 0.0) -> None:
+        """Queue a job; it fails as unavailable when the batcher has ended.
+
+        Args:
+            job: what to run.
+            wait_seconds: it is not run earlier than so long from now; others are, meanwhile.
+        """
+        now = self._now()
+        self._enqueue([_Queued(job, now, now + wait_seconds)])
 
     def check_alive(self) -> None:
         """Do nothing while jobs are taken.
@@ -161,27 +163,37 @@ class Batcher:
             self._died(why)
 
     def _next_batch(self) -> list[_Ready]:
-        """Wait for jobs and form a batch; drop abandoned ones. Empty when all were, or when the batcher has ended."""
+        """Wait until jobs are due and form a batch; drop abandoned ones. Empty when all were, or when the batcher has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._over is not None)
+            while self._over is None and (seconds := self._until_due()) != 0.0:
+                self._changed.wait(seconds)
+            now = self._now()
             ready = [_Ready(queued, work) for queued in self._queue if (work := queued.job.work()) is not None]
-            waiting = [Waiting(id(each.work.cache), len(each.work.tokens)) for each in ready]
-            picked = set(pick_fcfs(waiting, self._token_budget))
+            due = [i for i, each in enumerate(ready) if each.queued.due <= now]
+            waiting = [Waiting(id(ready[i].work.cache), len(ready[i].work.tokens)) for i in due]
+            picked = {due[i] for i in pick_fcfs(waiting, self._token_budget)}
             self._queue = [each.queued for i, each in enumerate(ready) if i not in picked]
             return [each for i, each in enumerate(ready) if i in picked]
+
+    def _until_due(self) -> float | None:
+        """Seconds until the first job may run; None when there is none."""
+        if not self._queue:
+            return None
+        seconds = min(each.due for each in self._queue) - self._now()
+        return min(max(0.0, seconds), threading.TIMEOUT_MAX)
 
     def _run(self, batch: list[_Ready]) -> None:
         try:
             outcomes = self._outcomes(batch)
         except Exception as error:  # whatever a forward raises ends its batch, not the engine
             tokens = sum(len(each.work.tokens) for each in batch)
-            _log.exception("the engine failed on a batch of %d requests, %d tokens", len(batch), tokens)
+            _log.exception("the engine failed on a batch", extra=fields(requests=len(batch), tokens=tokens))
             failed = CloudError(f"the engine failed on a batch of {len(batch)} requests, {tokens} tokens: {error}")
             _fail((each.queued.job for each in batch), failed)
             return
         ended = self._now()
         again = [each.queued.job for each, outcome in zip(batch, outcomes, strict=True) if _deliver(each.queued.job, outcome)]
-        self._enqueue([_Queued(job, ended) for job in again])
+        self._enqueue([_Queued(job, ended, ended) for job in again])
 
     def _outcomes(self, batch: list[_Ready]) -> list[Outcome]:
         began = self._now()

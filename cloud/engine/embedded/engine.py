@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cloud.engine.base import Check, Checked, Engine, EngineInfo, Streamed
-from cloud.engine.embedded.batcher import Batcher, Pace
+from cloud.engine.embedded.batcher import Batcher
 from cloud.engine.embedded.forward import Forward, TorchForward, Work
 from cloud.engine.embedded.jobs import CheckJob, StreamJob
+from cloud.engine.embedded.pace import Arrivals, Pace
 from runtime.errors import CloudError, CloudUnavailableError, SessionLostError
 from runtime.model.loading import fingerprint, load_decoder
 
@@ -60,16 +61,20 @@ class EmbeddedEngine:
     A session's `cached` never exceeds what its cache surely holds: it falls before a forward and rises after its verdict.
     """
 
-    def __init__(self, info: EngineInfo, forward: Forward, *, token_budget: int, pace: Pace | None = None) -> None:
+    def __init__(
+        self, info: EngineInfo, forward: Forward, *, token_budget: int, pace: Pace | None = None, pace_seed: int = 0
+    ) -> None:
         """Prepare.
 
         Args:
             info: what the forward runs.
             forward: the LLM; used by this engine only.
             token_budget: most tokens in a batch of several requests.
-            pace: emulate the durations of another machine.
+            pace: emulate the durations of another machine: its forwards, and the wait and the load that a request meets.
+            pace_seed: of the generator that waits and loads are drawn from, one number a request, in order of arrival.
         """
         self._info, self._forward = info, forward
+        self._arrivals = Arrivals(pace, pace_seed)
         self._batcher = Batcher(forward, token_budget=token_budget, died=self._on_death, pace=pace)
         self._sessions: dict[str, _Session] = {}
         self._loop: asyncio.AbstractEventLoop
@@ -105,23 +110,25 @@ class EmbeddedEngine:
     async def check(self, session_id: str, check: Check) -> Checked:
         """See :class:`cloud.engine.base.Engine`."""
         session = self._holding(session_id, check.prefix_length)
+        arrival = self._arrivals.draw()
         history = session.catch_up(check)
         tokens = [*history[session.cached :], *check.draft]
         work = Work(session.cache, session.cached, tokens, wanted=len(check.draft) + 1)
         session.job = CheckJob(work, check.draft)
-        self._batcher.put(session.job)
+        self._batcher.put(session.job, wait_seconds=arrival.wait_seconds)
         try:
             checked = await session.job.result
         finally:
             session.job = None
         session.cached = len(history) + checked.accepted
         session.history = [*history, *check.draft[: checked.accepted], checked.next_token]
-        return checked
+        return replace(checked, load=checked.load + arrival.load)
 
     async def stream(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
+        arrival = self._arrivals.draw()
         job = StreamJob(self._forward.new_cache(), prompt, max_new_tokens, frozenset(self._info.eos_ids))
-        self._batcher.put(job)
+        self._batcher.put(job, wait_seconds=arrival.wait_seconds)
         try:
             while (result := await job.results.get()) is not None:
                 if isinstance(result, CloudError):
@@ -176,4 +183,5 @@ def load(config: ServerConfig) -> Engine:
         context_tokens=c.context,
         eos_ids=c.eos_ids,
     )
-    return EmbeddedEngine(info, TorchForward(decoder), token_budget=config.token_budget, pace=config.pace)
+    forward = TorchForward(decoder)
+    return EmbeddedEngine(info, forward, token_budget=config.token_budget, pace=config.pace, pace_seed=config.pace_seed)

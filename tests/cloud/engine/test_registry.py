@@ -65,7 +65,7 @@ def test_an_engine_is_added_by_a_row(tiny_llm: Path, monkeypatch: pytest.MonkeyP
     config = ServerConfig(model=tiny_llm, engine="parrot")
     with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
         assert client.model_info().engine == "parrot"
-        session_id = client.open(tokenizer_hash(tiny_llm))
+        session_id = client.open(tokenizer_hash(tiny_llm)).session_id
         asked = pb.VerifyRequest(session_id=session_id, seq=1, context=[1, 2], draft=[7, 8])
         answer = client.verify(asked)
         assert (answer.accepted, answer.next_token) == (2, 7)

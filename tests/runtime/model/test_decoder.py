@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from runtime.errors import CheckpointError, ContextOverflowError, UnsupportedModelError
+from runtime.model.config import SUPPORTED
 from runtime.model.exits import ExitLedger
 from runtime.model.kv import RaggedKV, SequenceKV
-from runtime.model.loading import SUPPORTED, fingerprint, load_decoder
+from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
 from tests.support.checkpoints import VOCAB, random_ids, save_checkpoint
 from tests.support.placements import apart, assert_near, pretended_device

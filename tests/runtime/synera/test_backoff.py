@@ -1,37 +1,35 @@
-"""How long a cloud is left alone."""
-
 from __future__ import annotations
-
-import pytest
 
 from runtime.synera.backoff import Backoff
 
 
-def test_a_cloud_that_never_failed_is_asked() -> None:
-    assert Backoff().refusal(0.0) is None
+def wait(backoff: Backoff, now: float) -> float:
+    """Seconds that the cloud is still left alone."""
+    refusal = backoff.refusal(now)
+    return float(refusal.split("next try in ")[1].split()[0]) if refusal else 0.0
 
 
-def test_after_each_failure_in_a_row_it_is_left_alone_longer() -> None:
-    backoff, now = Backoff(), 100.0
-    for seconds in (0.5, 1.0, 2.0, 4.0, 8.0, 8.0):
+def test_each_failure_in_a_row_is_waited_for_longer_until_a_verdict() -> None:
+    backoff, now, waits = Backoff(), 100.0, []
+    assert wait(backoff, now) == 0.0
+    for _ in range(6):
         backoff.failed(now, "gone")
-        assert backoff.refusal(now + seconds - 0.01) is not None
-        assert backoff.refusal(now + seconds) is None
-        now += seconds
-
-
-def test_an_answer_starts_over() -> None:
-    backoff = Backoff()
-    for _ in range(4):
-        backoff.failed(0.0, "gone")
+        waits.append(wait(backoff, now))
+        assert wait(backoff, now + waits[-1] - 0.2) > 0
+        now += waits[-1]
+        assert backoff.refusal(now) is None
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
     backoff.succeeded()
-    assert backoff.refusal(0.0) is None
-    backoff.failed(0.0, "gone")
-    assert backoff.refusal(0.6) is None
+    backoff.failed(now, "gone again")
+    assert backoff.refusal(now) == "gone again (next try in 0.5 s)"
+    backoff.succeeded()  # of another session
+    assert backoff.refusal(now) is None
 
 
-@pytest.mark.parametrize("now", [0.0, 0.3])
-def test_the_refusal_says_why_and_for_how_long(now: float) -> None:
+def test_sessions_that_lose_the_cloud_at_the_same_time_lose_it_once() -> None:
     backoff = Backoff()
-    backoff.failed(0.0, "no verifier answers")
-    assert backoff.refusal(now) == f"no verifier answers (next try in {0.5 - now:.1f} s)"
+    for now in (10.0, 10.1, 10.2):  # their messages were under way together
+        backoff.failed(now, "gone")
+    assert wait(backoff, 10.2) == 0.3
+    backoff.failed(10.5, "gone")
+    assert wait(backoff, 10.5) == 1.0

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from runtime.errors import CheckpointError
 from runtime.model.kv import ATTENTION_WINDOW
@@ -138,3 +141,48 @@ def test_files_that_are_missing_damaged_or_of_something_else_are_named(lens: Len
     save_file({"lens.mean": lens.mean}, path)
     with pytest.raises(CheckpointError, match=r"lens\.directions"):
         Lens.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lens.mean", lambda t: t[0], r"lens\.mean is float32\[24\]"),
+        ("lens.mean", lambda t: t[:1], r"lens\.directions is float32\[2, 16, 24\]; it must be float32\[1, 16, 24\]"),
+        ("lens.mean", lambda t: t[:, :0], r"lens\.mean is float32\[2, 0\]; .* not empty"),
+        ("lens.mean", lambda t: t.astype(np.float64), r"lens\.mean is float64\[2, 24\]; it must be float32\[2, 24\]"),
+        ("lens.directions", lambda t: t[:, :15], r"lens\.directions is float32\[2, 15, 24\]; it must be float32\[2, 16, 24\]"),
+        ("lens.directions", lambda t: t.astype(np.int32), r"lens\.directions is int32"),
+        ("lens.directions", lambda t: t * np.float32(np.nan), r"lens\.directions has values that are not finite"),
+        ("lens.mean", lambda t: t + np.float32(np.inf), r"lens\.mean has values that are not finite"),
+        ("lens.importance", lambda t: t[:-1], r"lens\.importance is float32\[8, 101\]; it must be float32\[9, 101\]"),
+        ("lens.importance", lambda t: t[:, ::-1].copy(), r"lens\.importance must rise within 0\.\.1"),
+        ("lens.importance", lambda t: t + 1, r"lens\.importance must rise within 0\.\.1"),
+        ("lens.importance", lambda t: t - 1, r"lens\.importance must rise within 0\.\.1"),
+    ],
+)
+def test_tables_that_make_no_sense_are_named(
+    lens: Lens, tmp_path: Path, name: str, change: Callable[[NDArray[np.float32]], NDArray[np.float32]], message: str
+) -> None:
+    tensors = lens.tensors() | {name: np.ascontiguousarray(change(lens.tensors()[name]))}
+    save_file(tensors, tmp_path / "lens.safetensors")
+    with pytest.raises(CheckpointError, match=rf"no usable lens in .*lens\.safetensors: {message}"):
+        Lens.load(tmp_path / "lens.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        Lens.from_tensors(tensors)
+
+
+def test_a_file_of_another_kind_of_tensors_is_named(tmp_path: Path) -> None:
+    save_torch({"lens.mean": torch.zeros(2, 3, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"no usable lens in .*model\.safetensors"):
+        Lens.load(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no usable lens in"):
+        Lens.load(tmp_path)
+
+
+def test_a_lens_of_another_model_is_refused(lens: Lens) -> None:
+    lens.require_fit(2, HIDDEN)
+    for exits, hidden in ((1, HIDDEN), (2, 8)):
+        with pytest.raises(
+            CheckpointError, match=f"the lens is for 2 exits of hidden size 24, the SLM has {exits} of {hidden}"
+        ):
+            lens.require_fit(exits, hidden)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict
 from typing import Any
@@ -12,34 +13,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import synera_env
-from runtime.errors import UncoveredError
+from runtime.errors import SettingError
 from runtime.synera.knobs import Knobs
+from synera_env.radio import Outages
 from synera_env.reward import Preference
 from synera_env.synera.replay import SyneraReplayEnv
-from tests.support.graphs import CLOUD, DEVICE, record_tiny
+from synera_env.synera.schema import ALWAYS, NEVER
+from tests.support.graphs import CLOUD, DEVICE
 from traces.errors import TraceError
 from traces.links.generators import constant_link, markov_link
 from traces.synera.graph import GraphSet
-from traces.synera.record import Models
 
 KNOBS = len(synera_env.synera_schema(2).rows)
 LINKS = (constant_link(), markov_link(3, seconds=20.0))
-WEIGHTS = Preference(quality=1.0, latency=0.2, cost=3.0, energy=0.01, traffic=50.0)
+NONE = Outages.never()
+WEIGHTS = Preference(quality=1.0, latency=0.2, cost=3.0, energy=0.01, traffic=5.0)
 
 
 def make(graphs: GraphSet, **changes: Any) -> SyneraReplayEnv:
-    return SyneraReplayEnv(graphs, **({"links": LINKS, "device": DEVICE, "cloud": CLOUD} | changes))
+    """An environment in which no check is lost, unless outages are given."""
+    return SyneraReplayEnv(graphs, **({"links": LINKS, "device": DEVICE, "cloud": CLOUD, "outages": NONE} | changes))
 
 
 @pytest.fixture
 def env(akin_graphs: GraphSet) -> SyneraReplayEnv:
     return make(akin_graphs)
-
-
-@pytest.fixture(scope="module")
-def open_graphs(tiny_models: Models) -> GraphSet:
-    """Graphs with most of their nodes missing."""
-    return record_tiny(tiny_models, 6, node_budget=60)
 
 
 def trajectory(env: SyneraReplayEnv, seed: int | None, actions: int = 0, answers: int = 3) -> list[np.ndarray]:
@@ -90,7 +88,8 @@ def test_both_worlds_are_registered() -> None:
 
 def test_an_environment_can_be_made_from_a_graph_file(akin_graphs: GraphSet, tmp_path: Any) -> None:
     akin_graphs.save(tmp_path / "graphs.safetensors")
-    env = gym.make("SyneraReplay-v0", graphs=str(tmp_path / "graphs.safetensors"), links=LINKS, device=DEVICE, cloud=CLOUD)
+    path = str(tmp_path / "graphs.safetensors")
+    env = gym.make("SyneraReplay-v0", graphs=path, links=LINKS, device=DEVICE, cloud=CLOUD, outages=NONE)
     assert same(trajectory(env.unwrapped, 4), trajectory(make(akin_graphs), 4))  # type: ignore[arg-type]
 
 
@@ -98,6 +97,7 @@ def test_the_bundled_links_and_profiles_are_the_default(akin_graphs: GraphSet) -
     env = SyneraReplayEnv(akin_graphs)
     assert (env.device.name, env.cloud.name) == ("phone", "gpu")
     assert len(env.links) > 1
+    assert env.outages == Outages()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,32 @@ def test_what_is_given_does_not_shift_what_is_drawn(env: SyneraReplayEnv) -> Non
     assert given_prompt["link"] == drawn["link"]
 
 
+def test_actions_do_not_change_what_later_answers_draw(akin_graphs: GraphSet) -> None:
+    """Each answer has its own generator, so controllers meet the same prompts, links, weights and outages, whatever they do."""
+    env, starts = make(akin_graphs, outages=None), []
+    for action in (NEVER, ALWAYS):
+        _, info = env.reset(seed=3)
+        for _ in range(6):
+            while not env.step(env.schema.action(action))[2]:
+                pass
+            observation, info = env.reset()
+            starts.append((tuple(info.values()), tuple(observation[-5:]), env._episode.session._verifier._radio.outages))
+    assert starts[:6] == starts[6:]
+    assert len(set(starts)) == 6
+
+
+def test_what_meets_an_answer_depends_on_its_seed_alone(akin_graphs: GraphSet) -> None:
+    """Queue times, of checks that are sent alike, do not depend on what came before the seed, nor on outages being drawn."""
+    waits = []
+    for outages in (NONE, Outages(every_seconds=1e9, mean_seconds=1.0, loss_rate=0.0)):
+        env = make(akin_graphs, outages=outages)
+        env.reset()
+        answer(env, ALWAYS, prompt=2)
+        waits.append([r.verdict.queue_seconds for r in env.session.records if r.verdict])
+    assert waits[0] == waits[1]
+    assert len(set(waits[0])) > 1
+
+
 # ---------------------------------------------------------------- steps
 
 
@@ -184,7 +210,7 @@ def test_the_rewards_of_an_answer_are_its_metrics_by_the_weights(akin_graphs: Gr
             - 0.2 * m["seconds"]
             - 3.0 * m["cloud_seconds"]
             - 0.01 * m["joules"]
-            - 50.0 * (m["uplink_bytes"] + m["downlink_bytes"]) / 1e6
+            - 5.0 * (m["uplink_bytes"] + m["downlink_bytes"]) / 1e6
         )
         assert m["reward"] == pytest.approx(wanted)
 
@@ -210,7 +236,7 @@ def test_never_has_the_slm_s_quality_and_always_the_llm_s(env: SyneraReplayEnv, 
 def test_a_fixed_preference_is_observed_and_never_drawn(akin_graphs: GraphSet) -> None:
     env = make(akin_graphs, preference=WEIGHTS)
     for seed in range(3):
-        assert env.reset(seed=seed)[0][-5:] == pytest.approx(np.log10([1.0, 0.2, 3.0, 0.01, 50.0]))
+        assert env.reset(seed=seed)[0][-5:] == pytest.approx(np.log10([1.0, 0.2, 3.0, 0.01, 5.0]))
 
 
 def test_without_one_each_answer_draws_its_own(env: SyneraReplayEnv) -> None:
@@ -223,7 +249,7 @@ def test_without_one_each_answer_draws_its_own(env: SyneraReplayEnv) -> None:
 def test_a_reset_may_give_the_preference(akin_graphs: GraphSet, fixed: Preference | None) -> None:
     env = make(akin_graphs, preference=fixed)
     observation, _ = env.reset(seed=0, options={"preference": WEIGHTS})
-    assert observation[-5:] == pytest.approx(np.log10([1.0, 0.2, 3.0, 0.01, 50.0]))
+    assert observation[-5:] == pytest.approx(np.log10([1.0, 0.2, 3.0, 0.01, 5.0]))
     *_, info = env.step(env.schema.action(Knobs(draft_length=1)))
     record = env.session.records[0]
     assert info["reward_terms"]["latency"] == pytest.approx(-0.2 * record.committed_at)
@@ -258,20 +284,61 @@ def test_the_offset_is_felt(env: SyneraReplayEnv) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"promt": 1}, ValueError, r"unknown reset options \['promt'\]; known are prompt"),
-        ({"prompt": 6}, ValueError, "prompt=6 is outside 0..5"),
-        ({"prompt": -1}, ValueError, "prompt=-1 is outside 0..5"),
-        ({"link": 2}, ValueError, "link=2 is outside 0..1"),
-        ({"link": -1}, ValueError, "link=-1 is outside 0..1"),
+        ({"promt": 1}, "unknown reset option 'promt'; known are prompt, link, link_offset_seconds, preference"),
+        ({3: 1}, "unknown reset option 3"),
+        ("prompt", "options='prompt' must be a mapping"),
+        (7, "options=7 must be a mapping"),
+        *[
+            ({"prompt": bad}, "reset option prompt=.* must be a whole number in 0..5")
+            for bad in (6, -1, True, 1.0, 1.5, "1", [1])
+        ],
+        *[({"link": bad}, "reset option link=.* must be a whole number in 0..1") for bad in (2, -1, False, 0.0, "0", LINKS[0])],
+        *[
+            ({"link_offset_seconds": bad}, "reset option link_offset_seconds=.* must be a number in 0..20")
+            for bad in (-0.1, math.nan, math.inf, 1e300, 10**400, "1", True, [1.0], 20.1)
+        ],
+        ({"link": 0, "link_offset_seconds": 1.5}, "link_offset_seconds=1.5 must be a number in 0..1"),
+        ({"preference": {"latency": -1}}, "preference.* preference weight latency=-1"),
+        ({"preference": {"speed": 1}}, "preference has no field 'speed'; a Preference has quality, latency"),
+        ({"preference": {"cost": "high"}}, "preference is not a Preference: cost: .*'high'"),
+        *[({"preference": bad}, "preference=.* must be a Preference or a mapping") for bad in (0.1, "fast", (1, 2, 3, 4, 5))],
     ],
 )
-def test_options_that_make_no_sense_are_named(
-    env: SyneraReplayEnv, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        env.reset(seed=0, options=options)
+def test_options_that_make_no_sense_are_named_before_anything_happens(env: SyneraReplayEnv, options: Any, message: str) -> None:
+    env.reset(seed=1)
+    env.step(np.zeros(KNOBS, np.float32))
+    session, drawn = env.session, env.np_random.bit_generator.state
+    for start in (env.reset, env.episode):
+        with pytest.raises(SettingError, match=message):
+            start(seed=0, options=options)
+    assert env.session is session
+    assert env.np_random.bit_generator.state == drawn
+    env.step(np.zeros(KNOBS, np.float32))  # the answer under way goes on
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", True, math.nan, [1]])
+def test_a_seed_that_makes_no_sense_is_named_before_anything_happens(env: SyneraReplayEnv, seed: Any) -> None:
+    env.reset(seed=1)
+    session = env.session
+    for start in (env.reset, env.episode):
+        with pytest.raises(SettingError, match=r"seed=.* must be a whole number that is not negative"):
+            start(seed=seed)
+    assert env.session is session
+
+
+def test_options_may_be_numpy_s_and_weights_a_mapping(env: SyneraReplayEnv) -> None:
+    options = {
+        "prompt": np.int64(2),
+        "link": np.int32(1),
+        "link_offset_seconds": np.float32(2.5),
+        "preference": {"latency": 0.3},
+    }
+    observation, info = env.reset(seed=np.int64(4), options=options)  # type: ignore[arg-type]
+    assert (info["prompt"], info["link"], info["link_offset_seconds"]) == (env.graphs.meta.prompts[2], LINKS[1].name, 2.5)
+    assert observation[-4] == pytest.approx(math.log10(0.3))
+    assert env.reset(seed=4)[1] == env.reset(seed=4, options={"prompt": None, "link": None})[1]
 
 
 # ---------------------------------------------------------------- misuse
@@ -290,78 +357,3 @@ def test_a_step_needs_an_answer_under_way(env: SyneraReplayEnv) -> None:
     env.close()
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
         env.step(action)
-
-
-# ---------------------------------------------------------------- what was not recorded
-
-
-def test_a_step_off_the_graph_ends_the_answer_and_says_so(open_graphs: GraphSet) -> None:
-    env, rng, uncovered, paid = make(open_graphs), np.random.default_rng(0), 0, 0
-    for seed in range(60):
-        try:
-            env.reset(seed=seed)
-        except UncoveredError:
-            continue
-        done, steps = False, 0
-        while not done:
-            observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
-            steps += 1
-            assert env.observation_space.contains(observation)
-            assert info["uncovered"] == truncated
-            assert not (terminated and truncated)
-            done = terminated or truncated
-            if truncated:
-                uncovered += 1
-                assert reward == pytest.approx(sum(info["reward_terms"].values()))
-                settled = len(env.session.records) == steps
-                assert reward < 0 if settled else reward == 0.0, "what was settled before is paid for"
-                paid += settled
-                assert "larger node budget" in info["reason"]
-                assert "episode_metrics" not in info
-                with pytest.raises(RuntimeError, match="call reset"):
-                    env.step(np.zeros(KNOBS, np.float32))
-    assert uncovered > 0
-    assert paid > 0
-
-
-def test_an_environment_goes_on_after_an_uncovered_start(open_graphs: GraphSet) -> None:
-    """The first chunk is drafted by reset; where it is not recorded there is nothing to observe, so reset says so."""
-    env = make(open_graphs)
-    outcomes = set()
-    for prompt in range(6):
-        try:
-            env.reset(seed=0, options={"prompt": prompt})
-        except UncoveredError as error:
-            reason = str(error)
-        else:
-            outcomes.add("started")
-            continue
-        outcomes.add("uncovered")
-        assert env.graphs.meta.prompts[prompt][:40] in reason
-        with pytest.raises(RuntimeError, match="call reset"):
-            env.step(np.zeros(KNOBS, np.float32))
-    assert outcomes == {"started", "uncovered"}
-
-
-# ---------------------------------------------------------------- render
-
-
-def test_ansi_has_a_line_a_chunk(akin_graphs: GraphSet, env: SyneraReplayEnv) -> None:
-    shown = make(akin_graphs, render_mode="ansi")
-    assert shown.render() is None
-    shown.reset(seed=0, options={"prompt": 2})
-    assert shown.render() == ""
-    shown.step(shown.schema.action(Knobs(draft_length=2)))
-    shown.step(shown.schema.action(Knobs(confidence_threshold=1.0, offload_budget=1.0)))
-    text = shown.render()
-    assert text is not None
-    kept, sent = text.splitlines()
-    first, second = shown.session.records
-    assert "keep" in kept
-    assert "offload" in sent
-    for line, record in ((kept, first), (sent, second)):
-        assert f"draft {list(record.draft.ids)} -> {list(record.committed)}" in line
-        assert f"confidence {record.draft.confidence:.3f}" in line
-        assert f"at {record.committed_at:.3f} s" in line
-    env.reset(seed=0)
-    assert env.render() is None

@@ -312,7 +312,46 @@ def test_a_lost_cloud_shows_until_the_next_verdict(records: list[Any], lost: int
 
 
 def test_the_preference_is_seen_in_powers_of_ten() -> None:
-    seen = encode(point(), preference=Preference(quality=1.0, latency=0.1, cost=100.0, energy=0.0, traffic=1e-9))
+    seen = encode(point(), preference=Preference(quality=1.0, latency=0.1, cost=100.0, energy=0.05, traffic=1.0))
     assert [seen[f"weight_{n}"] for n in ("quality", "latency", "cost", "energy", "traffic")] == pytest.approx(
-        [0, -1, 2, -6, -6]
+        [0, -1, 2, math.log10(0.05), 0]
     )
+
+
+@pytest.mark.parametrize(("times", "decades"), [(0.0, -2), (1e-9, -2), (0.01, -2), (0.1, -1), (10.0, 1), (1e9, 2)])
+def test_a_weight_far_from_its_default_is_seen_as_a_hundredth_or_a_hundred_times_it(times: float, decades: int) -> None:
+    seen = encode(point(), preference=Preference(*(times * weight for weight in astuple(Preference()))))
+    for f in fields(Preference):
+        assert seen[f"weight_{f.name}"] == pytest.approx(math.log10(f.default) + decades)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- scales
+
+
+def test_every_feature_has_the_scale_of_what_occurs() -> None:
+    """Fixed, so that one which training seldom varies is not blown up when it moves."""
+    schema, place = synera_schema(2), {name: i for i, name in enumerate(NAMES)}
+    wanted = {
+        "confidence[3]": (0.5, 0.5),
+        "entropy[0]": (0.5, 1.0),
+        "sketch[9]": (0.0, 1.0),
+        "past_offloaded[1]": (0.5, 0.5),
+        "chunks": (0.5, 0.5),
+        "prompt_tokens": (0.25, 0.5),
+        "rtt": (-1.0, 1.0),
+        "throughput": (4.5, 1.0),
+        "queue": (-2.0, 1.0),
+        "compute": (-2.0, 1.0),
+        "load": (0.25, 0.5),
+        "cloud_lost": (0.5, 0.5),
+        "weight_latency": (-1.0, math.log10(3)),
+    }
+    for name, (center, scale) in wanted.items():
+        assert (schema.center[place[name]], schema.scale[place[name]]) == pytest.approx((center, scale)), name
+
+
+def test_a_weight_of_nothing_is_shown_to_a_network_as_no_absurd_number() -> None:
+    schema = synera_schema(2)
+    nothing = schema.encode(point(), [], Preference(0.0, 0.0, 0.0, 0.0, 0.0))
+    shown = (nothing - schema.center) / schema.scale
+    assert np.abs(shown[-5:]).max() < 5

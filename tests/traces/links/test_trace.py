@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.errors import SettingError
 from traces.errors import TraceError
-from traces.links.generators import BAD, GOOD, constant_link, markov_link
+from traces.links.generators import BAD, GOOD, LinkState, constant_link, markov_link
 from traces.links.store import load_links, save_links
-from traces.links.trace import LinkTrace
+from traces.links.trace import SERIES, SLOWEST_MBPS, LinkTrace
 
-SERIES = ("rtt_ms", "uplink_mbps", "downlink_mbps")
 times = st.floats(0, 500)
 sizes = st.integers(0, 2_000_000)
 
@@ -140,25 +141,92 @@ def test_a_markov_link_spreads_around_its_medians() -> None:
 
 # ---------------------------------------------------------------- what makes no sense
 
+STEPS = r"must be a number in 0\.001\.\.3600"
+RATES = r"must be 0 or in 0\.0001\.\.1e\+06"
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rtt_ms": np.ones(3)}, r"lengths \[2, 3\]"),
-        ({name: np.ones(0) for name in SERIES}, r"lengths \[0\]"),
-        ({"step_seconds": 0.0}, "step_seconds=0.0 must be positive"),
-        ({"step_seconds": -1.0}, "step_seconds=-1.0 must be positive"),
-        ({"rtt_ms": np.array([1.0, -1.0])}, "rtt_ms has values that are negative or not finite"),
-        ({"uplink_mbps": np.array([1.0, np.nan])}, "uplink_mbps has values that are negative or not finite"),
-        ({"downlink_mbps": np.array([1.0, np.inf])}, "downlink_mbps has values that are negative or not finite"),
-        ({"uplink_mbps": np.zeros(2)}, "never carries anything in one direction"),
-        ({"downlink_mbps": np.zeros(2)}, "never carries anything in one direction"),
+        ({"rtt_ms": np.ones(3)}, r"lengths \[2, 3\]; they must be equal"),
+        ({name: np.ones(0) for name in SERIES}, r"rtt_ms has shape \[0\]; it must be a series of 1 to 1000000 samples"),
+        ({name: np.broadcast_to(1.0, 10**9) for name in SERIES}, r"rtt_ms has shape \[1000000000\]"),
+        ({"uplink_mbps": np.ones((2, 1))}, r"uplink_mbps has shape \[2, 1\]"),
+        ({"uplink_mbps": 3.0}, r"uplink_mbps has shape \[\]"),
+        ({"uplink_mbps": "ab"}, r"uplink_mbps has shape \[\]"),
+        ({"uplink_mbps": ["a", "b"]}, "uplink_mbps must be a series of numbers"),
+        ({"uplink_mbps": [1.0, [2.0]]}, "uplink_mbps must be a series of numbers"),
+        ({"uplink_mbps": [1, 10**400]}, "uplink_mbps must be a series of numbers"),
+        ({"uplink_mbps": [True, True]}, "uplink_mbps must be a series of numbers"),
+        ({"step_seconds": 0.0}, rf"step_seconds=0\.0 {STEPS}"),
+        ({"step_seconds": -1.0}, rf"step_seconds=-1\.0 {STEPS}"),
+        ({"step_seconds": 1e-300}, rf"step_seconds=1e-300 {STEPS}"),
+        ({"step_seconds": 1e6}, rf"step_seconds=1000000\.0 {STEPS}"),
+        ({"step_seconds": 10**400}, rf"step_seconds=1000+\.\.\. {STEPS}"),
+        ({"step_seconds": float("nan")}, rf"step_seconds=nan {STEPS}"),
+        ({"step_seconds": "1"}, rf"step_seconds='1' {STEPS}"),
+        ({"step_seconds": True}, rf"step_seconds=True {STEPS}"),
+        ({"rtt_ms": np.array([1.0, -1.0])}, r"rtt_ms=-1\.0 at sample 1 must be in 0\.\.600000"),
+        ({"rtt_ms": np.array([1e308, 1.0])}, r"rtt_ms=1e\+308 at sample 0 must be in 0\.\.600000"),
+        ({"uplink_mbps": np.array([1.0, np.nan])}, f"uplink_mbps=nan at sample 1 {RATES}"),
+        ({"downlink_mbps": np.array([1.0, np.inf])}, f"downlink_mbps=inf at sample 1 {RATES}"),
+        ({"downlink_mbps": np.array([0.0, 1e-300])}, f"downlink_mbps=1e-300 at sample 1 {RATES}"),
+        ({"downlink_mbps": np.array([1e7, 1.0])}, rf"downlink_mbps=10000000\.0 at sample 0 {RATES}"),
+        ({"uplink_mbps": np.zeros(2)}, "uplink_mbps is 0 throughout"),
+        ({"downlink_mbps": np.zeros(2)}, "downlink_mbps is 0 throughout"),
     ],
 )
 def test_a_trace_that_makes_no_sense_is_named(changes: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = {"step_seconds": 1.0, **{name: np.ones(2) for name in SERIES}}
-    with pytest.raises(TraceError, match=f"link trace 'broken'.*{message}"):
+    with pytest.raises(TraceError, match=f"link trace 'broken': .*{message}"):
         LinkTrace("broken", "test", **(fields | changes))
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, 3, None])
+def test_a_trace_without_a_usable_name_is_refused(name: Any) -> None:
+    for names in ((name, "test"), ("test", name)):
+        with pytest.raises(TraceError, match="name and family must have 1 to 200 characters, not"):
+            LinkTrace(*names, 1.0, np.ones(1), np.ones(1), np.ones(1))
+
+
+def test_a_series_may_be_a_list_of_numbers() -> None:
+    link = LinkTrace("a", "b", 1, [1, 2], [1.0, 0], (3, 4))  # type: ignore[arg-type]
+    assert all(getattr(link, name).dtype == np.float64 for name in SERIES)
+    assert link.uplink_seconds(0.0, 1000) == pytest.approx(0.0005 + 0.008)
+
+
+@settings(max_examples=200)
+@given(
+    step=st.sampled_from([1e-3, 0.1, 3600.0]),
+    rates=st.lists(st.sampled_from([0.0, 1e-4, 1.0, 1e6]), min_size=1, max_size=8).filter(any),
+    at=st.floats(0, 1e6),
+    size=st.integers(0, 10**9),
+)
+def test_at_the_ends_of_its_ranges_a_link_still_has_an_answer(step: float, rates: list[float], at: float, size: int) -> None:
+    link = trace([6e5] * len(rates), rates, step_seconds=step)
+    seconds = link.uplink_seconds(at, size)
+    assert np.isfinite(seconds)
+    assert seconds >= 300.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: constant_link(rtt_ms=-1), r"rtt_ms=-1 must be a number in 0\.\.600000"),
+        (lambda: constant_link(rtt_ms=10**400), "rtt_ms=1000"),
+        (lambda: constant_link(uplink_mbps=0), "uplink_mbps=0 must be"),
+        (lambda: constant_link(downlink_mbps=float("nan")), "downlink_mbps=nan must be"),
+        (lambda: LinkState(1, 1, 1, 0), r"dwell_seconds=0 must be a number in 0\.001\.\.1e\+06"),
+        (lambda: LinkState(1e9, 1, 1, 1), "rtt_ms=1000000000.0 must be"),
+        (lambda: markov_link(-1), "seed=-1 must be a number at least 0"),
+        (lambda: markov_link(0, seconds=1e300), "seconds=1e\\+300 must be a number in 0..100000"),
+        (lambda: markov_link(0, seconds=1.0, step_seconds=1e-300), "step_seconds=1e-300 must be"),
+        (lambda: markov_link(0, spread=1e9), "spread=1000000000.0 must be"),
+    ],
+)
+def test_a_link_that_cannot_be_generated_names_its_argument(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        make()
 
 
 # ---------------------------------------------------------------- files
@@ -185,17 +253,32 @@ def stated(**row: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a link file"),
-        (stated()[:-20], "is not a link file"),
-        ("[]", "is not a link file"),
-        ('{"format": "other", "version": 1}', "it is not a link file of version 1"),
-        ('{"format": "synera-links", "version": 2, "links": []}', "it is not a link file of version 1"),
-        ('{"format": "synera-links", "version": 1}', "is not a link file: 'links'"),
-        (stated(rtt_ms="fast"), "is not a link file"),
-        (stated(rtt_ms=[1, [2]]), "is not a link file"),
-        (stated(rtt_ms=[1, 2]), "lengths"),
-        (stated(step_seconds=None), "is not a link file"),
-        ("\x80", "is not a link file"),
+        ("", "is not a LinkFile: Invalid JSON"),
+        (stated()[:-20], "is not a LinkFile: Invalid JSON"),
+        ("[" * 100_000, "is not a LinkFile: Invalid JSON: recursion limit exceeded"),
+        ("\x80", "is not a LinkFile: Invalid JSON"),
+        ("[]", "is not a LinkFile: Input should be an object"),
+        ('{"format": "other", "version": 1}', "format: Input should be 'synera-links', not 'other'"),
+        ('{"format": "synera-links", "version": 2, "links": []}', "version: Input should be 1, not 2"),
+        ('{"format": "synera-links", "version": 1, "links": []}', "links: .*at least 1 item"),
+        ('{"format": "synera-links", "version": 1}', "links: Field required"),
+        (stated(rtt_ms="fast"), r"links\.0\.rtt_ms: .*valid array, not 'fast'"),
+        (stated(rtt_ms=[1, [2]]), r"links\.0\.rtt_ms\.1: .*valid number, not \[2\]"),
+        (stated(rtt_ms=[True]), r"links\.0\.rtt_ms\.0: .*valid number, not True"),
+        (stated(rtt_ms=[10**400]), r"links\.0\.rtt_ms\.0: .*finite number"),
+        (stated(rtt_ms=[1] * 1_000_001), r"links\.0\.rtt_ms: .*at most 1000000 items"),
+        (stated(rtt_ms=[float("nan")]), r"links\.0\.rtt_ms\.0: .*finite number, not nan"),
+        (stated(rtt_ms=[1, 2]), r"link trace 'a': its three series have lengths \[1, 2\]"),
+        (stated(uplink_mbps=[-1]), r"link trace 'a': uplink_mbps=-1\.0 at sample 0"),
+        (stated(step_seconds=None), r"links\.0\.step_seconds: .*valid number, not None"),
+        (stated(step_seconds=float("nan")), r"links\.0\.step_seconds: .*finite number, not nan"),
+        (stated(step_seconds=1e-300), "link trace 'a': step_seconds=1e-300 must be"),
+        (stated(name=7), r"links\.0\.name: .*valid string, not 7"),
+        (stated(nmae="a"), r"links\.0\.nmae: Unexpected keyword argument"),
+        (
+            stated().replace("]}]}", "]}, " + json.dumps(GOOD_ROW) + "]}"),
+            "two links are called 'a'; a link is told by its name",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -203,11 +286,26 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str, message: str) -> Non
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(TraceError, match=message) as error:
         load_links(path)
-    assert "links.json" in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert len(str(error.value)) < 400
 
 
 def test_a_file_that_is_not_there_or_not_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"no link file at .*none\.json"):
         load_links(tmp_path / "none.json")
-    with pytest.raises(TraceError, match="is not a link file"):
-        load_links(tmp_path)
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(TraceError, match="cannot be read: it is not a regular file"):
+            load_links(path)
+
+
+def test_a_set_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    for links, message in (([], "there are no links"), ([constant_link(), constant_link()], "two links are called")):
+        with pytest.raises(TraceError, match=message):
+            save_links(links, tmp_path / "links.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_slowest_link_survives_its_file(tmp_path: Path) -> None:
+    """Files keep four decimals; what is slower would come back as an outage."""
+    save_links([constant_link(uplink_mbps=SLOWEST_MBPS)], tmp_path / "links.json")
+    assert load_links(tmp_path / "links.json")[0].uplink_mbps == [SLOWEST_MBPS]

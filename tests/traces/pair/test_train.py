@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from tests.support.placements import NO_CUDA
+from traces.errors import TraceError
 from traces.pair import card as pair_card
 from traces.pair import train as pair
 from traces.tasks import scorers, tinyworld, vocabulary
@@ -132,3 +134,28 @@ def test_a_card_needs_both_models(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_trained_is_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: b"", lambda whole: whole[:500], lambda whole: b"PK\x03\x04" + whole[4:900], lambda whole: b"no" * 99],
+)
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    pair.train("slm", replace(TINY, steps=1, restart_steps=0), tmp_path)
+    path = tmp_path / "slm.ckpt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(TraceError, match=r"slm\.ckpt cannot be taken up \(.*\); delete it to begin anew"):
+        pair.train("slm", TINY, tmp_path)
+
+
+def test_a_checkpoint_of_another_recipe_is_named(tmp_path: Path) -> None:
+    pair.train("slm", replace(TINY, steps=1, restart_steps=0), tmp_path)
+    with pytest.raises(TraceError, match=r"slm\.ckpt cannot be taken up \(.*size mismatch.*\); delete it"):
+        pair.train("slm", replace(TINY, hidden=32), tmp_path)
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/below", "n" * 300):
+        with pytest.raises(TraceError, match=r"cannot write to .*; name another path"):
+            pair.train("slm", TINY, tmp_path / place)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from runtime.errors import ContextOverflowError
+from runtime.errors import CheckpointError, ContextOverflowError, SettingError
 from runtime.model.placement import Placement
 from runtime.synera.lens import Lens
 from synera_env.synera.replay import SyneraReplayEnv
@@ -31,6 +34,7 @@ from traces.synera.record_models import Models, greedy_answers
 from traces.tasks.splits import Prompt
 
 SMALL_BUDGET = 60
+COVERED = {"closed": 1.0, "random": 1.0, "random_steps": 1.0, "never": 1.0, "always": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +141,7 @@ def test_parents_children_and_depths_agree(recorded: tuple[Models, GraphSet]) ->
 
 def test_a_closed_graph_lacks_nothing(recorded: tuple[Models, GraphSet]) -> None:
     _, graphs = recorded
-    assert graphs.meta.coverage == {"closed": 1.0, "random": 1.0, "never": 1.0, "always": 1.0}
+    assert graphs.meta.coverage == COVERED
     for graph in graphs:
         inner = inner_nodes(graph)
         assert graph.closed
@@ -230,7 +234,7 @@ def test_a_node_budget_leaves_children_open_and_is_reported(
     loaded = GraphSet.load(tmp_path / "open.safetensors")
     c = loaded.meta.coverage
     assert c["closed"] == 0.0
-    assert 0 < c["random"] < 1
+    assert 0 <= c["random"] < c["random_steps"] < 1
     assert loaded.meta.notes["node_budget"] == SMALL_BUDGET
     for graph, whole in zip(loaded, tiny_graphs, strict=True):
         inner = inner_nodes(graph)
@@ -278,13 +282,44 @@ def test_what_a_cut_graph_says_is_what_the_whole_one_says(tiny_graphs: GraphSet,
         assert len(twin) == len(graph)
 
 
-def test_coverage_counts_the_steps_that_stay_inside(tiny_graphs: GraphSet) -> None:
+def test_coverage_counts_the_answers_that_stay_inside(tiny_graphs: GraphSet) -> None:
     arrays = {name: np.array(a) for name, a in tiny_graphs._arrays.items()}
     arrays["llm_child"][:] = -1  # whoever follows the LLM leaves at once
     cut = coverage(GraphSet(tiny_graphs.meta, arrays))
     assert (cut["never"], cut["always"]) == (1.0, 0.0)
-    assert 0.3 < cut["random"] < 0.9
+    # An answer of up to six tokens, each with two sources of three inside.
+    assert 0 < cut["random"] < 0.25
+    assert 0.3 < cut["random_steps"] < 0.75
     assert coverage(GraphSet(tiny_graphs.meta, arrays)) == cut
+
+
+def test_an_answer_that_is_lost_at_its_last_token_is_lost(tiny_graphs: GraphSet) -> None:
+    """Nearly every step is inside, and hardly an answer."""
+    arrays = {name: np.array(a) for name, a in tiny_graphs._arrays.items()}
+    last = (arrays["depth"] == RANDOM_NEW_TOKENS - 1) & np.isnan(arrays["score"])
+    assert last.sum() > 100
+    arrays["llm_child"][last], arrays["exit_child"][last] = -1, -1
+    cut = coverage(GraphSet(tiny_graphs.meta, arrays))
+    assert cut["random_steps"] > 0.75
+    assert cut["random"] < 0.1
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_graphs_read_like_their_answers(recorded: tuple[Models, GraphSet]) -> None:
+    """Numbers and punctuation too, with the bundled tokenizer."""
+    models, graphs = recorded
+    read = 0
+    for graph in graphs:
+        for node in np.flatnonzero(~np.isnan(graph.score))[:40]:
+            answer = [token for token in answer_of(graph, node) if token not in graphs.meta.eos_ids]
+            assert graphs.text(answer).strip() == models.tokenizer.decode(answer, skip_special_tokens=False)
+            read += 1
+        assert graphs.text(graph.prompt_tokens.tolist()).strip() == f"<bos> {graph.prompt} <ans>"
+    assert read > 100
+    eos = models.tokenizer.token_to_id("<eos>")
+    assert graphs.text([eos]).strip() == "<eos>"
 
 
 # ---------------------------------------------------------------- placement
@@ -304,7 +339,7 @@ def placed(
 
 def test_a_recording_in_another_type_is_closed_and_says_how_it_was_made(placed: tuple[Placement, GraphSet]) -> None:
     placement, graphs = placed
-    assert graphs.meta.coverage == {"closed": 1.0, "random": 1.0, "never": 1.0, "always": 1.0}
+    assert graphs.meta.coverage == COVERED
     assert (graphs.meta.notes["device"], graphs.meta.notes["dtype"]) == (placement.device, placement.dtype)
     for graph in graphs:
         inner = inner_nodes(graph)
@@ -369,12 +404,40 @@ def test_a_prompt_that_just_fits_is_recorded(tiny_models: Models) -> None:
     check_node(tiny_models, graphs[0], 0)
 
 
-@pytest.mark.parametrize(("limits", "message"), [((0, 10), "max_new_tokens=0"), ((4, 0), "node_budget=0")])
-def test_limits_below_one_are_refused(tiny_models: Models, limits: tuple[int, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [((0, 10), "max_new_tokens=0"), ((4, 0), "node_budget=0"), ((4, 10, None, True, 0), "workers=0")],
+)
+def test_limits_below_one_are_refused(tiny_models: Models, limits: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
         Recorder(tiny_models, text_score, *limits)
 
 
 def test_nothing_to_record_is_an_error(tiny_models: Models) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         next(Recorder(tiny_models, text_score, 4).record([], "train"))
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_score_outside_its_range_ends_the_recording_at_once(tiny_models: Models, score: float) -> None:
+    recorder = Recorder(tiny_models, lambda prompt, answer: score, 2)
+    with pytest.raises(SettingError, match=r"the score of an answer to '.*'=.* must be a number in 0\.\.1"):
+        next(recorder.record(tiny_prompts()[:1], "train"))
+
+
+def test_a_lens_of_another_slm_is_refused_before_the_work(tiny_models: Models, akin_graphs: GraphSet) -> None:
+    lens = Lens.from_tensors(akin_graphs.lens_tensors)
+    other = Lens(lens.mean[:1], lens.directions[:1], lens.importance)
+    with pytest.raises(CheckpointError, match="the lens is for 1 exits of hidden size 32, the SLM has 2 of 32"):
+        Recorder(tiny_models, text_score, 4, lens=other)
+
+
+def test_a_token_that_the_models_lack_is_named(tiny_models: Models) -> None:
+    """A tokenizer that grew after its model was trained."""
+    tokenizer = Tokenizer.from_str(tiny_models.tokenizer.to_str())
+    tokenizer.add_tokens(["extraordinary"])
+    models = replace(tiny_models, tokenizer=tokenizer)
+    with pytest.raises(
+        CheckpointError, match="gives token 771 for the prompt 'an extraordinary town', but the models have only 771"
+    ):
+        next(Recorder(models, text_score, 4).record([Prompt("an extraordinary town", "free")], "train"))

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.errors import TokenizerMismatchError
+from runtime.errors import ContextOverflowError, TokenizerMismatchError
 from runtime.model.placement import Placement
 from tests.support.graphs import last_row, tiny_prompts
+from traces.synera import record_models
 from traces.synera.record_models import Models, PairTree, agreement, greedy_answers, greedy_tokens
 
 LIMITS = {"float32": 1e-5, "bfloat16": 0.02, "float16": 0.004}
@@ -86,3 +87,18 @@ def test_agreement_is_one_for_the_llm_s_own_answer_alone(akin_models: Models) ->
         assert [score(prompt, answer) for answer in (wanted[prompt], wanted[prompt] + " ", "")] == [1.0, 0.0, 0.0]
     with pytest.raises(KeyError):
         score("another prompt", "")
+
+
+def test_prompts_are_held_to_the_context_before_the_first_is_answered(
+    akin_models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(record_models, "greedy_answers")
+    prompts = [*(p.text for p in tiny_prompts()), "Bill " * 250]
+    with pytest.raises(ContextOverflowError, match=r"the prompt 'Bill Bill .* has 252 tokens; .* takes 1 to 250"):
+        agreement(akin_models, prompts, 6)
+
+
+def test_a_pair_is_told_by_its_fingerprints(akin_models: Models, akin_pair: Path, tiny_llm: Path) -> None:
+    assert akin_models.is_pair(akin_pair / "slm", akin_pair / "llm")
+    assert not akin_models.is_pair(akin_pair / "slm", tiny_llm)
+    assert not akin_models.is_pair(akin_pair / "llm", akin_pair / "slm")

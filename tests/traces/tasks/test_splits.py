@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.errors import SettingError
+from traces.errors import TraceError
 from traces.tasks import tinyworld
 from traces.tasks.splits import bundled_prompts, own_prompts
 
@@ -63,9 +65,56 @@ def test_fewer_than_three_prompts_are_refused(file: Path, text: str) -> None:
         own_prompts(file)
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_file_that_is_not_there_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"no prompts at .*none\.txt; write a text file there, one prompt a line"):
         own_prompts(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo\nthr\xffee", b"one\ntwo\n\xe4\xb8", "one\ntwo\nthree".encode("utf-16")])
+def test_a_file_that_is_not_utf_8_is_named_with_its_line(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    line = 1 if content.startswith(b"\xff\xfe") else 3
+    with pytest.raises(TraceError, match=rf"prompts\.txt is not text in UTF-8: line {line} has the byte 0x(ff|e4)"):
+        own_prompts(file)
+
+
+def test_a_folder_or_a_device_is_not_read(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(TraceError, match="cannot be read: it is not a regular file"):
+            own_prompts(path)
+
+
+def test_a_line_that_no_context_takes_is_named(file: Path) -> None:
+    file.write_text("one\ntwo\n" + "x" * 1_000_001 + "\n")
+    with pytest.raises(SettingError, match=r"prompts\.txt: line 3 has 1000001 characters, and a prompt at most 1000000"):
+        own_prompts(file)
+
+
+def test_only_the_end_of_a_line_ends_a_prompt(file: Path) -> None:
+    """Not the other characters that Python splits lines at; and a mark of the byte order is none of the first prompt."""
+    file.write_bytes("\ufeffone\u2028more\r\ntwo\x0cmore\r\nthree\r\n".encode())
+    found = sorted(p.text for part in own_prompts(file).values() for p in part)
+    assert found == ["one\u2028more", "three", "two\x0cmore"]
+
+
+def test_more_prompts_than_there_are_end_in_an_error() -> None:
+    """And not after minutes of looking for them."""
+    with pytest.raises(SettingError, match="fewer than 100000 distinct 'fact' prompts in split 'test'"):
+        bundled_prompts("test", 100_000)
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "seed", "message"),
+    [
+        ("valid", 1, 0, "split='valid' is not one of train, validation, test"),
+        ("train", 0, 0, "count=0 must be a number at least 1"),
+        ("train", -3, 0, "count=-3 must be"),
+        ("train", 1, -1, "seed=-1 must be"),
+    ],
+)
+def test_prompts_that_cannot_be_drawn_are_a_users_mistake(split: str, count: int, seed: int, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        bundled_prompts(split, count, seed)
 
 
 def test_splits_need_no_models() -> None:

@@ -7,22 +7,10 @@ import pytest
 from runtime.errors import CloudUnavailableError
 from tests.support.batches import Probe, batcher, hold, make
 from tests.support.engine import FakeForward, continuation
+from tests.support.paces import FakeTime, NoWait
 
 
-class FakeTime:
-    """Seconds that pass only in `sleep`."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-class PerToken:
+class PerToken(NoWait):
     def forward_seconds(self, tokens: int) -> float:
         return 0.5 + 0.25 * tokens
 

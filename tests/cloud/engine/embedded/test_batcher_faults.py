@@ -8,9 +8,10 @@ from cloud.engine.embedded import batcher as batcher_module
 from runtime.errors import CloudError, CloudUnavailableError
 from tests.support.batches import Broken, Probe, batcher, hold, make
 from tests.support.engine import FakeForward, continuation
+from tests.support.paces import NoWait
 
 
-class BrokenPace:
+class BrokenPace(NoWait):
     def forward_seconds(self, tokens: int) -> float:
         raise ValueError("planted in pace")
 

@@ -1,0 +1,166 @@
+"""What the cloud says, taken with suspicion: each message becomes values that are in range, or a BadAnswerError.
+
+What does not live here: the calls (client.py) and what an answer means for a chunk (synera/verifier.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from runtime.errors import BadAnswerError
+from runtime.settings import plain, shown
+from runtime.wire import synera_pb2 as pb
+from runtime.wire.sizes import SESSION_ID_CHARACTERS
+
+MOST_TOKEN_IDS = 2**24
+"""Largest vocabulary that is believed; a device's floats hold every id below it exactly."""
+MOST_LOAD = 2**20
+"""Most requests that a verifier is believed to have at hand. Ours, as is every limit here that the wire does not state."""
+_SESSION_ID = re.compile(rf"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
+_HASH = re.compile(r"[!-~]{1,128}")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the cloud serves; the wire's ModelInfoResponse."""
+
+    model: str
+    architecture: str
+    fingerprint: str
+    tokenizer_hash: str
+    context_tokens: int
+    max_draft_tokens: int
+    eos_ids: tuple[int, ...]
+    vocab: int
+    engine: str
+    paced: bool
+
+
+class Opened(NamedTuple):
+    """A session in the cloud."""
+
+    session_id: str
+    fingerprint: str
+    """Of the model that serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One token of the cloud-only baseline."""
+
+    token: int
+    queue_seconds: float
+    compute_seconds: float
+    """Duration of its batch's forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the cloud says of a draft."""
+
+    accepted: int
+    next_token: int
+    queue_seconds: float
+    compute_seconds: float
+    share_seconds: float
+    """This request's share of the compute."""
+    processed_tokens: int
+    load: int
+
+
+def read_model_info(answer: pb.ModelInfoResponse) -> ModelInfo:
+    """Read what is served.
+
+    Raises:
+        BadAnswerError: there can be no such model.
+    """
+    for name in ("fingerprint", "tokenizer_hash"):
+        value = getattr(answer, name)
+        _believe(_HASH.fullmatch(value), f"{name}={shown(value)} is no hash")
+    _whole(answer, "vocab", 1, MOST_TOKEN_IDS)
+    _whole(answer, "context_tokens", 2)
+    _whole(answer, "max_draft_tokens", 1)
+    wrong = next((each for each in answer.eos_ids if each >= answer.vocab), None)
+    _believe(wrong is None, f"the end token {wrong} is outside its vocabulary of {answer.vocab}")
+    return ModelInfo(
+        model=plain(answer.model),
+        architecture=plain(answer.architecture),
+        fingerprint=answer.fingerprint,
+        tokenizer_hash=answer.tokenizer_hash,
+        context_tokens=answer.context_tokens,
+        max_draft_tokens=answer.max_draft_tokens,
+        eos_ids=tuple(answer.eos_ids),
+        vocab=answer.vocab,
+        engine=plain(answer.engine),
+        paced=answer.paced,
+    )
+
+
+def read_opened(answer: pb.OpenResponse) -> Opened:
+    """Read a session's id and model; whether it is the right model is for who knows which that is.
+
+    Raises:
+        BadAnswerError: no verifier names its sessions so.
+    """
+    _believe(_SESSION_ID.fullmatch(answer.session_id), f"session_id={shown(answer.session_id)} is not as the contract says")
+    return Opened(answer.session_id, answer.fingerprint)
+
+
+def read_generated(answer: pb.GenerateResponse, longest_seconds: float) -> GeneratedToken:
+    """Read a token of a stream that was given `longest_seconds`.
+
+    Raises:
+        BadAnswerError: a figure is out of range.
+    """
+    _whole(answer, "token", 0, MOST_TOKEN_IDS - 1)
+    queue, compute = (_seconds(answer, name, longest_seconds) for name in ("queue_ms", "compute_ms"))
+    return GeneratedToken(answer.token, queue, compute)
+
+
+def read_checked(
+    answer: pb.VerifyResponse, *, history_tokens: int, draft: Sequence[int], vocab: int, longest_seconds: float
+) -> Checked:
+    """Read a verdict.
+
+    Args:
+        answer: the message.
+        history_tokens: length of what the draft follows.
+        draft: token ids that were checked.
+        vocab: token ids that the device knows.
+        longest_seconds: how long the call was given.
+
+    Raises:
+        BadAnswerError: a figure is out of range, or they contradict each other.
+    """
+    _whole(answer, "accepted", 0, len(draft))
+    _whole(answer, "next_token", 0, vocab - 1)
+    _whole(answer, "processed_tokens", 0, history_tokens + len(draft))
+    _whole(answer, "load", 0, MOST_LOAD)
+    refused = draft[answer.accepted] if answer.accepted < len(draft) else None
+    _believe(answer.next_token != refused, f"it refuses draft token {refused} and puts the same in its place")
+    queue, compute, share = (_seconds(answer, name, longest_seconds) for name in ("queue_ms", "compute_ms", "compute_share_ms"))
+    _believe(queue + compute <= longest_seconds, f"{queue + compute:g} s of work in a call of at most {longest_seconds:g} s")
+    _believe(share <= compute * (1 + 1e-9), f"compute_share_ms={share * 1e3:g} is more than compute_ms={compute * 1e3:g}")
+    return Checked(answer.accepted, answer.next_token, queue, compute, share, answer.processed_tokens, answer.load)
+
+
+def _whole(answer: Any, name: str, low: int, high: int = 2**32 - 1) -> None:
+    """Believe an integer in low..high."""
+    value = getattr(answer, name)
+    _believe(low <= value <= high, f"{name}={value} is outside {low}..{high}")
+
+
+def _seconds(answer: Any, name: str, longest_seconds: float) -> float:
+    """Read a duration that a call of `longest_seconds` can have had."""
+    _believe(answer.HasField(name), f"{name} is missing")
+    seconds = getattr(answer, name) / 1e3
+    _believe(0 <= seconds <= longest_seconds, f"{name}={seconds * 1e3:g} is outside 0..{longest_seconds * 1e3:g}")
+    return float(seconds)
+
+
+def _believe(credible: object, otherwise: str) -> None:
+    if not credible:
+        raise BadAnswerError(f"the verifier's answer makes no sense: {otherwise}; is it a verifier of this version?")

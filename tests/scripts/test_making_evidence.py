@@ -1,0 +1,182 @@
+"""The commands that make evidence (record, measure-profiles, train-pair): what they refuse before any work, and what they say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import CheckpointError, SettingError
+from scripts import evaluate, measure_profiles, record, train, train_pair
+from tests.support.graphs import tiny_prompts
+from traces import bundled
+from traces.errors import TraceError
+from traces.profile import DeviceProfile
+from traces.synera.graph import GraphSet
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: record.Arguments(splits=()), "splits is empty; name some of train, validation, test"),
+        (lambda: record.Arguments(splits=("test", "test")), "splits=test test names one twice"),
+        (lambda: record.Arguments(splits=("tset",)), "splits='tset' is not one of train, validation, test"),  # type: ignore[arg-type]
+        (lambda: record.Arguments(per_kind=0), r"per_kind=0 must be a number in 1\.\.100000"),
+        (lambda: record.Arguments(per_kind=10**9), "per_kind=1000000000 must be"),
+        (lambda: record.Arguments(node_budget=0), "node_budget=0 must be"),
+        (lambda: record.Arguments(node_budget=-1), "node_budget=-1 must be"),
+        (lambda: record.Arguments(max_new_tokens=0), "max_new_tokens=0 must be"),
+        (lambda: record.Arguments(threads=0), "threads=0 must be"),
+        (lambda: measure_profiles.Arguments(repetitions=0), "repetitions=0 must be"),
+        (lambda: measure_profiles.Arguments(threads=0), "threads=0 must be"),
+        (lambda: measure_profiles.Arguments(threads=10**400), "threads=1000"),
+        (lambda: train_pair.Arguments(slm_steps=0), "slm_steps=0 must be"),
+        (lambda: train_pair.Arguments(llm_steps=-5), "llm_steps=-5 must be"),
+        (lambda: train_pair.Arguments(test_prompts=0), "test_prompts=0 must be"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_loaded(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        make()
+
+
+@pytest.fixture
+def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model can be loaded."""
+    from traces.synera.record_models import Models
+
+    monkeypatch.delattr(Models, "load")
+
+
+@pytest.mark.usefixtures("without_models")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no prompts at .*prompts.txt; write a text file there"),
+        (b"", "holds 0 distinct prompts; write at least 3"),
+        (b"\n \n\n", "holds 0 distinct prompts"),
+        (b"one\n\xff\ntwo", "is not text in UTF-8: line 2"),
+        (b"a\nb\n" + b"x" * 1_000_001, "line 3 has 1000001 characters"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused_before_models_are_loaded(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises((TraceError, SettingError), match=message):
+        record.main(record.Arguments(prompts=path, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("without_models")
+def test_a_lens_that_is_none_is_refused_before_models_are_loaded(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no usable lens in"):
+        record.main(record.Arguments(lens=tmp_path / "none", out=tmp_path / "out"))
+
+
+def recorded(tmp_path: Path, slm: Path, llm: Path, **more: Any) -> Path:
+    out = tmp_path / "out [1]"
+    record.main(record.Arguments(slm=slm, llm=llm, out=out, max_new_tokens=2, threads=1, per_kind=1, **more))
+    return out
+
+
+def following(text: str) -> list[list[str]]:
+    """The commands that an output names as the next ones, as a shell reads them."""
+    found = [line.partition("next: ")[2] for line in text.splitlines() if "next: synera " in line]
+    return [shlex.split(command) for command in found]
+
+
+def test_own_models_on_the_bundled_tasks_are_remarked(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded(tmp_path, tiny_slm, tiny_llm)
+    said = capsys.readouterr().out
+    assert "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks" in said
+    assert following(said) == [["synera", "train", "--graphs", str(out)]]
+    assert f"synera serve --model {tiny_llm}, and synera deploy --slm {tiny_slm}" in said
+    assert {p.stem for p in out.iterdir()} == {"train", "validation", "test"}
+    for path in out.iterdir():
+        shares = GraphSet.load(path).meta.coverage
+        assert f"{shares['random']:.4f}" in said
+    assert "answers inside: random" in said
+    assert any(f.name == "graphs" for f in fields(train.Arguments))
+
+
+def test_own_prompts_are_not_remarked(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(p.text for p in tiny_prompts()))
+    recorded(tmp_path, tiny_slm, tiny_llm, prompts=tmp_path / "prompts.txt")
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_the_bundled_pair_is_not_remarked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy is the same models."""
+    out = recorded(tmp_path, bundled.PAIR / "slm", bundled.PAIR / "llm", splits=("test",))
+    said = capsys.readouterr().out
+    assert "note:" not in said
+    assert "live, with these models" not in said
+    assert following(said) == [["synera", "evaluate", "--graphs", str(out / "test.safetensors")]]
+    assert any(f.name == "graphs" for f in fields(evaluate.Arguments))
+
+
+def test_splits_that_training_lacks_are_named(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded(tmp_path, tiny_slm, tiny_llm, splits=("train",))
+    lens = shlex.quote(str(out / "train.safetensors"))
+    assert f"next: the same command with --splits validation --lens {lens}, then synera train" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from traces.synera.record import Recorder
+
+    monkeypatch.delattr(Recorder, "record")
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/below", "n" * 300):
+        with pytest.raises(TraceError, match=r"cannot write to .*; name another path"):
+            record.main(record.Arguments(slm=tiny_slm, llm=tiny_llm, out=tmp_path / place, per_kind=1))
+        with pytest.raises(TraceError, match=r"cannot write to .*; name another path"):
+            measure_profiles.main(measure_profiles.Arguments(slm=tiny_slm, llm=tiny_llm, out=tmp_path / place, repetitions=1))
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def measured(tmp_path: Path, slm: Path, llm: Path, **more: Any) -> DeviceProfile:
+    arguments = measure_profiles.Arguments(slm=slm, llm=llm, out=tmp_path / "profiles", repetitions=1, **more)
+    measure_profiles.main(arguments)
+    return DeviceProfile.load(tmp_path / "profiles" / "measured-device.json")
+
+
+def test_measured_energy_is_that_of_the_bundled_phone(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device, phone = measured(tmp_path, tiny_slm, tiny_llm), DeviceProfile.load(bundled.profile("phone"))
+    assert (device.busy_watts, device.wait_watts) == (phone.busy_watts, phone.wait_watts) != (0.0, 0.0)
+    assert "those of the profile 'phone'" in device.source
+    said = capsys.readouterr().out
+    folder = tmp_path / "profiles"
+    paths = ("--device-profile", str(folder / "measured-device.json"), "--cloud-profile", str(folder / "measured-cloud.json"))
+    assert following(said) == [["synera", "train", *paths]]
+    assert "note:" not in said
+
+
+def test_a_profile_without_energy_is_remarked(
+    tmp_path: Path, tiny_slm: Path, tiny_llm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = json.loads(bundled.profile("phone").read_text()) | dict.fromkeys(
+        ("busy_watts", "wait_watts", "radio_joules_per_mb"), 0
+    )
+    (tmp_path / "idle.json").write_text(json.dumps(stated))
+    assert not measured(tmp_path, tiny_slm, tiny_llm, energy_from=tmp_path / "idle.json").has_energy
+    assert "idle.json states no energy; a reward that weighs energy will charge none" in capsys.readouterr().out

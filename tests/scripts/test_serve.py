@@ -1,0 +1,66 @@
+"""The verifier as a process: what it says on which stream, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runtime.wire import synera_pb2 as pb
+from runtime.wire import synera_pb2_grpc
+from tests.support.process import ROOT, Served, command, served
+from tests.support.raw import channel_to, refused
+
+
+def ended(process: Served) -> list[str]:
+    """Ask for a stop; return the lines of the log."""
+    process.process.send_signal(signal.SIGTERM)
+    _, log = process.process.communicate(timeout=60)
+    assert process.process.returncode == 0
+    return log.splitlines()
+
+
+def ask_wrongly(process: Served) -> None:
+    with channel_to(process.port) as channel:
+        stub = synera_pb2_grpc.SyneraStub(channel)
+        refused(stub.Verify, pb.VerifyRequest(session_id="two\nlines \x1b[31m", seq=1))
+        refused(stub.Open, pb.OpenRequest(tokenizer_hash="x" * 100))
+
+
+@pytest.mark.parametrize(
+    ("level", "events"),
+    [
+        ((), ["started", "stopped"]),
+        (("--log-level", "debug"), ["started", '"request refused"', '"request refused"', "stopped"]),
+        (("--log-level", "error"), []),
+    ],
+)
+def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tuple[str, ...], events: list[str]) -> None:
+    with served(tiny_llm, *level) as process:
+        ask_wrongly(process)
+        lines = [line for line in ended(process) if " logger=cloud." in line]
+    assert re.findall(r" event=(\w+|\".*?\") ", " ".join(lines)) == events
+    assert all(line.isprintable() and line.startswith("time=20") for line in lines)
+    if events:
+        assert f"address=127.0.0.1:{process.port} model={tiny_llm.name} engine=torch" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "70000"), "port=70000 must be an integer in 0..65535"),
+        (("--max-sessions", "0"), "max_sessions=0 must be an integer in 1..100000"),
+        (("--threads", "100000"), "threads=100000 must be an integer in 1..1024"),
+        (("--host", "a b"), "host='a b' is not a name or an address"),
+        (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "cannot read the TLS certificate: 'none.pem' is not a file"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tiny_llm: Path, arguments: tuple[str, ...], said: str) -> None:
+    line = command("--model", tiny_llm, "--port", "0", *arguments)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
