@@ -63,7 +63,7 @@ def cases() -> Iterator[Case]:
             yield Case(name, (*AREA.get(name, ()), *words))
     for name, before, kind in INPUTS:
         for bad in BAD_INPUTS[kind]:
-            yield Case(name, (*before, bad), "bundle" if kind == "bundle" else _last(bad))
+            yield Case(name, (*before, bad), "bundle" if "{f}/bundle-" in bad else _last(bad))
     for name, before, kind in OUTPUTS:
         for bad in BAD_OUTPUTS[kind]:
             yield Case(name, (*before, bad), _last(bad))
