@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from runtime.errors import SettingError
-from runtime.settings import cleaned, shown
+from runtime.settings import plain, shown
 
 _LONGEST_PATH = 300  # characters of a message
 
@@ -32,7 +32,7 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"the TLS certificate {_name(certificate)} and key {_name(key)} cannot be used ({cleaned(str(error), 200)}); give PEM files that belong together, the key without a pass phrase"
+            f"the TLS certificate {_name(certificate)} and key {_name(key)} cannot be used ({plain(str(error), 200)}); give PEM files that belong together, the key without a pass phrase"
         ) from None
     return grpc.ssl_server_credentials([(private, chain)])
 

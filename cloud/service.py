@@ -26,7 +26,7 @@ from runtime.errors import (
     SessionLostError,
     TokenizerMismatchError,
 )
-from runtime.settings import cleaned
+from runtime.settings import plain
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 
@@ -156,8 +156,8 @@ def _read(request: Any) -> Any:
 
 async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str, request: Any) -> NoReturn:
     kind = next((each for each in type(error).__mro__ if each in STATUS), None)
-    details = cleaned(str(error), LONGEST_DETAILS)
-    event = fields(method=method, session=cleaned(getattr(request, "session_id", ""), LONGEST_DETAILS), reason=details)
+    details = plain(str(error), LONGEST_DETAILS)
+    event = fields(method=method, session=plain(getattr(request, "session_id", ""), LONGEST_DETAILS), reason=details)
     if kind is None:
         _log.error("handler failed", exc_info=error, extra=event)
         await context.abort(grpc.StatusCode.INTERNAL, f"a bug in the verifier: {type(error).__name__}")

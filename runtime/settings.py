@@ -63,12 +63,12 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def shown(value: object, longest: int = 80) -> str:
     """Return a value as a message may show it: on one line, not longer than `longest`, nothing in it that acts on a terminal."""
     try:
-        return cleaned(repr(value), longest)
+        return plain(repr(value), longest)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of too many digits"
 
 
-def cleaned(text: str, longest: int) -> str:
-    """Return a text in which what does not print is a question mark, cut to `longest` characters."""
-    cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    return "".join(c if c.isprintable() else "?" for c in cut)
+def plain(text: str, longest: int = 200) -> str:
+    """Return text from outside as a message may carry it: what does not print is a question mark, cut to `longest` characters."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
