@@ -19,7 +19,7 @@ VERIFIER = """
 from runtime.client import CloudClient
 from scripts._verifier import verifier_process
 from traces import bundled
-with verifier_process(model=bundled.PAIR / "llm", pace=None) as target, CloudClient(target) as client:
+with verifier_process(model=bundled.PAIR / "llm", pace=None) as verifier, CloudClient(verifier.target) as client:
     print(client.model_info().context_tokens, "tokens of context")
 """
 """The bundled LLM is served by a process of its own, and answers."""

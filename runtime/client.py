@@ -5,6 +5,7 @@ What does not live here: which answers are believed (answers.py), and the sessio
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,10 +24,11 @@ from runtime.errors import (
     CloudRejectedError,
     CloudUnavailableError,
     SessionLostError,
+    SettingError,
     SyneraError,
     TokenizerMismatchError,
 )
-from runtime.settings import plain, within
+from runtime.settings import plain, shown, within
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
@@ -72,6 +74,22 @@ class Deadlines:
             within(each.name, getattr(self, each.name), 0.001, 86_400.0)
 
 
+def _authority(path: Path) -> bytes:
+    """Read the certificate of an authority.
+
+    Raises:
+        SettingError: the file holds none; gRPC would only fail to connect.
+    """
+    content = path.read_bytes()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise SettingError(
+            f"tls_ca={shown(str(path), 200)} holds no certificate ({plain(str(error))}); give the PEM file of the authority"
+        ) from None
+    return content
+
+
 class CloudClient:
     """A channel to one verifier; threads may share it."""
 
@@ -87,9 +105,9 @@ class CloudClient:
             deadlines: for each call.
 
         Raises:
-            SettingError: `target` is no such address.
+            SettingError: `target` is no such address, or `tls_ca` holds no certificate.
             PlaintextRefusedError: plaintext to a host that is not loopback.
-            FileNotFoundError: there is no `tls_ca`.
+            FileNotFoundError: there is no `tls_ca`; another OSError that it cannot be read.
         """
         address, self.deadlines = Address.parse(target), deadlines or Deadlines()
         self.target = str(address)
@@ -98,7 +116,7 @@ class CloudClient:
         if tls_ca is None:
             self._channel = grpc.insecure_channel(address.uri, options=_CHANNEL_OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(tls_ca.read_bytes())
+            credentials = grpc.ssl_channel_credentials(_authority(tls_ca))
             self._channel = grpc.secure_channel(address.uri, credentials, options=_CHANNEL_OPTIONS)
         self._stub = synera_pb2_grpc.SyneraStub(_Careful(self._channel))
         self._closed = False

@@ -6,9 +6,15 @@ What does not live here: what a command does and how its arguments are read (the
 from __future__ import annotations
 
 import ast
+import difflib
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+
+from runtime.errors import SettingError
+from runtime.settings import shown
+from scripts._ending import ending
 
 
 def commands() -> dict[str, Path]:
@@ -19,19 +25,24 @@ def commands() -> dict[str, Path]:
 
 def main() -> None:
     """Run the sub-command that the command line names, or list them all."""
-    name, *rest = sys.argv[1:] or ["--help"]
-    known = commands()
-    if name in ("-h", "--help"):
-        print(_help(known))
-        return
-    from scripts._cli import USER_ERROR, launch
+    with ending():
+        name, *rest = sys.argv[1:] or ["--help"]
+        known = commands()
+        if name in ("-h", "--help"):
+            print(_help(known))
+            return
+        if name in ("-V", "--version"):
+            print(f"synera {version('synera-env')}")
+            return
+        if name not in known:
+            close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+            meant = f" (did you mean {close[0]}?)" if close else ""
+            raise SettingError(f"there is no command {shown(name)}{meant}; the commands are {', '.join(known)}")
+        from scripts._cli import launch
 
-    if name not in known:
-        print(f"error: there is no command {name!r}; the commands are {', '.join(known)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    sys.argv = [f"synera {name}", *rest]
-    script = import_module(f"scripts.{known[name].stem}")
-    launch(script.Arguments, script.main, script.__doc__)
+        sys.argv = [f"synera {name}", *rest]
+        script = import_module(f"scripts.{known[name].stem}")
+        launch(script.Arguments, script.main, script.__doc__)
 
 
 def _help(known: dict[str, Path]) -> str:
@@ -43,7 +54,7 @@ def _help(known: dict[str, Path]) -> str:
             "",
             *lines,
             "",
-            "synera COMMAND --help shows the options of a command, with examples.",
+            "synera COMMAND --help shows the options of a command, with examples; synera --version what is installed.",
         ]
     )
 

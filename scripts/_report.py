@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from runtime.errors import SettingError
+from scripts._text import harmless
 from traces.files import replacing
 
 _COLUMNS = (
@@ -18,8 +20,10 @@ _COLUMNS = (
     ("s/answer", "seconds", 1, 2),
     ("offload", "offload_rate", 1, 3),
     ("cloud s", "cloud_seconds", 1, 3),
+    ("uncovered", "uncovered_rate", 1, 3),
     ("reward", "reward", 1, 3),
 )
+_PICTURES = (".png", ".pdf", ".svg")
 
 Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
 """controller -> world ("replay", "live") -> metric -> mean."""
@@ -27,7 +31,7 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 def table(summaries: Summaries, title: str) -> Table:
     """Controller x metrics; with two worlds each cell is replay / live. Reward has its 95 % interval."""
-    out = Table(title=title)
+    out = Table(title=harmless(title))
     out.add_column("controller", no_wrap=True)
     for header, *_ in _COLUMNS:
         out.add_column(header, justify="right", no_wrap=True)
@@ -39,8 +43,18 @@ def table(summaries: Summaries, title: str) -> Table:
                 first = next(iter(worlds.values()))
                 cell += f" [{first['reward_low']:.2f}, {first['reward_high']:.2f}]"
             cells.append(cell)
-        out.add_row(name, *cells)
+        out.add_row(harmless(name), *cells)
     return out
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture of a kind that is not drawn.
+
+    Raises:
+        SettingError: the name ends in another way than in .png, .pdf or .svg.
+    """
+    if path.suffix.lower() not in _PICTURES:
+        raise SettingError(f"picture={path} must be a file whose name ends in {', '.join(_PICTURES)}")
 
 
 def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
@@ -57,16 +71,20 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
         for world, s in worlds.items():
             area = 40 + 1500 * s["cloud_seconds"]
             axes.scatter(s["seconds"], s["quality"], s=area, color=colours(i % 10), **markers.get(world, {}))
-        axes.scatter([], [], s=60, color=colours(i % 10), label=f"{name}  (reward {list(worlds.values())[-1]['reward']:.2f})")
+        axes.scatter(
+            [], [], s=60, color=colours(i % 10), label=f"reward {list(worlds.values())[-1]['reward']:.2f}  {harmless(name)}"
+        )
     axes.set_xlabel("seconds an answer")
     axes.set_ylabel("quality (mean task score)")
-    axes.set_title(title, fontsize=10)
-    axes.legend(
+    axes.set_title(harmless(title), fontsize=10, parse_math=False)
+    legend = axes.legend(
         loc="lower right",
         fontsize=8,
         title="controller (live reward)" if any("live" in w for w in summaries.values()) else "controller",
         title_fontsize=8,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may hold dollar signs
     axes.margins(0.12, 0.12)
     axes.grid(alpha=0.3)
     axes.text(
@@ -74,5 +92,5 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
     )
     figure.tight_layout()
     with replacing(path) as part:
-        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(part, format=path.suffix.removeprefix(".").lower())
     plt.close(figure)

@@ -18,11 +18,15 @@ from typing import Literal
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from runtime.errors import SettingError
-from scripts._cli import console, launch
+from runtime.settings import within
+from scripts._cli import check_output, console, launch
 from scripts.benchmarks.harness import Figure, Setting, write_figures
 from traces import bundled
+
+_MOST_REPETITIONS, _MOST_THREADS = 1_000_000, 1024
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,8 @@ class Arguments:
     """Threads that tensor arithmetic may use, ours and the peer's alike."""
 
     def __post_init__(self) -> None:
-        for name in ("repetitions", "threads"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be at least 1")
+        within("repetitions", self.repetitions, 1, _MOST_REPETITIONS)
+        within("threads", self.threads, 1, _MOST_THREADS)
 
 
 def main(arguments: Arguments) -> None:
@@ -53,13 +56,15 @@ def main(arguments: Arguments) -> None:
         SyneraError: the models cannot be used.
         SettingError: the area has no figures.
     """
+    if arguments.json is not None:
+        check_output(arguments.json)
     setting = Setting(arguments.pair, arguments.repetitions, arguments.threads)
     figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area}").measure(setting)
     if not figures:
         raise SettingError(f"the area {arguments.area!r} has no figures for {arguments.pair}")
-    console.print(_table(arguments.area, setting, figures))
     if arguments.json is not None:
         write_figures(figures, arguments.json)
+    console.print(_table(arguments.area, setting, figures))
 
 
 def _table(area: str, setting: Setting, figures: list[Figure]) -> Table:
@@ -68,7 +73,7 @@ def _table(area: str, setting: Setting, figures: list[Figure]) -> Table:
         table.add_column(heading, justify="right" if heading in ("value", "goal") else "left", overflow="fold")
     for figure in figures:
         sign = "≥" if figure.better == "higher" else "≤"
-        mark = "[green]met[/]" if figure.met else "[red]missed[/]"
+        mark = Text("met", style="green") if figure.met else Text("missed", style="red")
         table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", f"{sign} {figure.goal:g}", mark, figure.peer)
     return table
 

@@ -29,9 +29,11 @@ from agents.learned import PPOConfig
 from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
+from runtime.settings import within
 from scripts import record as recording
-from scripts._cli import console, launch, progress
+from scripts._cli import check_output, check_seed, console, launch, progress
 from scripts._report import pareto_picture, table
+from scripts._text import harmless
 from scripts._verifier import verifier_process
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
@@ -40,6 +42,8 @@ from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.tasks import scorers
 from traces.tasks.splits import bundled_prompts
+
+_MOST_PROMPTS, _MOST_DEVICES = 1000, 256
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ class Arguments:
     seed: int = 0
     """Draws links and offsets."""
 
+    def __post_init__(self) -> None:
+        within("train_per_kind", self.train_per_kind, 1, _MOST_PROMPTS)
+        within("test_per_kind", self.test_per_kind, 1, _MOST_PROMPTS)
+        if self.devices is not None:
+            within("devices", self.devices, 1, _MOST_DEVICES)
+        check_seed(self.seed)
+
     @property
     def side_by_side(self) -> int:
         """Devices that run at a time."""
@@ -75,11 +86,17 @@ class _Graphs:
 
 
 def main(arguments: Arguments) -> None:
-    """Run the path; see the module docstring."""
+    """Run the path; see the module docstring.
+
+    Raises:
+        SyneraError: the folder cannot be written, there are fewer prompts than asked for, or the verifier ended.
+    """
+    began = time.monotonic()
+    check_output(arguments.out, folder=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     import torch
 
-    began = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
     torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
     graphs = _record(arguments)
     names = ("measured-device", "measured-cloud") if arguments.unpaced else ("phone", "gpu")
@@ -110,12 +127,12 @@ def _record(arguments: Arguments) -> _Graphs:
     from traces.synera.record import Recorder
     from traces.synera.record_models import Models
 
+    counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
+    prompts = {split: bundled_prompts(split, per_kind, seed=3) for split, per_kind in counts.items()}
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
     recorded: dict[str, GraphSet] = {}
-    counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
     lens = Lens.from_tensors(GraphSet.load(bundled.graphs("train")).lens_tensors)
-    for split, per_kind in counts.items():
-        prompts = bundled_prompts(split, per_kind, seed=3)
+    for split in counts:
         recorder = Recorder(
             models,
             scorers.score,
@@ -125,7 +142,7 @@ def _record(arguments: Arguments) -> _Graphs:
             keep_open=False,
             workers=os.cpu_count() or 1,
         )
-        recorded[split] = recording.record(recorder, prompts, split)
+        recorded[split] = recording.record(recorder, prompts[split], split)
         recorded[split].save(arguments.out / "graphs" / f"{split}.safetensors")
         c = recorded[split].meta.coverage
         console.print(
@@ -152,17 +169,21 @@ def _deploy(
     pace = None if arguments.unpaced else bundled.profile("gpu")
     outcomes = {}
     with (
-        verifier_process(model=bundled.PAIR / "llm", pace=pace, log=arguments.out / "verifier.log") as target,
-        CloudClient(target) as client,
+        verifier_process(model=bundled.PAIR / "llm", pace=pace, log=arguments.out / "verifier.log") as verifier,
+        CloudClient(verifier.target) as client,
         progress() as bar,
     ):
-        task = bar.add_task(f"deploy live against {target}", total=len(controllers) * len(plan))
+        task = bar.add_task(f"deploy live against {verifier.target}", total=len(controllers) * len(plan))
 
         def make_env() -> SyneraLiveEnv:
             return SyneraLiveEnv(client, device, prompts, scorers.score, bundled.links("test"))
 
+        def answered() -> None:
+            verifier.check()  # devices go on alone without it, so it would be noticed nowhere else
+            bar.advance(task)
+
         for name, each in controllers.items():
-            outcomes[name] = run_fleet(make_env, each, plan, arguments.side_by_side, lambda: bar.advance(task))
+            outcomes[name] = run_fleet(make_env, each, plan, arguments.side_by_side, answered)
     return outcomes
 
 
@@ -182,7 +203,11 @@ def _report(
     pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
     for model, rule in (("llm", "always"), ("slm", "never")):
         quality, own = summaries[rule]["live"]["quality"], pair[f"{model}_score"]
-        console.print(f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {own:.4f}")
+        lost = {world: _lost_checks(outcomes[rule]) for world, outcomes in (("live", live), ("replay", replayed))}
+        console.print(
+            f"{rule}: live quality {quality:.4f}; the {model.upper()}'s own greedy answers {own:.4f}; "
+            f"checks lost in outages of the link: {lost['live']} live, {lost['replay']} in replay"
+        )
     share = _print_agreement(agreements, prompts * len(live))
     differences = {}
     for other in ("random", "best fixed"):
@@ -209,11 +234,15 @@ def _report(
     )
 
 
+def _lost_checks(answers: list[Answered]) -> int:
+    return sum(record.error is not None for answered in answers for record in answered.records)
+
+
 def _print_agreement(agreements: dict[str, Agreement], answers: int) -> float:
     """Print how live and replay agree; return the share of answers whose tokens are identical."""
     for name, each in agreements.items():
         for difference in each.differences:
-            console.print(f"[red]{name}: {difference}")
+            console.print(harmless(f"{name}: {difference}"), style="red")
     share = float(np.mean([a.tokens_identical for a in agreements.values()]))
     console.print(f"live answers whose tokens the replay reproduces from the live knobs: {share:.3f} of {answers}")
     for what, of in (("knobs", "same_knobs"), ("tokens", "same_tokens")):

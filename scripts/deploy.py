@@ -17,15 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
 from agents.bundle import Bundle
 from agents.policy import ControllerPolicy
 from agents.registry import controller
+from runtime.errors import SettingError
 from runtime.policy import drive
+from runtime.settings import shown, within
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
-from scripts._cli import Dtype, console, launch
+from scripts._cli import Dtype, check_seed, console, launch, next_step
+from scripts._text import harmless
 from synera_env import Preference, synera_schema
 from synera_env.radio import Radio
 from traces import bundled
@@ -34,6 +38,8 @@ from traces.tasks import tinyworld
 
 if TYPE_CHECKING:
     from runtime.device import Device
+
+_MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,34 +71,60 @@ class Arguments:
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
-    """Draws the link and where in it an answer starts."""
+    """Draws the link and where in it an answer starts; prompt by prompt it is one more."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
+        for number, text in enumerate(self.prompt, 1):
+            if not text.strip():
+                raise SettingError(f"prompt {number} is empty; write what is to be answered")
+            if not text.isprintable() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+                raise SettingError(f"prompt {number}, {shown(text)}, is not UTF-8")
 
 
 def main(arguments: Arguments) -> None:
-    """Connect, answer each prompt, show what was decided."""
+    """Connect, answer each prompt, show what was decided.
+
+    Raises:
+        SyneraError: the address, the models, the bundle or a prompt cannot be used, or they do not fit each other.
+    """
     import torch
 
     from runtime.client import CloudClient
     from runtime.device import Connection
+    from synera_env.synera.live import deployment_of
 
     torch.set_num_threads(1)
-    bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
-    device = _load_device(arguments, bundle)
-    schema = synera_schema(len(device.slm.config.exit_layers))
-    chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
-    policy = ControllerPolicy(chosen, schema, arguments.preference)
-    links = bundled.links("test")
     texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
-    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client, Connection(device, client) as connection:
-        encoded = [connection.encode(text) for text in texts]
-        for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
-            link = links[seed % len(links)]
-            with connection.open(Radio(link) if arguments.emulate_link else None) as session:
-                for _ in drive(session, tokens, policy, seed):
-                    pass
-                _show(text, session.answer, session.records, device, link.name if arguments.emulate_link else "real")
+    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
+        # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
+        bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
+        device = _load_device(arguments, bundle)
+        schema = synera_schema(len(device.slm.config.exit_layers))
+        chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
+        policy = ControllerPolicy(chosen, schema, arguments.preference)
+        with Connection(device, client) as connection:
+            if bundle:
+                bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
+            _check_room(device.max_new_tokens, connection.limits.context)
+            encoded = [connection.encode(text) for text in texts]
+            for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
+                radio = _radio(seed) if arguments.emulate_link else None
+                with connection.open(radio) as session:
+                    for _ in drive(session, tokens, policy, seed):
+                        pass
+                    _show(text, session.answer, session.records, device, radio.trace.name if radio else "real")
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
-    console.print(f"device {pace}. next: synera evaluate compares controllers; --help shows more prompts and links")
+    console.print(f"device {harmless(pace)}. next: {_next(arguments, bundle)} compares controllers")
+
+
+def _next(arguments: Arguments, bundle: Bundle | None) -> str:
+    """The evaluation of what was deployed; where the graphs of other models than the bundled ones lie is not known here."""
+    given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": "GRAPHS_OF_THE_MODELS"}
+    if bundle is not None:
+        given["bundle"] = (arguments.controller,)
+    return next_step("evaluate", **given, device_profile=arguments.profile)
 
 
 def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
@@ -110,18 +142,33 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
         placement=Placement.of(arguments.device, arguments.dtype),
     )
     if bundle:
-        bundle.require(deployment_of(device))
+        bundle.require(deployment_of(device), arguments.preference)
+    _check_room(device.max_new_tokens, device.slm.config.context)
     return device
 
 
+def _check_room(max_new_tokens: int, context: int) -> None:
+    if max_new_tokens >= context:
+        raise SettingError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the models' context of {context} tokens"
+        )
+
+
+def _radio(seed: int) -> Radio:
+    """A bundled test link from some time on."""
+    links = bundled.links("test")
+    link = links[seed % len(links)]
+    return Radio(link, float(np.random.default_rng(seed).uniform(0, link.seconds)))
+
+
 def _show(prompt: str, answer: Sequence[int], records: Sequence[ChunkRecord], device: Device, link: str) -> None:
-    table = Table(title=f"{prompt}  (link {link})", title_justify="left")
+    table = Table(title=f"{harmless(prompt)}  (link {link})", title_justify="left")
     for column in ("chunk", "draft", "confidence", "importance", "decision", "cloud kept", "committed", "at s"):
         table.add_column(column, justify="right" if column in ("chunk", "confidence", "importance", "at s") else "left")
     for number, r in enumerate(records, 1):
         decision = "keep" if not r.offloaded else "offload" if r.verdict else "offload, lost"
         kept = f"{r.verdict.accepted}/{len(r.draft.tokens)}" if r.verdict else ""
-        words = [device.text(ids, special=True) for ids in (r.draft.ids, r.committed)]
+        words = [harmless(device.text(ids, special=True)) for ids in (r.draft.ids, r.committed)]
         table.add_row(
             str(number),
             words[0],
@@ -133,11 +180,12 @@ def _show(prompt: str, answer: Sequence[int], records: Sequence[ChunkRecord], de
             f"{r.committed_at:.3f}",
         )
     console.print(table)
-    console.print(f"answer: {device.text(answer)}", markup=False)
+    console.print(f"answer: {harmless(device.text(answer))}")
     offloaded = sum(r.offloaded for r in records)
     console.print(f"{records[-1].committed_at:.2f} s, {offloaded} of {len(records)} chunks offloaded")
     if lost := [r.error for r in records if r.error]:
-        console.print(f"[yellow]the cloud was lost for {len(lost)} chunks; the device went on alone: {lost[0]}")
+        why = harmless(str(lost[0]))
+        console.print(f"the cloud was lost for {len(lost)} chunks; the device went on alone: {why}", style="yellow")
     console.print()
 
 

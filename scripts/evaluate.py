@@ -1,5 +1,8 @@
 """Evaluate controllers in replay on test prompts and links that no training saw.
 
+Controllers are compared on the answers that all of them keep inside the recorded graphs; how many each one loses is
+shown beside it.
+
 Examples:
     synera evaluate                                 # the rules
     synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
@@ -8,20 +11,34 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import ConfigDict
+
+from agents.base import Controller
 from agents.bundle import Bundle
-from agents.evaluation import Answered, answer, make_plan, reward_difference, summarise_answers
+from agents.evaluation import Answered, Difference, answer, make_plan, reward_difference, summarise_shared
 from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
-from scripts._cli import console, launch, progress
-from scripts._report import pareto_picture, table
+from runtime.errors import SettingError
+from runtime.settings import within
+from scripts._cli import check_output, check_seed, console, launch, next_step, progress
+from scripts._report import check_picture, pareto_picture, table
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
+
+_MOST_ANSWERS = 1_000_000
+_BEST_FIXED = "best fixed"
+_NO_MEANS = ("answers", "uncovered_rate", "shared_rate")
+"""What a summary holds beside the means."""
 
 
 @dataclass(frozen=True)
@@ -43,44 +60,187 @@ class Arguments:
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
-    """Also write the figures here."""
+    """Also write the figures here; the fields are those of `scripts.evaluate.Evaluation`."""
     picture: Path = Path("runs/evaluate.png")
-    """Quality against time, as PNG."""
+    """Quality against time, as PNG, PDF or SVG."""
+
+    def __post_init__(self) -> None:
+        within("answers", self.answers, 1, _MOST_ANSWERS)
+        check_seed(self.seed)
+        check_picture(self.picture)
+        outputs = [self.picture, *([self.json] if self.json is not None else [])]
+        inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
+        named = [os.path.realpath(path) for path in outputs]
+        if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
+            raise SettingError("json and picture must be files of their own, as what is there is replaced")
+
+
+@dataclass(frozen=True)
+class ControllerResult:
+    """What came of one controller."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    bundle: str | None
+    """Its folder; None for a rule."""
+    covered_answers: int
+    """Of its planned answers, those that it kept inside the recorded graphs."""
+    uncovered_rate: float
+    """Share of its planned answers that left the recorded graphs."""
+    means: dict[str, float | None]
+    """Over the shared answers, by metric (`synera_env.metrics.EpisodeMetrics`), None for one that none of them has; with
+    95 % intervals by prompt: quality_low, quality_high, reward_low, reward_high."""
+    reward_minus: dict[str, Difference]
+    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The JSON file of an evaluation; `traces.schemas.read_json` reads it back."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    graphs: str
+    split: str
+    device_profile: str
+    cloud_profile: str
+    seed: int
+    planned_answers: int
+    """Of each controller."""
+    shared_answers: int
+    """Those that every controller kept inside the recorded graphs: what the means are over."""
+    controllers: dict[str, ControllerResult]
+    """By name; a bundle's is its run's, with as much of its path as tells it from the others."""
+    format_version: int = 1
 
 
 def main(arguments: Arguments) -> None:
-    """Evaluate, print the table, draw the picture."""
+    """Evaluate, print the table, draw the picture.
+
+    Raises:
+        SyneraError: a file cannot be used, a bundle does not fit, or no answer stays inside the graphs.
+    """
+    for output in (arguments.picture, arguments.json):
+        if output is not None:
+            check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
     env = SyneraReplayEnv(GraphSet.load(arguments.graphs), bundled.links("test"), device, cloud)
-    controllers = baselines = rules(env.schema)
-    if arguments.search:
-        train = SyneraReplayEnv(arguments.graphs.with_name("train.safetensors"), bundled.links("train"), device, cloud)
-        found = grid_search(train, episodes=96)
-        console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
-        controllers = controllers | {"best fixed": FixedRule(found.knobs, env.schema)}
-    for path in arguments.bundle:
-        bundle = Bundle.load(path)
-        bundle.require(env.deployment())
-        controllers = controllers | {path.parent.name if path.name == "bundle" else path.name: bundle.controller(env.schema)}
+    baselines = rules(env.schema)
+    bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
+    learned = {name: _usable(path, env) for name, path in bundles.items()}
+    searched = _searched(arguments, env) if arguments.search else {}
     plan = make_plan(env, arguments.answers, arguments.seed)
-    summaries: dict[str, dict[str, dict[str, float]]] = {}
+    controllers = baselines | searched | learned
     answered: dict[str, list[Answered]] = {}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers))
         for name, each in controllers.items():
             answered[name] = [answer(env, each, planned) for planned in plan]
-            summaries[name] = {"replay": summarise_answers(answered[name])}
             bar.advance(task)
-    console.print(table(summaries, f"replay, {len(plan)} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
-    reference = "best fixed" if "best fixed" in answered else "threshold"
-    for name in [n for n in answered if n not in baselines and n != reference]:
-        difference = reward_difference(answered[name], answered[reference])
+    _report(arguments, env, bundles, answered)
+
+
+def distinct_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str, Path]:
+    """Name bundles by their runs, with as many folders above as it takes to tell them from each other.
+
+    Args:
+        paths: folders of bundles; a last part `bundle` says nothing, and one that is given twice counts once.
+        taken: names that none of them may have.
+    """
+    folders: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        parts = Path(os.path.realpath(path)).parts
+        folders.setdefault(parts[:-1] if parts[-1] == "bundle" and len(parts) > 2 else parts, path)
+    taken, lengths = set(taken), dict.fromkeys(folders, 1)
+    while True:
+        names = {parts: "/".join(parts[-length:]) for parts, length in lengths.items()}
+        used = Counter(names.values())
+        longer = [p for p, name in names.items() if (name in taken or used[name] > 1) and lengths[p] < len(p)]
+        if not longer:
+            return {name: folders[parts] for parts, name in names.items()}
+        for parts in longer:
+            lengths[parts] += 1
+
+
+def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
+    bundle = Bundle.load(path)
+    bundle.require(env.deployment())
+    return bundle.controller(env.schema)
+
+
+def _searched(arguments: Arguments, env: SyneraReplayEnv) -> dict[str, Controller]:
+    graphs = GraphSet.load(arguments.graphs.with_name("train.safetensors"))
+    found = grid_search(SyneraReplayEnv(graphs, bundled.links("train"), env.device, env.cloud), episodes=96)
+    console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
+    return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
+
+
+def _report(
+    arguments: Arguments, env: SyneraReplayEnv, bundles: Mapping[str, Path], answered: Mapping[str, Sequence[Answered]]
+) -> None:
+    """Print the table and what it rests on, draw the picture, write the figures, say what comes next."""
+    found = summarise_shared(answered)
+    planned = len(next(iter(answered.values())))
+    shared = sum(all(a.metrics is not None for a in same) for same in zip(*answered.values(), strict=True))
+    summaries = {name: {"replay": summary} for name, summary in found.items()}
+    console.print(table(summaries, f"replay, {shared} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
+    if shared < planned:
+        console.print(
+            f"{planned - shared} of {planned} answers left the recorded graphs with one controller or another and are not counted; "
+            "the column uncovered says how many each one lost: record with a larger node budget",
+            style="yellow",
+        )
+    reference = _BEST_FIXED if _BEST_FIXED in answered else "threshold"
+    minus = {name: reward_difference(answered[name], answered[reference]) for name in bundles}
+    for name, difference in minus.items():
         console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
-    pareto_picture(summaries, arguments.picture, "Replay on test prompts")
-    if arguments.json:
-        write_json(arguments.json, summaries)
+    results = {
+        name: ControllerResult(
+            bundle=str(bundles[name]) if name in bundles else None,
+            covered_answers=sum(a.metrics is not None for a in answered[name]),
+            uncovered_rate=summary["uncovered_rate"],
+            means={key: _known(value) for key, value in summary.items() if key not in _NO_MEANS},
+            reward_minus={reference: minus[name]} if name in minus else {},
+        )
+        for name, summary in found.items()
+    }
+    evaluation = Evaluation(
+        graphs=str(arguments.graphs),
+        split=env.graphs.meta.split,
+        device_profile=str(arguments.device_profile),
+        cloud_profile=str(arguments.cloud_profile),
+        seed=arguments.seed,
+        planned_answers=planned,
+        shared_answers=shared,
+        controllers=results,
+    )
+    pareto_picture(summaries, arguments.picture, f"Replay on {env.graphs.meta.split} prompts")
     console.print(f"picture: {arguments.picture}")
-    console.print("next: synera serve, then synera deploy --controller RULE_OR_BUNDLE")
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(evaluation))
+        console.print(f"figures: {arguments.json}")
+    _say_what_comes_next(arguments, env, bundles, found)
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _say_what_comes_next(
+    arguments: Arguments,
+    env: SyneraReplayEnv,
+    bundles: Mapping[str, Path],
+    found: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Name what was given; of the models a graph file knows only the fingerprints."""
+    meta, ours = env.graphs.meta, GraphSet.load(bundled.graphs("test")).meta
+    served = {} if meta.llm_fingerprint == ours.llm_fingerprint else {"model": "LLM_OF_THE_GRAPHS"}
+    deployed = {} if meta.slm_fingerprint == ours.slm_fingerprint else {"slm": "SLM_OF_THE_GRAPHS"}
+    if bundles:
+        deployed["controller"] = str(bundles[max(bundles, key=lambda name: found[name]["reward"])])
+    console.print(f"next: {next_step('serve', **served)}, then in another terminal")
+    console.print(f"      {next_step('deploy', **deployed, profile=arguments.device_profile)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.settings import within
-from scripts._cli import Dtype, console, launch
+from scripts._cli import Dtype, check_output, console, launch
 from traces import bundled
 
 
@@ -50,10 +50,10 @@ def main(arguments: Arguments) -> None:
 
     from runtime.model.loading import load_decoder
     from runtime.model.placement import Placement
-    from traces.files import make_folder
     from traces.profile import DeviceProfile
     from traces.record_profile import measure_cloud, measure_device
 
+    check_output(arguments.out, folder=True)
     energy = DeviceProfile.load(arguments.energy_from)
     if not energy.has_energy:
         console.print(
@@ -61,10 +61,9 @@ def main(arguments: Arguments) -> None:
         )
     torch.set_num_threads(arguments.threads)
     placement = Placement.of(arguments.device, arguments.dtype)
-    slm = load_decoder(arguments.slm, placement)
-    make_folder(arguments.out)  # refused now, and not after the work
+    slm, llm = load_decoder(arguments.slm, placement), load_decoder(arguments.llm, placement)
     device, device_fit = measure_device(slm, "measured-device", energy, arguments.repetitions)
-    cloud, cloud_fit = measure_cloud(load_decoder(arguments.llm, placement), "measured-cloud", arguments.repetitions)
+    cloud, cloud_fit = measure_cloud(llm, "measured-cloud", arguments.repetitions)
     for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
         path = arguments.out / f"{profile.name}.json"
         profile.save(path)

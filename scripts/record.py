@@ -18,7 +18,7 @@ from rich.table import Table
 
 from runtime.errors import SettingError
 from runtime.settings import one_of, within
-from scripts._cli import Dtype, console, launch, progress
+from scripts._cli import Dtype, check_output, console, launch, progress
 from traces import bundled
 
 if TYPE_CHECKING:
@@ -83,15 +83,14 @@ def main(arguments: Arguments) -> None:
 
     from runtime.model.placement import Placement
     from runtime.synera.lens import Lens
-    from traces.files import make_folder
     from traces.synera.record import Recorder
     from traces.synera.record_models import Models
 
+    check_output(arguments.out, folder=True)
     prompts = _prompts(arguments)
     lens = Lens.load(arguments.lens) if arguments.lens else None
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
     models = Models.load(arguments.slm, arguments.llm, Placement.of(arguments.device, arguments.dtype))
-    make_folder(arguments.out)  # refused now, and not after the work
     own = not models.is_pair(bundled.PAIR / "slm", bundled.PAIR / "llm")
     console.print(f"both models in {models.placement}")
     if own and arguments.prompts is None:

@@ -170,6 +170,15 @@ def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
         CloudClient("192.0.2.1:50051", tls_ca=tmp_path / "none.pem")
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"no certificate\n", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_an_authority_without_a_certificate_is_refused_before_anything_is_dialled(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(content)
+    with pytest.raises(SettingError, match=r"tls_ca='.*ca.pem' holds no certificate"):
+        CloudClient("192.0.2.1:50051", tls_ca=tmp_path / "ca.pem")
+
+
 def test_deadlines_are_checked() -> None:
     with pytest.raises(ValueError, match=r"open_seconds=0 must be a number in 0\.001\.\.86400"):
         Deadlines(open_seconds=0)

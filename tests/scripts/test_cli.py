@@ -8,19 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.errors import CloudUnavailableError, SyneraError
 from runtime.model.loading import fingerprint
 from runtime.model.placement import DTYPES
-from scripts import _verifier
-from scripts._cli import Dtype, launch
+from scripts._cli import Dtype
 from scripts._verifier import verifier_process
 from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded, trained
 from traces import bundled
@@ -67,8 +64,8 @@ def files(pair: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verifier(tiny_llm: Path) -> Iterator[str]:
-    with verifier_process(model=tiny_llm, pace=None) as target:
-        yield target
+    with verifier_process(model=tiny_llm, pace=None) as process:
+        yield process.target
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,44 +78,6 @@ def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- mistakes
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No arguments."""
-
-
-@pytest.mark.parametrize(
-    ("raised", "code", "said"),
-    [
-        (SyneraError("no"), 2, "error: no"),
-        (ValueError("steps=0"), 2, "error: steps=0"),
-        (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: [Errno 2] No such file: 'a.txt'"),
-        (IsADirectoryError(21, "Is a directory", "."), 2, "error: [Errno 21] Is a directory: '.'"),
-        (PermissionError(13, "Permission denied", "x"), 2, "error: [Errno 13] Permission denied: 'x'"),
-        (KeyboardInterrupt(), 130, "stopped"),
-    ],
-)
-def test_mistakes_are_one_line(
-    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def main(_: Nothing) -> None:
-        raise raised
-
-    monkeypatch.setattr(sys, "argv", ["script"])
-    with pytest.raises(SystemExit) as left:
-        launch(Nothing, main, None)
-    assert left.value.code == code
-    assert capsys.readouterr().err == said + "\n"
-
-
-def test_bugs_are_not_dressed_as_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def main(_: Nothing) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(sys, "argv", ["script"])
-    with pytest.raises(ZeroDivisionError):
-        launch(Nothing, main, None)
 
 
 @pytest.mark.parametrize("name", ["record", "deploy"])
@@ -248,66 +207,3 @@ def test_a_rule_answers_for_a_users_own_slm(tmp_path: Path, files: Path, tiny_sl
     )
     assert done.returncode == 0, done.stderr
     assert "answer: " in done.stdout
-
-
-# ---------------------------------------------------------------- the verifier's process
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
-    """Every process that `verifier_process` starts."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: Any, **named: Any) -> subprocess.Popen[str]:
-        processes.append(subprocess.Popen(*arguments, **named))
-        return processes[-1]
-
-    class Watched:
-        PIPE, DEVNULL, TimeoutExpired = subprocess.PIPE, subprocess.DEVNULL, subprocess.TimeoutExpired
-        Popen = staticmethod(start)
-
-    monkeypatch.setattr(_verifier, "subprocess", Watched)
-    return processes
-
-
-def test_the_verifiers_process_stops_on_ctrl_c(tiny_llm: Path, started: list[subprocess.Popen[str]]) -> None:
-    def interrupted() -> tuple[str, int]:
-        try:
-            with verifier_process(model=tiny_llm, pace=None) as target:
-                address = (target.split(":")[0], int(target.split(":")[1]))
-                with socket.create_connection(address, timeout=10):
-                    assert started[0].poll() is None
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            return address
-
-    address = interrupted()
-    assert len(started) == 1
-    assert started[0].poll() == 0  # gracefully, not killed
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address, timeout=10)
-
-
-def test_the_verifiers_process_runs_no_code_of_the_current_folder(
-    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever it is started it has the modules of the process that starts it, and takes paths from the current folder."""
-    for room in ("scripts", "cloud"):
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "__init__.py").write_text("raise SystemExit('a stranger')")
-    (tmp_path / "llm").symlink_to(tiny_llm)
-    monkeypatch.chdir(tmp_path)
-    with verifier_process(model=Path("llm"), pace=None, log=tmp_path / "log") as target:
-        assert target.startswith("127.0.0.1:")
-    assert "a stranger" not in (tmp_path / "log").read_text()
-
-
-def test_a_verifier_that_does_not_start_says_where_to_look(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
-    log = tmp_path / "verifier.log"
-    with (
-        pytest.raises(CloudUnavailableError, match=rf"exit code 2\); see {log}"),
-        verifier_process(model=tmp_path, pace=None, log=log),
-    ):
-        raise AssertionError("not reached")
-    assert started[0].poll() == 2
-    assert f"no model at {tmp_path}" in log.read_text()

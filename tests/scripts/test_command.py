@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def test_the_list_shows_each_command_with_its_scripts_first_line(arguments: tupl
 def test_every_script_is_a_command_and_what_they_share_is_not() -> None:
     files = {path.stem for path in (ROOT / "scripts").glob("*.py")}
     assert {name.replace("-", "_") for name in command.commands()} == {stem for stem in files if not stem.startswith("_")}
-    assert {"_cli", "_verifier", "__main__", "__init__"} <= files
+    assert {"_cli", "_ending", "_verifier", "__main__", "__init__"} <= files
 
 
 @pytest.mark.parametrize("name", list(command.commands()))
@@ -53,14 +55,48 @@ def test_a_command_shows_its_scripts_own_help(name: str) -> None:
     assert f"    synera {name}" in done.stdout
 
 
-@pytest.mark.parametrize("wrong", ["trian", "measure_profiles", "--version", "_cli", "benchmarks", ""])
+@pytest.mark.parametrize("wrong", ["trian", "measure_profiles", "_cli", "benchmarks", "", "[bold]", "\x1b[31mtrain"])
 def test_a_command_that_is_not_there_is_one_line_with_those_that_are(wrong: str) -> None:
     done = synera(wrong, "--help")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: there is no command {wrong!r}; the commands are bench, ")
+    assert done.stderr.startswith(f"error: there is no command {wrong!r}")
+    assert "; the commands are bench, " in done.stderr
     assert done.stderr.count("\n") == 1
     for name in NAMES:
         assert name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("trian", "train"), ("measure_profiles", "measure-profiles"), ("deplyo", "deploy")]
+)
+def test_a_command_that_is_nearly_right_is_guessed(wrong: str, meant: str) -> None:
+    assert f" (did you mean {meant}?); " in synera(wrong).stderr
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(option: str) -> None:
+    done = synera(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"synera {version('synera-env')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--answers", "2"]])
+def test_an_output_that_nobody_reads_ends_it_quietly(arguments: list[str], tmp_path: Path) -> None:
+    """As `synera ... | head` does once head has read enough."""
+    nobody, output = os.pipe()
+    os.close(nobody)
+    line = [sys.executable, "-m", "scripts", *arguments]
+    done = subprocess.run(
+        line,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_list_loads_nothing_heavy() -> None:
@@ -97,7 +133,7 @@ def test_the_package_installs_the_command() -> None:
     assert getattr(import_module(module), function) is command.main
 
 
-HINT = re.compile(r"synera (?!env\b)([a-z-]+)")
+HINT = re.compile(r"synera (?!env\b)([a-z][a-z-]*)")
 IN_CHECKOUT_ONLY = re.compile(r"python3? scripts/|scripts/\w+\.py")
 
 

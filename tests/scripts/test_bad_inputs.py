@@ -1,0 +1,396 @@
+"""Every command x what may be wrong with what it is given: one line, exit code 2, no trace, and nothing written or changed.
+
+What does not live here: the files that are wrong (tests/support/bad_files.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts import __main__ as command
+from tests.support import bad_files
+from tests.support.bad_files import LONG
+from tests.support.recorded import recorded, trained
+
+HUGE = "1" + "0" * 400
+NOBODY = "127.0.0.1:1"
+"""An address where no verifier listens."""
+HF_ID = "meta-llama/Llama-3.2-1B"
+ESCAPES = "\x1b]0;title\x07[bold]"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input."""
+
+    command: str
+    words: tuple[str, ...]
+    """`{f}` stands for the folder of bad files, `{slm}`, `{llm}`, `{bundle}`, `{graphs}` for good ones."""
+    names: str = ""
+    """What the line must name, so that it is this mistake that was found."""
+
+    def __str__(self) -> str:
+        said = " ".join((self.command, *self.words)).encode("unicode_escape").decode()
+        return re.sub(r"(.)\1{9,}", r"\1...", said)
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    yield from NO_COMMANDS
+    for number, (name, option, allowed) in enumerate(COUNTS):
+        for value in ("-1", HUGE, *(["0"] if allowed > 0 else [])):
+            yield Case(name, (*AREA.get(name, ()), option, value), _field(option))
+        yield Case(name, (*AREA.get(name, ()), option, NO_COUNTS[number % len(NO_COUNTS)]))
+    for name, option in FRACTIONS:
+        for value in ("-1", "nan", "inf", "1e308", "1e400"):
+            yield Case(name, (option, value), _field(option))
+        yield Case(name, (option, "much"))
+    for name, option, values in WORDS:
+        for value in values:
+            yield Case(name, (*AREA.get(name, ()), option, value))
+    for name in ("bench", "demo", "deploy", "evaluate", "measure-profiles", "record", "serve", "train", "train-pair"):
+        for words in (("--no-such-option", "1"), ("surplus",), (f"--{ESCAPES}",)):
+            yield Case(name, (*AREA.get(name, ()), *words))
+    for name, before, kind in INPUTS:
+        for bad in BAD_INPUTS[kind]:
+            yield Case(name, (*before, bad), "bundle" if "{f}/bundle-" in bad else _last(bad))
+    for name, before, kind in OUTPUTS:
+        for bad in BAD_OUTPUTS[kind]:
+            yield Case(name, (*before, bad), _last(bad))
+    yield from OTHERS
+
+
+def _field(option: str) -> str:
+    """The last word of it, as settings are told from each other by it."""
+    return re.split(r"[.-]", option)[-1]
+
+
+def _last(path: str) -> str:
+    """The part of a path that a message cannot leave out."""
+    return "/proc/nowhere" if path.startswith("/proc") else path.split("/")[-1][:20]
+
+
+NO_COUNTS = ("1.5", "nan", "", "one", "1e3", "0x10")
+AREA = {"bench": ("device",)}
+NO_COMMANDS = [
+    Case("", (), "''"),
+    Case("trian", (), "did you mean train?"),
+    Case("../serve", (), "../serve"),
+    Case("_cli", ()),
+    Case("__init__", ()),
+    Case("measure_profiles", (), "measure-profiles"),
+    Case(ESCAPES, (), "[bold]"),
+    Case(LONG, ()),
+    Case("--no-such-option", ()),
+    Case("bench", ()),
+    Case("bench", ("clouds",)),
+    Case("bench", ("[bold]device",)),
+]
+COUNTS = [  # command, option, smallest that is allowed
+    ("record", "--per-kind", 1),
+    ("record", "--max-new-tokens", 1),
+    ("record", "--node-budget", 1),
+    ("record", "--threads", 1),
+    ("measure-profiles", "--repetitions", 1),
+    ("measure-profiles", "--threads", 1),
+    ("train", "--ppo.steps", 1),
+    ("train", "--ppo.envs", 1),
+    ("train", "--ppo.rollout", 1),
+    ("train", "--ppo.minibatch", 1),
+    ("train", "--ppo.epochs", 1),
+    ("train", "--ppo.hidden", 1),
+    ("train", "--ppo.validation-answers", 1),
+    ("train", "--ppo.validate-every", 1),
+    ("train", "--ppo.seed", 0),
+    ("evaluate", "--answers", 1),
+    ("evaluate", "--seed", 0),
+    ("serve", "--port", 0),
+    ("serve", "--threads", 1),
+    ("serve", "--max-sessions", 1),
+    ("deploy", "--max-new-tokens", 1),
+    ("deploy", "--seed", 0),
+    ("train-pair", "--slm-steps", 1),
+    ("train-pair", "--llm-steps", 1),
+    ("train-pair", "--test-prompts", 1),
+    ("demo", "--train-per-kind", 1),
+    ("demo", "--test-per-kind", 1),
+    ("demo", "--devices", 1),
+    ("demo", "--seed", 0),
+    ("demo", "--ppo.steps", 1),
+    ("demo", "--ppo.seed", 0),
+    ("bench", "--repetitions", 1),
+    ("bench", "--threads", 1),
+]
+FRACTIONS = [
+    ("train", "--ppo.learning-rate"),
+    ("train", "--ppo.entropy"),
+    ("train", "--ppo.gae-lambda"),
+    ("demo", "--ppo.learning-rate"),
+]
+_DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
+_DTYPES = ("int8", "", "float64", ESCAPES)
+WORDS = [
+    *[(name, "--device", _DEVICES) for name in ("record", "measure-profiles", "serve", "deploy", "train-pair")],
+    *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
+    ("serve", "--engine", ("vllm2", "", ESCAPES)),
+    ("record", "--splits", ("tests", "")),
+    ("record", "--open-graphs", ("maybe", "")),
+    ("train", "--ppo.preference", ("none", "", ESCAPES)),
+    ("demo", "--ppo.preference", ("none",)),
+    ("train", "--name", ("", ".", "..", "../x", "a/b", "/tmp/x", LONG, "a\nb", ESCAPES, " ")),
+    ("deploy", "--preference.quality", ("-1", "nan", "inf", "1e400", "much", "")),
+    ("deploy", "--preference.cost", ("-1", "nan", "-inf")),
+]
+
+_PATHS = ("{f}/missing", f"{{f}}/{LONG}", "{f}/file/below", "{f}/loop", "{f}/dangling")
+_NO_FOLDER = ("{f}/file", "{f}/empty", "{f}/folder", HF_ID)
+_MODELS = (
+    *("no-config", "no-weights", "no-tokenizer", "architecture", "no-layers", "layers-text", "more-layers", "huge", "negative"),
+    *("config-garbage", "config-empty", "config-list", "config-null", "config-deep", "weights-garbage", "weights-empty"),
+    *("weights-text", "weights-half", "tokenizer-garbage", "tokenizer-empty", "tokenizer-list", "tokenizer-null", "nan"),
+)
+_EXITS = ("exits", "exits-text")
+_BUNDLES = (
+    *("no-json", "no-policy", "no-tables", "json-garbage", "json-empty", "json-list", "json-null", "json-number"),
+    *("policy-garbage", "policy-half", "policy-flipped", "tables-garbage", "tables-half", "tables-flipped", "version"),
+    *("version-text", "schema", "name", "tokens", "infinite", "unknown"),
+)
+_GRAPHS = ("empty", "garbage", "half", "flipped", "headless", "endless-header", "text", "json", "model")
+
+
+def _profiles(kind: str) -> tuple[str, ...]:
+    made = tuple(f"{{f}}/{kind}-{name}.json" for name in bad_files.PROFILES)
+    return (*_PATHS, "{f}/folder", *(f"{{f}}/{name}" for name in bad_files.RAW), *made)
+
+
+BAD_INPUTS = {
+    "path": (*_PATHS, *_NO_FOLDER),
+    "model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS)),
+    "exits": tuple(f"{{f}}/model-{name}" for name in _EXITS),
+    "phone": _profiles("phone"),
+    "gpu": _profiles("gpu"),
+    "graphs": (*_PATHS, "{f}/folder", *(f"{{f}}/graphs-{name}/test.safetensors" for name in _GRAPHS)),
+    "graph folder": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/graphs-{name}" for name in _GRAPHS)),
+    "bundle": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/bundle-{name}" for name in _BUNDLES)),
+    "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}.txt" for n in ("two-prompts", "blank", "latin1", "same"))),
+    "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
+    "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
+}
+_TINY = ("--slm", "{slm}", "--llm", "{llm}")
+INPUTS = [
+    ("record", ("--slm",), "model"),
+    ("record", ("--slm",), "exits"),
+    ("record", ("--slm", "{slm}", "--llm"), "model"),
+    ("record", (*_TINY, "--prompts"), "prompts"),
+    ("record", (*_TINY, "--lens"), "lens"),
+    ("measure-profiles", ("--slm",), "path"),
+    ("measure-profiles", ("--slm", "{slm}", "--repetitions", "1", "--llm"), "path"),
+    ("train", ("--graphs",), "graph folder"),
+    ("train", ("--device-profile",), "phone"),
+    ("train", ("--cloud-profile",), "gpu"),
+    ("evaluate", ("--graphs",), "graphs"),
+    ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
+    ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
+    ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
+    ("serve", ("--port", "0", "--model"), "model"),
+    ("serve", ("--port", "0", "--pace"), "gpu"),
+    ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
+    ("serve", ("--port", "0", "--tls-cert", "{f}/file", "--tls-key"), "pem"),
+    ("deploy", ("--cloud", NOBODY, "--slm"), "model"),
+    ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
+    ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
+    ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
+    ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
+    ("bench", ("cloud", "--repetitions", "1", "--pair"), "path"),
+    ("bench", ("env", "--repetitions", "1", "--pair"), "path"),
+    ("bench", ("precision", "--repetitions", "1", "--pair"), "path"),
+]
+BAD_OUTPUTS = {
+    "file": ("{f}/folder", "{f}/device", f"{{f}}/{LONG}", "{f}/file/below", f"{{f}}/new/{LONG}", "{f}/loop", "/proc/nowhere/x"),
+    "picture": (f"{{f}}/{LONG}.png", "{f}/file/below.png", "{f}/x.docx", "{f}/folder", "x", "/proc/nowhere/x.png"),
+    "folder": ("{f}/file", "{f}/device", f"{{f}}/{LONG}", "{f}/file/below", f"{{f}}/new/{LONG}", "{f}/loop", "/proc/nowhere/x"),
+}
+_GRAPH = ("--graphs", "{graphs}", "--answers", "6")
+OUTPUTS = [
+    ("evaluate", (*_GRAPH, "--json"), "file"),
+    ("evaluate", (*_GRAPH, "--picture"), "picture"),
+    ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
+    ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
+    ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
+    ("train-pair", ("--slm-steps", "1", "--llm-steps", "1", "--out"), "folder"),
+    ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--ppo.steps", "1", "--out"), "folder"),
+]
+_ADDRESSES = (
+    *("", "host", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:99999", "::1:5"),
+    *(
+        "127.0.0.1:65536",
+        "127.0.0.1:+1",
+        "127.0.0.1:1_0",
+        "127.0.0.1:٣",
+        "http://x:1",
+        "https://127.0.0.1:1",
+        "[::1]",
+        "[::1:5",
+    ),
+    *("example.com:443", "10.0.0.1:50051", "0.0.0.0:1", "[::]:1", "user@127.0.0.1:1", "a b:1", "127.0.0.1:1/x", "unix:/tmp/x"),
+    *("dns:///x:1", "1:2:3:4", "127.0.0.1:1,127.0.0.1:2", f"{LONG}:1", f"{ESCAPES}:1", "localhost", "ipv4:127.0.0.1:1"),
+)
+_HOSTS = ("", "not a host", "256.1.1.1", "0.0.0.0", "::", "example.com", "127.0.0.1:1", "http://127.0.0.1", LONG, ESCAPES)
+_FITS = ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "{bundle}")
+OTHERS = [
+    *[Case("deploy", ("--cloud", address)) for address in _ADDRESSES],
+    *[
+        Case("deploy", ("--cloud", NOBODY, "--prompt", *texts), "prompt")
+        for texts in ((" ",), ("",), ("fits", "\n"), ("\udcff",))
+    ],
+    *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
+    Case("deploy", ("--cloud", NOBODY), "synera serve"),
+    Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
+    Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
+    Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
+    Case("deploy", (*_FITS, "--preference.quality", "0"), "quality=0"),
+    Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
+    Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
+    Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
+    Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
+    *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
+    *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
+    Case("serve", ("--port", "{taken}"), "{taken}"),
+    Case("serve", ("--port", "0", "--tls-cert", "{f}/file"), "TLS needs both"),
+    Case("serve", ("--port", "0", "--tls-key", "{f}/file"), "TLS needs both"),
+    Case("record", (*_TINY, "--prompts", "{f}/long-prompt.txt"), "tokens"),
+    Case("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "300")),
+    Case("record", ("--slm", "{slm}", "--out", "{f}/new", "--prompts", "{f}/same.txt"), "distinct prompts"),
+    Case("record", ("--splits",)),
+    Case("train", ("--name",)),
+    Case("demo", ("--train-per-kind", "1001"), "train_per_kind"),
+    Case("demo", ("--ppo.minibatch", "0"), "minibatch"),
+]
+
+
+# ---------------------------------------------------------------- running them
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the placeholders stand for."""
+
+    f: Path
+    slm: Path
+    llm: Path
+    bundle: Path
+    graphs: Path
+    taken: int
+
+    def fill(self, text: str) -> str:
+        """Put them in."""
+        for name, value in vars(self).items():
+            text = text.replace(f"{{{name}}}", str(value))
+        return text
+
+
+@pytest.fixture(scope="module")
+def places(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    folder = tmp_path_factory.mktemp("bad")
+    good = tmp_path_factory.mktemp("good")
+    pair, bundle = recorded(tiny_llm), trained(tiny_llm) / "bundle"
+    pair.graphs.save(good / "test.safetensors")
+    bad_files.make(folder, pair.slm, pair.llm, bundle, good / "test.safetensors")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield Places(folder, pair.slm, pair.llm, bundle, good / "test.safetensors", taken.getsockname()[1])
+
+
+def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
+    """All that lies in folders; of files size and time of the last change."""
+    found = {}
+    for folder in folders:
+        for above, names, files in os.walk(folder):
+            for name in (".", *names, *files):
+                path = os.path.join(above, name)
+                state = os.lstat(path)
+                found[path] = (0, 0) if stat.S_ISDIR(state.st_mode) else (state.st_size, state.st_mtime_ns)
+    return found
+
+
+@pytest.fixture
+def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a server that begins to listen; it should have been refused."""
+    from cloud import server
+
+    real: Callable[..., None] = server.serve
+
+    def listens(*_: object) -> None:
+        raise AssertionError("it began to serve")
+
+    monkeypatch.setattr(server, "serve", lambda config, announce: real(config, listens))
+
+
+CASES = {str(case): case for case in cases()}
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CASES) == len(list(cases())), "two cases are the same"
+    assert len(CASES) >= 300
+    assert {case.command for case in CASES.values()} >= set(command.commands())
+
+
+@pytest.mark.timeout(60, func_only=True)
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_a_bad_input_is_one_line_and_changes_nothing(
+    case: Case,
+    places: Places,
+    tmp_path: Path,
+    never_serves: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "keep.txt").write_text("a user's own")
+    words = [places.fill(word) for word in case.words]
+    before = snapshot(tmp_path, places.f, places.graphs.parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["synera", case.command, *words])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    check(left.value.code, capsys.readouterr().err, places.fill(case.names))
+    assert snapshot(tmp_path, places.f, places.graphs.parent) == before
+
+
+def check(code: object, said: str, names: str) -> None:
+    """What a user must see: `error: ...` on one line, or the parser's box."""
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", said), "it acts on the terminal"
+    lines = said.splitlines()
+    if "For full helptext" not in said:  # the parser's own
+        assert len(lines) == 1, said
+        assert lines[0].startswith("error: ")
+        assert names in lines[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trian",),
+        ("evaluate", "--graphs", "{f}/graphs-half/test.safetensors"),
+        ("deploy", "--cloud", "example.com:443", "--prompt", "[INST]"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_command_itself_does_the_same(words: tuple[str, ...], places: Places, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "scripts", *map(places.fill, words)]
+    path = {"PYTHONPATH": str(Path(command.__file__).parents[1])}
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=120, check=False)
+    check(done.returncode, done.stderr, "")
+    assert not list(tmp_path.iterdir())
