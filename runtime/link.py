@@ -38,7 +38,6 @@ class LinkEmulator:
         self,
         link: Link,
         *,
-        origin_seconds: float = 0.0,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -46,12 +45,11 @@ class LinkEmulator:
 
         Args:
             link: the times to emulate.
-            origin_seconds: where in the link's own time it starts.
             now: monotonic seconds.
             sleep: waits so many seconds.
         """
         self._link, self._now, self._sleep = link, now, sleep
-        self._zero = now() - origin_seconds
+        self._zero = now()
 
     def uplink(self, size_bytes: int) -> None:
         """Sleep as long as a message takes to the cloud.

@@ -69,7 +69,7 @@ class CloudVerifier:
       outage is known `LOST_AFTER_SECONDS` after the message was sent.
     * Back-off. From the moment at which a message, of a check or of an Open, is known not to get through, the cloud is left alone by
       :class:`Backoff`; so it is when it serves another model or talks nonsense. Only a verdict ends the row of failures.
-    * Healing. After a loss the session is forgotten: the next check that is sent opens another first, and sends the whole
+    * Healing. What was lost under way takes the session with it: the next check that is sent opens another first, and sends the whole
       history with seq 1; both messages' bytes, up and down, count into that check. A session that the cloud lost is replaced
       within the check, once.
     * Release. Not over the emulated link, and free. While the cloud is left alone it is not tried: the lease ends the session.

@@ -79,15 +79,16 @@ class SyneraServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Catch up with the device and check a draft. Idempotent by (session_id, seq).
+        """Catch up with the device and check a draft. Idempotent by (session_id, seq): a repeat has the same content.
         NOT_FOUND: the session, or part of its history, is gone. INVALID_ARGUMENT: the request cannot be served as it is.
+        RESOURCE_EXHAUSTED: the check before it still runs; a session has one at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Close(self, request, context):
-        """Release a session; unknown sessions are released already.
+        """Release a session; unknown sessions are released already. INVALID_ARGUMENT: that is no session_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

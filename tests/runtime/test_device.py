@@ -15,6 +15,7 @@ import pytest
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient, Deadlines
+from runtime.clock import RealClock
 from runtime.device import Connection, Device, LiveSession
 from runtime.errors import CheckpointError, CloudError, ContextOverflowError, TokenizerMismatchError
 from runtime.model.loading import fingerprint
@@ -127,20 +128,23 @@ def test_each_answer_s_session_is_released_before_the_next_one_s_is_opened(devic
         client.close_session(client.open(device.tokenizer_hash).session_id)  # a short program leaves the place free
 
 
-def test_the_next_answer_knows_of_a_dead_cloud(device: Device, tiny_llm: Path) -> None:
-    with running_server(ServerConfig(model=tiny_llm, grace_seconds=0)) as port:
-        client = CloudClient(f"127.0.0.1:{port}")
-        connection = Connection(device, client)
-        assert errors(drive(connection, "river", ALWAYS))[0] is None
-    with client, connection:
+def test_the_next_answer_knows_of_a_dead_cloud(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RealClock, "now", lambda clock: 100.0)  # the back-off never ends
+    with (
+        hostile(info_of(device), {"Verify": lambda asked: asked.abort(grpc.StatusCode.UNAVAILABLE)}) as server,
+        CloudClient(server.target) as client,
+        Connection(device, client) as connection,
+    ):
         assert all(errors(drive(connection, "river", ALWAYS)))  # one answer finds out
+        asked = len(server.asked)
         for _ in range(3):
             with connection.open() as session:
                 point = session.begin(connection.encode("river"), ALWAYS)
                 record = session.advance(ALWAYS).record
-            assert "next try in" in str(record.error)
+            assert "next try in 0.5 s" in str(record.error)
             assert point.probe_seconds is None
             assert (record.cost.uplink_bytes, record.committed) == (0, record.draft.ids)
+        assert len(server.asked) == asked  # it is left alone
 
 
 def test_nobody_waits_for_the_release_but_the_connection(device: Device) -> None:

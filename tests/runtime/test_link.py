@@ -7,10 +7,10 @@ from runtime.link import LOST_AFTER_SECONDS, LinkEmulator
 
 
 class Rising:
-    """One-way times that tell when and how much was sent."""
+    """One-way times that tell when and how much was sent; down in its fifth second."""
 
     def reachable(self, at_seconds: float) -> bool:
-        return True
+        return not 4.0 <= at_seconds < 5.0
 
     def uplink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         return at_seconds + size_bytes
@@ -27,26 +27,13 @@ def test_messages_sleep_what_the_link_says_at_that_time() -> None:
         slept.append(seconds)
         time[0] += seconds
 
-    link = LinkEmulator(Rising(), origin_seconds=7.0, now=lambda: time[0], sleep=sleep)
-    link.uplink(4)
-    link.downlink(4)
-    assert slept == [11.0, 20.0]
-
-
-class Down(Rising):
-    """A link whose first two seconds are an outage."""
-
-    def reachable(self, at_seconds: float) -> bool:
-        return at_seconds >= 2.0
-
-
-def test_what_is_sent_in_an_outage_is_lost_and_that_is_known_later() -> None:
-    slept: list[float] = []
-    now = [0.0]
-    emulator = LinkEmulator(Down(), now=lambda: now[0], sleep=slept.append)
-    with pytest.raises(CloudUnavailableError, match="the emulated link is down"):
-        emulator.uplink(10)
-    assert slept == [LOST_AFTER_SECONDS]
-    now[0] = 2.0
-    emulator.uplink(10)
-    assert len(slept) == 2
+    link = LinkEmulator(Rising(), now=lambda: time[0], sleep=sleep)
+    link.uplink(3)
+    link.downlink(1)
+    assert slept == [3.0, 3.5]
+    time[0] = 104.5
+    with pytest.raises(CloudUnavailableError, match="link is down"):
+        link.uplink(1)
+    assert slept[2:] == [LOST_AFTER_SECONDS]
+    link.uplink(1)
+    assert slept[3] == pytest.approx(4.5 + LOST_AFTER_SECONDS + 1)
