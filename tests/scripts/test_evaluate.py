@@ -96,11 +96,11 @@ def test_same_named_bundles_and_one_named_like_a_rule_all_count(files: Path, cap
 
 def test_a_name_that_means_something_to_others_is_only_a_name(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To a shell, to the console's markup, and to the picture's formulas."""
-    Path("$x_").rename("$x_[bold] $y")
-    evaluated(bundle=(Path("$x_[bold] $y/bundle"),), picture=Path("p.svg"))
+    Path("$x_").rename("$_{ [bold] $y")
+    evaluated(bundle=(Path("$_{ [bold] $y/bundle"),), picture=Path("p.svg"))
     said = capsys.readouterr().out
-    assert "│ $x_[bold] $y " in said
-    assert "--controller '$x_[bold] $y/bundle'" in said
+    assert "│ $_{ [bold] $y " in said
+    assert "--controller '$_{ [bold] $y/bundle'" in said
     assert Path("p.svg").stat().st_size > 1000
 
 
