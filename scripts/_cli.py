@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from runtime.errors import SettingError
 from runtime.settings import shown, within
 from scripts._ending import ending
 from scripts._text import harmless
+from traces.errors import TraceError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 """Arithmetic types of models, as arguments; :data:`runtime.model.placement.DTYPES`."""
@@ -89,7 +91,7 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     """Refuse a place that results cannot be written to before there are any; nothing is made.
 
     Raises:
-        SettingError: something else is there, or the system refuses it.
+        TraceError: something else is there, or the system refuses it.
     """
     kind, wanted = ("a folder", stat.S_ISDIR) if folder else ("a regular file", stat.S_ISREG)
     try:
@@ -106,7 +108,7 @@ def check_output(path: Path, *, folder: bool = False) -> None:
     except OSError as error:
         refused = error.strerror or str(error)
     if refused:
-        raise SettingError(f"cannot write to {shown(str(path), 200)}: {refused}; name another path")
+        raise TraceError(f"cannot write to {shown(str(path), 200)}: {refused}; name another path")
 
 
 def next_step(command: str, **arguments: Any) -> str:
@@ -128,6 +130,12 @@ def next_step(command: str, **arguments: Any) -> str:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         words += _words(name, value, default)
     return harmless(shlex.join(words))
+
+
+def say(word: str, *lines: str) -> None:
+    """Print what can be typed or looked at: `word: line`, and further lines below the first."""
+    for first, line in zip_longest([f"{word}:"], lines, fillvalue=" " * (len(word) + 1)):
+        console.print(f"{first} {line}")
 
 
 def _words(name: str, value: Any, default: Any) -> Iterator[str]:

@@ -28,7 +28,7 @@ from runtime.policy import drive
 from runtime.settings import shown, within
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
-from scripts._cli import Dtype, check_seed, console, launch, next_step
+from scripts._cli import Dtype, check_seed, console, launch, next_step, say
 from scripts._text import harmless
 from synera_env import Preference, synera_schema
 from synera_env.radio import Radio
@@ -116,7 +116,8 @@ def main(arguments: Arguments) -> None:
                         pass
                     _show(text, session.answer, session.records, device, radio.trace.name if radio else "real")
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
-    console.print(f"device {harmless(pace)}. next: {_next(arguments, bundle)} compares controllers")
+    console.print(f"device {harmless(pace)}")
+    say("next", f"{_next(arguments, bundle)}   # compares controllers")
 
 
 def _next(arguments: Arguments, bundle: Bundle | None) -> str:

@@ -28,7 +28,7 @@ from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.errors import SettingError
 from runtime.settings import within
-from scripts._cli import check_output, check_seed, console, launch, next_step, progress
+from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._report import check_picture, pareto_picture, table
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
@@ -215,10 +215,10 @@ def _report(
         controllers=results,
     )
     pareto_picture(summaries, arguments.picture, f"Replay on {env.graphs.meta.split} prompts")
-    console.print(f"picture: {arguments.picture}")
+    say("picture", str(arguments.picture))
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
-        console.print(f"figures: {arguments.json}")
+        say("figures", str(arguments.json))
     _say_what_comes_next(arguments, env, bundles, found)
 
 
@@ -233,14 +233,14 @@ def _say_what_comes_next(
     bundles: Mapping[str, Path],
     found: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Name what was given; of the models a graph file knows only the fingerprints."""
-    meta, ours = env.graphs.meta, GraphSet.load(bundled.graphs("test")).meta
-    served = {} if meta.llm_fingerprint == ours.llm_fingerprint else {"model": "LLM_OF_THE_GRAPHS"}
-    deployed = {} if meta.slm_fingerprint == ours.slm_fingerprint else {"slm": "SLM_OF_THE_GRAPHS"}
+    """Name what was given, and the models that the graphs say that they were recorded with."""
+    notes = env.graphs.meta.notes
+    served = {"model": notes["llm"]} if "llm" in notes else {}
+    deployed = {"slm": notes["slm"]} if "slm" in notes else {}
     if bundles:
         deployed["controller"] = str(bundles[max(bundles, key=lambda name: found[name]["reward"])])
-    console.print(f"next: {next_step('serve', **served)}, then in another terminal")
-    console.print(f"      {next_step('deploy', **deployed, profile=arguments.device_profile)}")
+    deploy = next_step("deploy", **deployed, profile=arguments.device_profile)
+    say("next", next_step("serve", **served), f"{deploy}   # in another terminal")
 
 
 if __name__ == "__main__":

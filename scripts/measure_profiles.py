@@ -9,12 +9,11 @@ Examples:
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.settings import within
-from scripts._cli import Dtype, check_output, console, launch
+from scripts._cli import Dtype, check_output, console, launch, next_step, say
 from traces import bundled
 
 
@@ -56,9 +55,7 @@ def main(arguments: Arguments) -> None:
     check_output(arguments.out, folder=True)
     energy = DeviceProfile.load(arguments.energy_from)
     if not energy.has_energy:
-        console.print(
-            f"note: {arguments.energy_from} states no energy; a reward that weighs energy will charge none", markup=False
-        )
+        console.print(f"note: {arguments.energy_from} states no energy; a reward that weighs energy will charge none")
     torch.set_num_threads(arguments.threads)
     placement = Placement.of(arguments.device, arguments.dtype)
     slm, llm = load_decoder(arguments.slm, placement), load_decoder(arguments.llm, placement)
@@ -67,10 +64,10 @@ def main(arguments: Arguments) -> None:
     for profile, fit in ((device, device_fit), (cloud, cloud_fit)):
         path = arguments.out / f"{profile.name}.json"
         profile.save(path)
-        console.print(f"{path}: {profile}", markup=False)
+        console.print(f"{path}: {profile}")
         console.print(f"  fits {fit.points} timings with a mean relative error of {fit.mean_relative_error:.3f}")
-    paths = [shlex.quote(str(arguments.out / f"measured-{of}.json")) for of in ("device", "cloud")]
-    console.print(f"next: synera train --device-profile {paths[0]} --cloud-profile {paths[1]}", markup=False)
+    device_profile, cloud_profile = (arguments.out / f"{profile.name}.json" for profile in (device, cloud))
+    say("next", next_step("train", device_profile=device_profile, cloud_profile=cloud_profile))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from runtime.errors import SettingError
 from runtime.settings import one_of, within
-from scripts._cli import Dtype, check_output, console, launch, progress
+from scripts._cli import Dtype, check_output, console, launch, next_step, progress, say
 from traces import bundled
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def main(arguments: Arguments) -> None:
             arguments.threads,
         )
         graphs = record(recorder, prompts[name], name)
+        if own:  # where an evaluation of them finds the models to deploy
+            graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))
         lens = Lens.from_tensors(graphs.lens_tensors)
         graphs.save(arguments.out / f"{name}.safetensors")
         c = graphs.meta.coverage
@@ -127,8 +129,7 @@ def main(arguments: Arguments) -> None:
             *(f"{c[k]:.4f}" for k in ("closed", *_WALKS)),
         )
     console.print(table)
-    for line in _next(arguments, own):
-        console.print(line, markup=False)
+    _say_what_comes_next(arguments, own)
 
 
 def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
@@ -164,26 +165,18 @@ def _scorer(arguments: Arguments, models: Models, prompts: dict[str, list[Prompt
     return agreement(models, [p.text for name in arguments.splits for p in prompts[name]], arguments.max_new_tokens)
 
 
-def _next(arguments: Arguments, own: bool) -> list[str]:
-    """What to do with what was written."""
+def _say_what_comes_next(arguments: Arguments, own: bool) -> None:
     missing = [name for name in ("train", "validation") if name not in arguments.splits]
     if not missing:
-        lines = [f"next: synera train --graphs {_word(arguments.out)}"]
+        say("next", next_step("train", graphs=arguments.out))
     elif "test" in arguments.splits:
-        lines = [f"next: synera evaluate --graphs {_word(arguments.out / 'test.safetensors')}"]
+        say("next", next_step("evaluate", graphs=arguments.out / "test.safetensors"))
     else:
-        lens = arguments.out / f"{arguments.splits[0]}.safetensors"
-        lines = [f"next: the same command with --splits {' '.join(missing)} --lens {_word(lens)}, then synera train"]
+        lens = shlex.quote(str(arguments.out / f"{arguments.splits[0]}.safetensors"))
+        say("next", f"the same command with --splits {' '.join(missing)} --lens {lens}, then synera train")
     if own:
-        lines.append(
-            f"live, with these models: synera serve --model {_word(arguments.llm)}, and synera deploy --slm {_word(arguments.slm)}"
-        )
-    return lines
-
-
-def _word(path: Path) -> str:
-    """A path as a shell reads it."""
-    return shlex.quote(str(path))
+        deploy = next_step("deploy", slm=arguments.slm)
+        say("live", next_step("serve", model=arguments.llm), f"{deploy}   # in another terminal")
 
 
 if __name__ == "__main__":

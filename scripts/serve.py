@@ -9,12 +9,13 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cloud.engine import registry
-from scripts._cli import Dtype, launch
+from scripts._cli import Dtype, launch, next_step, say
 from traces import bundled
 
 if TYPE_CHECKING:  # torch and grpc load only after the arguments are understood
@@ -70,7 +71,8 @@ def main(arguments: Arguments) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
         model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
-        print("next: synera deploy, in another terminal; Ctrl-C stops this server", flush=True)
+        say("next", f"{next_step('deploy', cloud=config.address(port))}   # in another terminal; Ctrl-C stops this server")
+        sys.stdout.flush()
 
     serve(config, announce)
 

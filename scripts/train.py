@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.bundle import TABLES
 from agents.learned import PPOConfig, check_run_name, train_ppo
-from scripts._cli import console, launch, progress
+from scripts._cli import console, launch, next_step, progress, say
 from synera_env import Preference, SettingError, SyneraReplayEnv
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
@@ -49,9 +48,8 @@ def main(arguments: Arguments) -> None:
     train_graphs = GraphSet.load(arguments.graphs / "train.safetensors")
     validation = GraphSet.load(arguments.graphs / "validation.safetensors")
     bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder)
-    console.print(f"bundle: {bundle}", markup=False)
-    for word, command in zip_longest(["next:"], _next(arguments, bundle), fillvalue=""):
-        console.print(f"{word:5} {command}", markup=False)
+    say("bundle", str(bundle))
+    say("next", *_next(arguments, bundle))
 
 
 def train(
@@ -73,7 +71,7 @@ def train(
 
     def started(part: Path) -> None:
         unfinished.append(part)
-        console.print(f"watch: tensorboard --logdir {shlex.quote(str(part / 'tb'))}", markup=False)
+        say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
     validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud)
     try:
@@ -84,7 +82,7 @@ def train(
     except BaseException:
         if unfinished and unfinished[0].exists():
             kept = f"; the run before it is still in {folder}" if folder.exists() else ""
-            console.print(f"not finished: what there is lies in {unfinished[0]}{kept}", markup=False)
+            console.print(f"not finished: what there is lies in {unfinished[0]}{kept}")
         raise
 
 
@@ -104,20 +102,15 @@ def _run_folder(name: str) -> Path:
 
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
-    default, test = Arguments(), arguments.graphs / "test.safetensors"
-    given = {
-        "--graphs": test if arguments.graphs != default.graphs else None,
-        "--device-profile": arguments.device_profile if arguments.device_profile != default.device_profile else None,
-        "--cloud-profile": arguments.cloud_profile if arguments.cloud_profile != default.cloud_profile else None,
-    }
-    world = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+    test = arguments.graphs / "test.safetensors"
+    world = {"device_profile": arguments.device_profile, "cloud_profile": arguments.cloud_profile}
     commands = [
-        shlex.join(["synera", "evaluate", *world, "--bundle", str(bundle)]),
+        next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),
     ]
     if not test.is_file():
-        record = ["synera", "record", "--splits", "test", "--lens", str(bundle / TABLES), "--out", str(arguments.graphs)]
-        commands.insert(0, f"{shlex.join(record)}   (and the models and prompts of the other graphs)")
+        record = next_step("record", splits=("test",), lens=bundle / TABLES, out=arguments.graphs)
+        commands.insert(0, f"{record}   # and the models and prompts of the other graphs")
     return commands
 
 

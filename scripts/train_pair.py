@@ -10,12 +10,11 @@ Examples:
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.settings import within
-from scripts._cli import console, launch
+from scripts._cli import console, launch, next_step, say
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ def main(arguments: Arguments) -> None:
             pair.train(name, chosen, arguments.out, arguments.device)
     console.print("measuring on test prompts ...")
     card = write_card(arguments.out, arguments.test_prompts)
-    console.print(card.read_text(), markup=False)
-    slm, llm = (shlex.quote(str(arguments.out / name)) for name in ("slm", "llm"))
-    console.print(f"next: synera record --slm {slm} --llm {llm}", markup=False)
+    console.print(card.read_text())
+    say("next", next_step("record", slm=arguments.out / "slm", llm=arguments.out / "llm"))
 
 
 if __name__ == "__main__":

@@ -100,10 +100,12 @@ def test_own_models_on_the_bundled_tasks_are_remarked(
     said = capsys.readouterr().out
     assert "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks" in said
     assert following(said) == [["synera", "train", "--graphs", str(out)]]
-    assert f"synera serve --model {tiny_llm}, and synera deploy --slm {tiny_slm}" in said
+    assert f"live: synera serve --model {tiny_llm}\n      synera deploy --slm {tiny_slm}   # in another terminal\n" in said
     assert {p.stem for p in out.iterdir()} == {"train", "validation", "test"}
     for path in out.iterdir():
-        shares = GraphSet.load(path).meta.coverage
+        graphs = GraphSet.load(path)
+        assert (graphs.meta.notes["slm"], graphs.meta.notes["llm"]) == (str(tiny_slm), str(tiny_llm))
+        shares = graphs.meta.coverage
         assert f"{shares['random']:.4f}" in said
     assert "answers inside: random" in said
     assert any(f.name == "graphs" for f in fields(train.Arguments))
@@ -122,7 +124,8 @@ def test_the_bundled_pair_is_not_remarked(tmp_path: Path, capsys: pytest.Capture
     out = recorded(tmp_path, bundled.PAIR / "slm", bundled.PAIR / "llm", splits=("test",))
     said = capsys.readouterr().out
     assert "note:" not in said
-    assert "live, with these models" not in said
+    assert "live:" not in said
+    assert not {"slm", "llm"} & set(GraphSet.load(out / "test.safetensors").meta.notes)
     assert following(said) == [["synera", "evaluate", "--graphs", str(out / "test.safetensors")]]
     assert any(f.name == "graphs" for f in fields(evaluate.Arguments))
 

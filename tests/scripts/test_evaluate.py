@@ -1,0 +1,228 @@
+"""`synera evaluate`: whom it compares under which name, on which answers, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.base import Controller
+from agents.bundle import Bundle
+from agents.evaluation import Answered, PlannedAnswer, answer
+from agents.rules import FixedRule
+from runtime.errors import SettingError, UncoveredError
+from scripts import evaluate
+from scripts.evaluate import Arguments, Evaluation, distinct_names
+from synera_env import DecisionEnv
+from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
+from traces.errors import TraceError
+from traces.schemas import read_json
+
+RULES = ("never", "always", "threshold", "random")
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_llm: Path) -> Recorded:
+    return recorded(tiny_llm)
+
+
+@pytest.fixture
+def files(tiny_llm: Path, pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: graphs, profiles, and copies of one bundle in places of their own."""
+    monkeypatch.chdir(tmp_path)
+    pair.graphs.save(tmp_path / "test.safetensors")
+    PHONE.save(tmp_path / "phone.json")
+    GPU.save(tmp_path / "gpu.json")
+    for place in ("one/mine", "two/mine", "never", "$x_"):
+        shutil.copytree(trained(tiny_llm) / "bundle", tmp_path / place / "bundle")
+    return tmp_path
+
+
+def arguments(**more: Any) -> Arguments:
+    world = {"graphs": Path("test.safetensors"), "device_profile": Path("phone.json"), "cloud_profile": Path("gpu.json")}
+    return Arguments(**world | {"answers": 6, "json": Path("out.json")} | more)
+
+
+def evaluated(**more: Any) -> Evaluation:
+    evaluate.main(arguments(**more))
+    return read_json("out.json", Evaluation, "no figures")
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/mine/bundle"], ["mine"]),
+        (["runs/mine"], ["mine"]),
+        (["a/run/bundle", "b/run/bundle"], ["a/run", "b/run"]),
+        (["a/run/bundle", "b/run/bundle", "b/other"], ["a/run", "b/run", "other"]),
+        (["x/a/run/bundle", "y/a/run/bundle", "b/run"], ["x/a/run", "y/a/run", "b/run"]),
+        (["runs/never/bundle"], ["runs/never"]),
+        (["mine/bundle", "./mine/../mine/bundle", "mine/"], ["mine"]),
+        (["runs/best fixed/bundle"], ["runs/best fixed"]),
+    ],
+)
+def test_bundles_are_named_by_the_shortest_path_that_tells_them_apart(
+    paths: list[str], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w").mkdir()
+    monkeypatch.chdir(tmp_path / "w")
+    found = distinct_names(map(Path, paths), {*RULES, "best fixed"})
+    assert list(found) == names
+    assert [found[name] for name in names] == [Path(path) for path in paths[: len(names)]]
+
+
+def test_same_named_bundles_and_one_named_like_a_rule_all_count(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundles = (Path("one/mine/bundle"), Path("two/mine"), Path("two/mine/bundle"), Path("never/bundle"))
+    shutil.copytree("one/mine/bundle", "two/mine", dirs_exist_ok=True)
+    found = evaluated(bundle=bundles)
+    assert {"one/mine", "two/mine", f"{files.name}/never", *RULES} == set(found.controllers)
+    assert found.controllers["one/mine"].bundle == "one/mine/bundle"
+    assert found.controllers["never"].bundle is None
+    assert found.controllers["one/mine"].means["quality"] != found.controllers["never"].means["quality"]
+    said = capsys.readouterr().out
+    assert "reward of one/mine minus threshold, same answers" in said
+    assert "reward of two/mine minus threshold, same answers" in said
+    assert "next: synera serve\n      synera deploy --controller " in said
+
+
+def test_a_name_that_means_something_to_others_is_only_a_name(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To a shell, to the console's markup, and to the picture's formulas."""
+    Path("$x_").rename("$x_[bold] $y")
+    evaluated(bundle=(Path("$x_[bold] $y/bundle"),), picture=Path("p.svg"))
+    said = capsys.readouterr().out
+    assert "│ $x_[bold] $y " in said
+    assert "--controller '$x_[bold] $y/bundle'" in said
+    assert Path("p.svg").stat().st_size > 1000
+
+
+# ---------------------------------------------------------------- which answers
+
+
+def losing(name: str, lost: set[int]) -> Any:
+    """An `answer` that leaves the graphs at some places of the plan with one controller, which is a bit better for it."""
+    met = dict.fromkeys(RULES, 0)
+
+    def answered(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
+        found = answer(env, controller, planned)
+        who = next(rule for rule, each in evaluate.rules(env.schema).items() if repr_of(each) == repr_of(controller))
+        place, met[who] = met[who], met[who] + 1
+        return replace(found, metrics=None) if who == name and place in lost else found
+
+    return answered
+
+
+def repr_of(controller: Controller) -> str:
+    return str(vars(controller)) if isinstance(controller, FixedRule) else type(controller).__name__
+
+
+def test_controllers_are_compared_on_the_answers_that_all_of_them_covered(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = evaluated()
+    assert (whole.planned_answers, whole.shared_answers) == (6, 6)
+    assert "left the recorded graphs" not in capsys.readouterr().out
+    monkeypatch.setattr(evaluate, "answer", losing("always", {0, 3, 4}))
+    with pytest.warns(UserWarning, match="rests on 50% of the answers"):
+        found = evaluated()
+    assert (found.planned_answers, found.shared_answers) == (6, 3)
+    assert found.controllers["always"].uncovered_rate == 0.5
+    assert found.controllers["always"].covered_answers == 3
+    assert {n: r.uncovered_rate for n, r in found.controllers.items() if n != "always"} == dict.fromkeys(
+        sorted({*RULES} - {"always"}), 0.0
+    )
+    # `never` lost nothing, and is judged on the shared answers alone.
+    assert found.controllers["never"].means != whole.controllers["never"].means
+    said = capsys.readouterr().out
+    assert "3 of 6 answers left the recorded graphs with one controller or another and are not counted" in said
+    assert "replay, 3 answers to 6 test prompts" in said
+    (row,) = (line for line in said.splitlines() if line.startswith("│ always"))
+    (heads,) = (line for line in said.splitlines() if "uncovered" in line and "controller" in line and "TTFT" in line)
+    column = [cell.strip() for cell in re.split("[┃│]", heads)].index("uncovered")
+    assert [cell.strip() for cell in row.split("│")][column] == "0.500"
+
+
+def test_no_shared_answer_is_said_and_nothing_written(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "answer", losing("always", set(range(6))))
+    with pytest.raises(UncoveredError, match="record"):
+        evaluate.main(arguments())
+    assert not Path("out.json").exists()
+    assert not Path("runs").exists()
+
+
+# ---------------------------------------------------------------- what it writes
+
+
+def test_the_figures_have_a_schema(files: Path) -> None:
+    found = evaluated(bundle=(Path("one/mine/bundle"),), seed=3)
+    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 3, 1)
+    for name, result in found.controllers.items():
+        means = result.means
+        assert {"quality", "reward", "seconds", "ttft_seconds", "offload_rate", "lost_chunks"} <= set(means)
+        for what in ("quality", "reward"):
+            low, mean, high = (means[f"{what}{end}"] for end in ("_low", "", "_high"))
+            assert low is not None
+            assert mean is not None
+            assert high is not None
+            assert low <= mean <= high
+        assert set(result.reward_minus) == ({"threshold"} if name == "mine" else set())
+    assert found.controllers["never"].means["acceptance_rate"] is None  # it has none, and JSON has no NaN
+    stated = json.loads(Path("out.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    Path("out.json").write_text(json.dumps(stated | {"more": 1}))
+    with pytest.raises(TraceError, match="more"):
+        read_json("out.json", Evaluation, "no figures")
+
+
+def test_the_same_seed_gives_the_same_figures(files: Path) -> None:
+    first = evaluated()
+    assert evaluated() == first
+    assert evaluated(seed=1) != first
+
+
+# ---------------------------------------------------------------- what it is given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"answers": 0}, "answers=0 must be a number in 1.."),
+        ({"answers": -1}, "answers=-1"),
+        ({"seed": -1}, "seed=-1 must be a number in 0.."),
+        ({"picture": Path("x.docx")}, "picture=x.docx must be a file whose name ends in .png, .pdf, .svg"),
+        ({"json": Path("test.safetensors")}, "must be files of their own"),
+        ({"json": Path("./phone.json")}, "must be files of their own"),
+        ({"json": Path("p.png"), "picture": Path("p.png")}, "must be files of their own"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_read(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        arguments(**given)
+
+
+def test_a_place_for_figures_is_looked_at_before_the_work(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "SyneraReplayEnv", lambda *_: pytest.fail("it began"))
+    Path("folder").mkdir()
+    for given in ({"json": Path("folder")}, {"picture": Path("phone.json/p.png")}):
+        with pytest.raises(TraceError, match="cannot write to"):
+            evaluate.main(arguments(**given))
+
+
+def test_a_bundle_for_another_preference_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    required: list[Any] = []
+    monkeypatch.setattr(Bundle, "require", lambda self, *given: required.append(given))
+    evaluated(bundle=(Path("one/mine/bundle"),))
+    assert [set(deployment.fingerprints) for deployment, *_ in required] == [{"slm", "llm", "tokenizer", "lens"}]
+
+
+def test_the_plan_does_not_depend_on_who_is_compared(files: Path) -> None:
+    alone, beside = evaluated(), evaluated(bundle=(Path("one/mine/bundle"),))
+    assert all(alone.controllers[rule] == beside.controllers[rule] for rule in RULES)
+    assert np.isfinite(alone.controllers["random"].means["reward"] or np.nan)
