@@ -137,7 +137,7 @@ class Connection:
         if info.max_draft_tokens < MAX_DRAFT_LENGTH:
             raise CloudError(
                 f"the cloud {client.target} checks drafts of at most {info.max_draft_tokens} tokens, the device drafts up to {MAX_DRAFT_LENGTH}; "
-                f"let it take {MAX_DRAFT_LENGTH} (--max-draft-tokens)"
+                f"have it configured for {MAX_DRAFT_LENGTH} (max_draft_tokens)"
             )
         config = device.slm.config
         self.llm_fingerprint = info.fingerprint

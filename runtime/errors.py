@@ -41,6 +41,10 @@ class CloudUnavailableError(CloudError):
     """No verifier answers: absent, dead, unreachable, or past its deadline."""
 
 
+class LinkDownError(CloudUnavailableError):
+    """The emulated link is in an outage; of the cloud itself that says nothing."""
+
+
 class SessionLostError(CloudError):
     """The verifier no longer holds this session; the device re-sends its history to heal it."""
 

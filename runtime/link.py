@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from runtime.errors import CloudUnavailableError
+from runtime.errors import LinkDownError
 
 LOST_AFTER_SECONDS = 0.7
 """How long a message that cannot get through keeps a device waiting: what the retries of a refused call take. Ours."""
@@ -55,11 +55,11 @@ class LinkEmulator:
         """Sleep as long as a message takes to the cloud.
 
         Raises:
-            CloudUnavailableError: it is lost in an outage, which is known after `LOST_AFTER_SECONDS`.
+            LinkDownError: it is lost in an outage, which is known after `LOST_AFTER_SECONDS`.
         """
         if not self._link.reachable(self._now() - self._zero):
             self._sleep(LOST_AFTER_SECONDS)
-            raise CloudUnavailableError("the emulated link is down, so the cloud could not be reached")
+            raise LinkDownError("the emulated link is down, so the cloud could not be reached")
         self._sleep(self._link.uplink_seconds(self._now() - self._zero, size_bytes))
 
     def downlink(self, size_bytes: int) -> None:

@@ -19,6 +19,7 @@ from runtime.errors import (
     BadAnswerError,
     CloudError,
     CloudUnavailableError,
+    LinkDownError,
     ModelChangedError,
     SessionLostError,
     TokenizerMismatchError,
@@ -68,7 +69,8 @@ class CloudVerifier:
       for it count, also those of that message; an answer that never came counts none, nor does one that makes no sense. An
       outage is known `LOST_AFTER_SECONDS` after the message was sent.
     * Back-off. From the moment at which a message, of a check or of an Open, is known not to get through, the cloud is left alone by
-      :class:`Backoff`; so it is when it serves another model or talks nonsense. Only a verdict ends the row of failures.
+      :class:`Backoff`; so it is when it serves another model or talks nonsense. Only a verdict ends the row of failures. What
+      outages of the emulated link teach is this answer's alone, as the next one has a link of its own.
     * Healing. What was lost under way takes the session with it: the next check that is sent opens another first, and sends the whole
       history with seq 1; both messages' bytes, up and down, count into that check. A session that the cloud lost is replaced
       within the check, once.
@@ -98,6 +100,7 @@ class CloudVerifier:
         self._client, self._terms, self._emulator = client, terms, emulator
         self._clock, self._backoff = clock or RealClock(), backoff or Backoff()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="verifier")
+        self._link_backoff = Backoff()
         self._opening: Future[float | None] | None = None
         self._checking: Future[Verdict | Lost] | None = None
         self._released: Future[None] | None = None
@@ -198,7 +201,8 @@ class CloudVerifier:
         except CloudError as error:
             self._abandon(error)
             return Lost(error, self._uplink_bytes, self._downlink_bytes)
-        self._backoff.succeeded()
+        for backoff in (self._backoff, self._link_backoff):
+            backoff.succeeded()
         trip = self._clock.now() - began
         return Verdict(
             accepted=checked.accepted,
@@ -266,7 +270,8 @@ class CloudVerifier:
             self._remote = None
         self._release()
         if isinstance(error, _LEFT_ALONE):
-            self._backoff.failed(self._clock.now(), str(error))
+            backoff = self._link_backoff if isinstance(error, LinkDownError) else self._backoff
+            backoff.failed(self._clock.now(), str(error))
 
     def _up(self, link_bytes: int) -> None:
         self._uplink_bytes += link_bytes
@@ -280,5 +285,6 @@ class CloudVerifier:
 
     def _refused(self) -> Lost | None:
         """How a check is lost now without being sent, if it is."""
-        refusal = self._backoff.refusal(self._clock.now())
+        now = self._clock.now()
+        refusal = self._link_backoff.refusal(now) or self._backoff.refusal(now)
         return Lost(CloudUnavailableError(refusal)) if refusal else None

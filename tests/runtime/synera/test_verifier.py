@@ -303,6 +303,29 @@ def test_an_outage_of_the_emulated_link_is_a_dead_cloud(world: World) -> None:
         clock.seconds += 1.0
 
 
+def test_an_outage_of_the_emulated_link_says_nothing_of_the_cloud(world: World) -> None:
+    """The next answer has a link of its own, so it asks at once; as the replay does, where each answer starts afresh."""
+    clock, backoff = ManualClock(), Backoff()
+
+    def answer(link: Outage) -> CloudVerifier:
+        def sleep(seconds: float) -> None:
+            clock.seconds += seconds
+
+        emulator = LinkEmulator(link, now=clock.now, sleep=sleep)
+        return CloudVerifier(world.client, world.terms, emulator=emulator, clock=clock, backoff=backoff)
+
+    with answer(Outage()) as verifier:
+        verifier.open(3)
+        wait_for(verifier)
+        verifier.submit(PROMPT, [])
+        assert "link is down" in str(lost(verifier).error)
+    link = Outage()
+    link.messages = 2
+    with answer(link) as verifier:
+        verifier.open(3)
+        assert check(verifier).next_token >= 0
+
+
 def test_what_travelled_for_a_lost_check_is_counted(world: World) -> None:
     """The request was sent, and what the cloud answered cost nothing of the answer's own."""
     with CloudVerifier(world.client, world.terms) as verifier:
