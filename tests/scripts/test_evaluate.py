@@ -17,7 +17,7 @@ from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer
 from agents.rules import FixedRule
 from runtime.errors import SettingError, UncoveredError
-from scripts import evaluate
+from scripts import _report, evaluate
 from scripts.evaluate import Arguments, Evaluation, distinct_names
 from synera_env import DecisionEnv
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
@@ -156,6 +156,14 @@ def test_no_shared_answer_is_said_and_nothing_written(files: Path, monkeypatch: 
         evaluate.main(arguments())
     assert not Path("out.json").exists()
     assert not Path("runs").exists()
+
+
+def test_a_table_of_two_worlds_has_no_column_for_what_only_replay_can_lose() -> None:
+    """It would not fit, and the demo's graphs are whole."""
+    summary = {key: 0.5 for _, key, *_ in (*_report._COLUMNS, _report._UNCOVERED)} | {"reward_low": 0.0, "reward_high": 1.0}
+    one, two = ({"never": dict.fromkeys(worlds, summary)} for worlds in (("replay",), ("replay", "live")))
+    heads = [[column.header for column in _report.table(each, "x").columns] for each in (one, two)]
+    assert heads[0] == [*heads[1], "uncovered"]
 
 
 # ---------------------------------------------------------------- what it writes
