@@ -135,7 +135,7 @@ def next_step(command: str, **arguments: Any) -> str:
 def say(word: str, *lines: str) -> None:
     """Print what can be typed or looked at: `word: line`, and further lines below the first."""
     for first, line in zip_longest([f"{word}:"], lines, fillvalue=" " * (len(word) + 1)):
-        console.print(f"{first} {line}")
+        console.print(f"{first} {harmless(line)}")
 
 
 def _words(name: str, value: Any, default: Any) -> Iterator[str]:

@@ -20,9 +20,9 @@ _COLUMNS = (
     ("s/answer", "seconds", 1, 2),
     ("offload", "offload_rate", 1, 3),
     ("cloud s", "cloud_seconds", 1, 3),
-    ("uncovered", "uncovered_rate", 1, 3),
     ("reward", "reward", 1, 3),
 )
+_UNCOVERED = ("uncovered", "uncovered_rate", 1, 3)
 _PICTURES = (".png", ".pdf", ".svg")
 
 Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -30,14 +30,18 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def table(summaries: Summaries, title: str) -> Table:
-    """Controller x metrics; with two worlds each cell is replay / live. Reward has its 95 % interval."""
+    """Controller x metrics; with two worlds each cell is replay / live. Reward has its 95 % interval.
+
+    With replay alone, which may lose answers, there is a column for what each controller lost.
+    """
+    columns = (*_COLUMNS, _UNCOVERED) if all(len(worlds) == 1 for worlds in summaries.values()) else _COLUMNS
     out = Table(title=harmless(title))
     out.add_column("controller", no_wrap=True)
-    for header, *_ in _COLUMNS:
+    for header, *_ in columns:
         out.add_column(header, justify="right", no_wrap=True)
     for name, worlds in summaries.items():
         cells = []
-        for _, key, factor, digits in _COLUMNS:
+        for _, key, factor, digits in columns:
             cell = " / ".join(f"{w[key] * factor:.{digits}f}" for w in worlds.values())
             if key == "reward":
                 first = next(iter(worlds.values()))

@@ -12,6 +12,7 @@ Examples:
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,7 @@ from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.settings import within
 from scripts import record as recording
-from scripts._cli import check_output, check_seed, console, launch, progress
+from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
 from scripts._verifier import verifier_process
@@ -44,6 +45,8 @@ from traces.tasks import scorers
 from traces.tasks.splits import bundled_prompts
 
 _MOST_PROMPTS, _MOST_DEVICES = 1000, 256
+_PROFILES = {False: ("phone", "gpu"), True: ("measured-device", "measured-cloud")}
+"""Of device and cloud, by whether they are unpaced."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def main(arguments: Arguments) -> None:
 
     torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
     graphs = _record(arguments)
-    names = ("measured-device", "measured-cloud") if arguments.unpaced else ("phone", "gpu")
+    names = _PROFILES[arguments.unpaced]
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
     bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
     with console.status("searching the best fixed thresholds"):
@@ -228,10 +231,17 @@ def _report(
     write_json(arguments.out / "summary.json", summary)
     picture = arguments.out / "pareto.png"
     pareto_picture(summaries, picture, f"Quality against time: {prompts} test prompts, {pace}")
-    console.print(
-        f"{seconds:.0f} s. open {picture} for the picture, {arguments.out / 'summary.json'} for every figure, "
-        f"and training with: tensorboard --logdir {arguments.out / 'ppo' / 'tb'}"
-    )
+    console.print(f"{seconds:.0f} s")
+    _say_where_it_lies(arguments, picture)
+
+
+def _say_where_it_lies(arguments: Arguments, picture: Path) -> None:
+    say("picture", str(picture))
+    say("figures", str(arguments.out / "summary.json"))
+    say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / 'ppo' / 'tb'))}")
+    device = {"unpaced": arguments.unpaced, "profile": bundled.profile(_PROFILES[arguments.unpaced][0])}
+    deploy = next_step("deploy", controller=str(arguments.out / "ppo" / "bundle"), **device)
+    say("next", next_step("serve"), f"{deploy}   # in another terminal")
 
 
 def _lost_checks(answers: list[Answered]) -> int:

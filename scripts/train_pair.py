@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.settings import within
-from scripts._cli import console, launch, next_step, say
+from scripts._cli import check_output, console, launch, next_step, say
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train, measure, write the card."""
+    check_output(arguments.out, folder=True)
     from traces.pair import train as pair
     from traces.pair.card import write_card
 

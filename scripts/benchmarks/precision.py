@@ -16,7 +16,7 @@ from torch import Tensor
 from runtime.model.decoder import Decoder
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
-from runtime.model.tokenizer import load_tokenizer
+from runtime.model.tokenizer import encode, load_tokenizer
 from runtime.synera.drafter import predict
 from scripts.benchmarks.harness import Figure, Setting
 from traces import bundled
@@ -83,7 +83,7 @@ def _answers(folder: Path, prompts: Sequence[str]) -> list[_Answer]:
     model, tokenizer = load_decoder(folder), load_tokenizer(folder)
     found = []
     for prompt in prompts:
-        ids = tokenizer.encode(prompt).ids
+        ids = encode(tokenizer, prompt)
         tokens = greedy_tokens(model, ids, bundled.MAX_NEW_TOKENS)
         found.append(_Answer(ids, tokens, _along(model, ids, tokens)))
     return found

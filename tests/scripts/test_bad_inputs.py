@@ -143,6 +143,7 @@ WORDS = [
     *[(name, "--device", _DEVICES) for name in ("record", "measure-profiles", "serve", "deploy", "train-pair")],
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
+    ("serve", "--log-level", ("loud", "")),
     ("record", "--splits", ("tests", "")),
     ("record", "--open-graphs", ("maybe", "")),
     ("train", "--ppo.preference", ("none", "", ESCAPES)),
@@ -176,6 +177,11 @@ def _profiles(kind: str) -> tuple[str, ...]:
 BAD_INPUTS = {
     "path": (*_PATHS, *_NO_FOLDER),
     "model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS)),
+    "pair": (
+        *_PATHS,
+        *_NO_FOLDER,
+        *(f"{{f}}/pair-{n}" for n in ("no-config", "config-garbage", "weights-half", "tokenizer-null")),
+    ),
     "exits": tuple(f"{{f}}/model-{name}" for name in _EXITS),
     "phone": _profiles("phone"),
     "gpu": _profiles("gpu"),
@@ -195,6 +201,8 @@ INPUTS = [
     ("record", (*_TINY, "--lens"), "lens"),
     ("measure-profiles", ("--slm",), "path"),
     ("measure-profiles", ("--slm", "{slm}", "--repetitions", "1", "--llm"), "path"),
+    ("measure-profiles", ("--energy-from",), "phone"),
+    ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
     ("train", ("--graphs",), "graph folder"),
     ("train", ("--device-profile",), "phone"),
     ("train", ("--cloud-profile",), "gpu"),
@@ -211,9 +219,9 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
-    ("bench", ("cloud", "--repetitions", "1", "--pair"), "path"),
-    ("bench", ("env", "--repetitions", "1", "--pair"), "path"),
-    ("bench", ("precision", "--repetitions", "1", "--pair"), "path"),
+    ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
+    ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
+    ("bench", ("precision", "--repetitions", "1", "--pair"), "pair"),
 ]
 BAD_OUTPUTS = {
     "file": ("{f}/folder", "{f}/device", f"{{f}}/{LONG}", "{f}/file/below", f"{{f}}/new/{LONG}", "{f}/loop", "/proc/nowhere/x"),

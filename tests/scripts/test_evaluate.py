@@ -17,7 +17,7 @@ from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer
 from agents.rules import FixedRule
 from runtime.errors import SettingError, UncoveredError
-from scripts import evaluate
+from scripts import _report, evaluate
 from scripts.evaluate import Arguments, Evaluation, distinct_names
 from synera_env import DecisionEnv
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
@@ -96,11 +96,11 @@ def test_same_named_bundles_and_one_named_like_a_rule_all_count(files: Path, cap
 
 def test_a_name_that_means_something_to_others_is_only_a_name(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To a shell, to the console's markup, and to the picture's formulas."""
-    Path("$x_").rename("$x_[bold] $y")
-    evaluated(bundle=(Path("$x_[bold] $y/bundle"),), picture=Path("p.svg"))
+    Path("$x_").rename("$_{ [bold] $y")
+    evaluated(bundle=(Path("$_{ [bold] $y/bundle"),), picture=Path("p.svg"))
     said = capsys.readouterr().out
-    assert "│ $x_[bold] $y " in said
-    assert "--controller '$x_[bold] $y/bundle'" in said
+    assert "│ $_{ [bold] $y " in said
+    assert "--controller '$_{ [bold] $y/bundle'" in said
     assert Path("p.svg").stat().st_size > 1000
 
 
@@ -156,6 +156,14 @@ def test_no_shared_answer_is_said_and_nothing_written(files: Path, monkeypatch: 
         evaluate.main(arguments())
     assert not Path("out.json").exists()
     assert not Path("runs").exists()
+
+
+def test_a_table_of_two_worlds_has_no_column_for_what_only_replay_can_lose() -> None:
+    """It would not fit, and the demo's graphs are whole."""
+    summary = {key: 0.5 for _, key, *_ in (*_report._COLUMNS, _report._UNCOVERED)} | {"reward_low": 0.0, "reward_high": 1.0}
+    one, two = ({"never": dict.fromkeys(worlds, summary)} for worlds in (("replay",), ("replay", "live")))
+    heads = [[column.header for column in _report.table(each, "x").columns] for each in (one, two)]
+    assert heads[0] == [*heads[1], "uncovered"]
 
 
 # ---------------------------------------------------------------- what it writes

@@ -149,6 +149,10 @@ def _models(folder: Path, slm: Path, llm: Path) -> None:
     configured("exits", exit_layers=[7, 3])
     configured("exits-text", exit_layers="all")
 
+    for name in ("no-config", "config-garbage", "weights-half", "tokenizer-null"):
+        for model in ("slm", "llm"):
+            shutil.copytree(folder / f"model-{name}", folder / f"pair-{name}" / model)
+
 
 def _bundles(folder: Path, bundle: Path) -> None:
     def copy(name: str) -> Path:

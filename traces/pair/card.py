@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from runtime.errors import CheckpointError
+from runtime.model.loading import load_decoder
+from runtime.model.tokenizer import load_tokenizer
 from traces.files import write_text
 from traces.pair.train import LLM, SLM
 from traces.tasks import scorers, tinyworld
@@ -93,11 +96,14 @@ def write_card(out: Path, prompts_per_kind: int = 200) -> Path:
     """Measure both models of a pair on test prompts and write the model card `out / README.md`.
 
     Raises:
-        FileNotFoundError: a model folder is missing.
+        CheckpointError: a model folder is missing or damaged.
     """
     for name in ("slm", "llm"):
         if not (out / name / "config.json").is_file():
-            raise FileNotFoundError(f"no model at {out / name}; train it with: synera train-pair")
+            raise CheckpointError(f"no model at {out / name}; train it with: synera train-pair")
+        # They say what is wrong with a damaged one; transformers would raise anything.
+        load_decoder(out / name)
+        load_tokenizer(out / name)
     measured = {
         "llm": measure(out / "llm", prompts_per_kind, forms=tinyworld.FORMS),
         "slm": measure(out / "slm", prompts_per_kind, forms=tinyworld.FORMS),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from tests.support.placements import NO_CUDA
@@ -123,7 +124,7 @@ def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
 
 
 def test_a_card_needs_both_models(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="synera train-pair"):
+    with pytest.raises(CheckpointError, match="synera train-pair"):
         pair_card.write_card(tmp_path)
 
 
