@@ -25,6 +25,10 @@ class PlacementError(SyneraError):
     """A device that was asked for and is not there."""
 
 
+class PlaintextRefusedError(SyneraError):
+    """Token ids would cross a network unencrypted, and nobody said that this is wanted."""
+
+
 class TokenizerMismatchError(SyneraError):
     """Device and cloud, or model and trace, do not share a tokenizer."""
 

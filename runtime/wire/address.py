@@ -10,16 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from runtime.errors import SettingError, SyneraError
+from runtime.errors import PlaintextRefusedError, SettingError
 from runtime.settings import shown
 
 _TARGET = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+)):(?P<port>[1-9][0-9]{0,4})")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-
-
-class PlaintextRefusedError(SyneraError):
-    """Token ids would cross a network unencrypted, and nobody said that this is wanted."""
 
 
 @dataclass(frozen=True, slots=True)

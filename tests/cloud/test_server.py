@@ -21,12 +21,11 @@ from cloud.log import KeyValueFormatter
 from cloud.server import CloudServer, ServerStartError, running_server
 from cloud.service import SERVICE
 from runtime.client import CloudClient
-from runtime.errors import CheckpointError, CloudRejectedError, CloudUnavailableError, SettingError
+from runtime.errors import CheckpointError, CloudRejectedError, CloudUnavailableError, PlaintextRefusedError, SettingError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
-from runtime.wire.address import PlaintextRefusedError
 from tests.support.embedded import Watched
 from tests.support.engine import FakeForward, continuation, fake_engine, greedy
 from tests.support.paces import NoWait

@@ -30,8 +30,8 @@ BUSY = CloudProfile("busy", "made up", 30, 0.05, queue_ms_quantiles=(0.0, 1.0, 5
 ALONE = replace(BUSY, name="alone", queue_ms_quantiles=(0.0,), load_quantiles=(0,))
 """The same machine, where nobody is but who really asks: the devices of the test are each other's others."""
 TIMES = {"rtt", "throughput", "queue", "compute"}
-TIME_TOLERANCE = 0.3
-"""In powers of ten: a real machine takes up to twice the times of the profiles, as other requests share a forward."""
+TIME_TOLERANCE = 1.0
+"""In powers of ten: real machines take longer than the profiles, by what others do on them."""
 TOLERANCE = 0.01
 """Sketches are kept in half precision."""
 TRAINING, LIVE = 400, 12

@@ -77,6 +77,10 @@ def became(record: ChunkRecord) -> str:
     return "r" if "next try in" in record.error else "l"
 
 
+def in_time(live: list[ChunkRecord], told: list[ChunkRecord]) -> bool:
+    return all(abs(one.committed_at - other.committed_at) < 0.1 for one, other in zip(live, told, strict=True))
+
+
 def replayed(pair: Recorded, prompt: int, scenario: Scenario) -> list[ChunkRecord]:
     lens = Lens.from_tensors(pair.graphs.lens_tensors)
     radio = Radio(FAST_LINK, 0.0, scenario.windows)
@@ -107,10 +111,14 @@ def test_the_same_outages_cost_the_same_live_and_in_replay(pair: Recorded, cloud
             with connection.open(Radio(FAST_LINK, 0.0, scenario.windows)) as session:
                 return take(session, tokens, len(scenario.checks))
 
-    with ThreadPoolExecutor(len(SCENARIOS)) as side_by_side:  # they mostly sleep
-        lived = dict(zip(SCENARIOS, side_by_side.map(live, SCENARIOS), strict=True))
+    tolds = {name: replayed(pair, prompts[name], scenario) for name, scenario in SCENARIOS.items()}
+    for _ in range(5):  # a machine that is held up for a moment sends a check in another window
+        with ThreadPoolExecutor(len(SCENARIOS)) as side_by_side:  # they mostly sleep
+            lived = dict(zip(SCENARIOS, side_by_side.map(live, SCENARIOS), strict=True))
+        if all(in_time(lived[name], tolds[name]) for name in SCENARIOS):
+            break
     for name, scenario in SCENARIOS.items():
-        told = replayed(pair, prompts[name], scenario)
+        told = tolds[name]
         for world, records in (("live", lived[name]), ("replay", told)):
             assert "".join(map(became, records)) == scenario.checks, f"{name}, {world}"
         for one, other in zip(lived[name], told, strict=True):

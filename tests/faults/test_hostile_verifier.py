@@ -183,7 +183,8 @@ def test_no_wrong_answer_costs_the_answer(name: str, device: Device, alone: tupl
 
 
 @pytest.mark.parametrize("name", ["open: another model", "reopened: another model"])
-def test_sessions_of_another_model_are_released(name: str, device: Device) -> None:
+def test_sessions_of_another_model_are_released(name: str, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.synera.backoff.FIRST_SECONDS", 8.0)  # longer than the answer, however slow the machine
     with hostile(info_of(device), KINDS[name].answers) as server, met(device, server.target) as connection:
         finish(connection.open())
     opened = [place for place, (method, _) in enumerate(server.asked, 1) if method == "Open"]

@@ -9,9 +9,8 @@ import pytest
 
 from cloud.service import STATUS
 from runtime.client import RAISED_BY, CloudClient, Deadlines
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, SettingError
+from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, PlaintextRefusedError, SettingError
 from runtime.synera.verifier import CloudVerifier
-from runtime.wire.address import PlaintextRefusedError
 from runtime.wire.sizes import (
     verify_request_bytes,
 )

@@ -220,6 +220,6 @@ def test_a_cloud_that_takes_only_short_drafts_is_refused_at_once(device: Device,
     with (
         running_server(ServerConfig(model=tiny_llm, max_draft_tokens=7)) as port,
         CloudClient(f"127.0.0.1:{port}") as client,
-        pytest.raises(CloudError, match=r"drafts of at most 7 tokens, the device drafts up to 8; let it take 8"),
+        pytest.raises(CloudError, match=r"drafts of at most 7 tokens, the device drafts up to 8; have it configured for 8"),
     ):
         Connection(device, client)

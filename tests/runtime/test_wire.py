@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import SettingError
+from runtime.errors import PlaintextRefusedError, SettingError
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.address import Address, PlaintextRefusedError, check_plaintext, is_loopback
+from runtime.wire.address import Address, check_plaintext, is_loopback
 from runtime.wire.generate import PROTO, ROOT, generate
 from runtime.wire.sizes import (
     SESSION_ID_CHARACTERS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from traces.errors import TraceError
 from traces.links.generators import constant_link, markov_link
 from traces.links.store import save_links
 from traces.links.trace import LinkTrace
+from traces.profile import DeviceProfile
 from traces.synera.graph import GraphSet
 
 LINKS = [constant_link(), markov_link(3, seconds=2.0)]
@@ -187,11 +188,14 @@ def test_a_file_of_something_else_is_said_to_be_one(akin_graphs: GraphSet, tmp_p
 def test_a_device_without_watts_is_said_once_where_energy_is_priced(
     akin_graphs: GraphSet, recwarn: pytest.WarningsRecorder, preference: Any, warned: bool
 ) -> None:
-    SyneraReplayEnv(akin_graphs, LINKS, bundled.profile("measured-device"), preference=preference)
+    unpowered = replace(
+        DeviceProfile.load(bundled.profile("phone")), name="plain", busy_watts=0.0, wait_watts=0.0, radio_joules_per_mb=0.0
+    )
+    SyneraReplayEnv(akin_graphs, LINKS, unpowered, preference=preference)
     said = [str(warning.message) for warning in recwarn if "watts" in str(warning.message)]
     assert len(said) == warned
     if warned:
-        assert "device profile 'measured-device' states no watts" in said[0]
+        assert "device profile 'plain' states no watts" in said[0]
         assert "set the preference's energy to 0" in said[0]
 
 

@@ -22,7 +22,7 @@ from traces.profile import CloudProfile
 
 PROMPT = [1, 2, 3]
 PROFILE = CloudProfile("test", "", 0.0, 0.0, queue_ms_quantiles=(0.0, 5.0, 30.0), load_quantiles=(0, 3, 24))
-LONG = CloudProfile("test", "", 0.0, 0.0, queue_ms_quantiles=(3.6e6,), load_quantiles=(5,))
+LONG = CloudProfile("test", "", 0.0, 0.0, queue_ms_quantiles=(1e6,), load_quantiles=(5,))
 """An hour for everybody."""
 
 
