@@ -334,14 +334,15 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a server that begins to listen; it should have been refused."""
-    from cloud import server
+    """End a server that begins to listen; it should have been refused. The log of this process stays as it is."""
+    from cloud import log, server
 
     real: Callable[..., None] = server.serve
 
     def listens(*_: object) -> None:
         raise AssertionError("it began to serve")
 
+    monkeypatch.setattr(log, "configure", lambda level: None)
     monkeypatch.setattr(server, "serve", lambda config, announce: real(config, listens))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +20,7 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.model.loading import fingerprint
 from runtime.model.placement import DTYPES
+from scripts import __main__ as command
 from scripts._cli import Dtype
 from scripts._verifier import verifier_process
 from tests.support.recorded import PHONE, Recorded, foreign_copy, recorded, trained
@@ -27,13 +31,31 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 NAMES = sorted(p.stem for p in SCRIPTS.glob("[!_]*.py"))
 
 
-def script(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script in a folder of its own; nothing may depend on the current one."""
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    returncode: object
+    stdout: str
+    stderr: str
 
 
-def mistake(done: subprocess.CompletedProcess[str]) -> str:
+def script(name: str, *arguments: object, cwd: Path) -> Done:
+    """Run a command in this process, which has loaded what takes long, and in a folder of its own."""
+    code: object = 0
+    words, before = ["synera", name.replace("_", "-"), *map(str, arguments)], sys.argv
+    with chdir(cwd), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        sys.argv = words
+        try:
+            command.main()
+        except SystemExit as left:
+            code = left.code
+        finally:
+            sys.argv = before
+    return Done(code, out.getvalue(), errors.getvalue())
+
+
+def mistake(done: Done) -> str:
     """The one line that a user's mistake must give."""
     assert done.returncode == 2, done
     assert "Traceback" not in done.stdout + done.stderr
@@ -70,7 +92,9 @@ def verifier(tiny_llm: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_shows_an_example(name: str, tmp_path: Path) -> None:
-    done = script(name, "--help", cwd=tmp_path)
+    """As a file, from a folder of its own: nothing may depend on the current one."""
+    line = [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"synera {name.replace('_', '-')}" in done.stdout
     assert "Examples:" in done.stdout
@@ -127,7 +151,7 @@ def test_models_with_different_tokenizers(tmp_path: Path, tiny_slm: Path, tiny_l
     assert not (tmp_path / "out").exists()
 
 
-def deploy(files: Path, slm: Path, bundle: Path, cloud: str, *more: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def deploy(files: Path, slm: Path, bundle: Path, cloud: str, *more: object, cwd: Path) -> Done:
     """Deploy without pace or emulated link."""
     quick = ("--unpaced", "--no-emulate-link", "--profile", files / "phone.json")
     return script("deploy", "--slm", slm, "--controller", bundle, "--cloud", cloud, *quick, *more, cwd=cwd)
