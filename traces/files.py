@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -99,8 +100,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write JSON, whole or not at all; see :func:`replacing`."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write JSON, whole or not at all; see :func:`replacing`. Figures that are not finite (unknown ones) become null."""
+    write_text(path, json.dumps(_known(value), indent=2, allow_nan=False) + "\n")
+
+
+def _known(value: object) -> object:
+    """The same plain data without NaN and infinities, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    return [_known(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

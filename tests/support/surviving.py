@@ -51,7 +51,7 @@ def finish(session: LiveSession, knobs: Knobs = ALWAYS) -> None:
         point = session.advance(knobs).point
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nothing_else_happens(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No trace is printed, no thread stays."""
     before = set(threading.enumerate())

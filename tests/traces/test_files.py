@@ -374,3 +374,12 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"x': it is there and is not a folder"), replacing_folder(tmp_path / "x"):
         raise AssertionError("not reached")
     assert held(tmp_path) == {"x": "x"}
+
+
+def test_figures_that_are_not_known_are_null_in_json(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "a.json",
+        {"known": 1.5, "unknown": float("nan"), "deep": [(float("inf"), {"x": -float("inf")}, "NaN", 3, None)]},
+    )
+    told = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert told == {"known": 1.5, "unknown": None, "deep": [[None, {"x": None}, "NaN", 3, None]]}
