@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -24,6 +24,7 @@ from agents.errors import BundleError
 from agents.onnx_policy import LARGEST_BYTES, OnnxController
 from runtime.settings import shown
 from synera_env import (
+    EXACT,
     Deployment,
     Preference,
     PreferenceRange,
@@ -43,7 +44,6 @@ NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 """Names of runs and bundles: letters, digits, `._-`, no dot first, 80 characters at most."""
 _LARGEST = {POLICY: LARGEST_BYTES, TABLES: 1 << 30, META: 16 << 20}  # bytes
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_EXACT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Training:
 class BundleMeta:
     """The JSON of a bundle. All of it is checked, when it is loaded or before it acts, but for the provenance."""
 
-    __pydantic_config__ = _EXACT
+    __pydantic_config__ = EXACT
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     system: Annotated[str, Field(min_length=1, max_length=80)]

@@ -25,7 +25,7 @@ from agents.callbacks import EpisodeMeans, KeepBest, SeenRange, seen_by
 from agents.evaluation import MOST_ANSWERS, make_plan
 from agents.export import export_policy
 from agents.scaling import Scaling
-from runtime.settings import above, one_of, shown, within
+from runtime.settings import above, one_of, shown, whole, within
 from synera_env import DecisionEnv, Preference, SettingError, replacing_folder, write_json
 
 _COUNTS = {
@@ -75,9 +75,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         one_of("preference", self.preference, ("default", "sampled"))
         for name, (low, high) in _COUNTS.items():
-            within(name, getattr(self, name), low, high)
-            if not isinstance(getattr(self, name), int):
-                raise SettingError(f"{name}={shown(getattr(self, name))} must be a whole number")
+            whole(name, getattr(self, name), low, high)
         above("learning_rate", self.learning_rate, 0.0)
         within("learning_rate", self.learning_rate, 0.0, 1.0)
         within("entropy", self.entropy, 0.0, 10.0)

@@ -20,26 +20,14 @@ from cloud.log import fields
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
-    CloudError,
     CloudRejectedError,
-    CloudUnavailableError,
-    SessionLostError,
-    TokenizerMismatchError,
 )
 from runtime.settings import plain
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
+from runtime.wire.statuses import STATUS
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
-STATUS: dict[type[Exception], grpc.StatusCode] = {
-    TokenizerMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
-    SessionLostError: grpc.StatusCode.NOT_FOUND,
-    CloudBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    CloudRejectedError: grpc.StatusCode.INVALID_ARGUMENT,
-    CloudUnavailableError: grpc.StatusCode.UNAVAILABLE,
-    CloudError: grpc.StatusCode.INTERNAL,
-}
-"""Status of each exception that the verifier raises on purpose; any other is a bug and becomes INTERNAL, without a kind."""
 LONGEST_DETAILS = 500
 """Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -19,30 +19,19 @@ from google.protobuf.message import DecodeError
 from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened
 from runtime.errors import (
     BadAnswerError,
-    CloudBusyError,
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
-    SessionLostError,
     SettingError,
     SyneraError,
-    TokenizerMismatchError,
 )
 from runtime.settings import plain, shown, within
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
+from runtime.wire.statuses import STATUS
 
-RAISED_BY: Mapping[type[SyneraError], grpc.StatusCode] = {
-    TokenizerMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
-    SessionLostError: grpc.StatusCode.NOT_FOUND,
-    CloudBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    CloudRejectedError: grpc.StatusCode.INVALID_ARGUMENT,
-    CloudUnavailableError: grpc.StatusCode.UNAVAILABLE,
-    CloudError: grpc.StatusCode.INTERNAL,
-}
-"""The errors that a verifier may name, and the status that each comes with; no other name is taken at its word."""
-_NAMED = {kind.__name__: (kind, status) for kind, status in RAISED_BY.items()}
+_NAMED = {kind.__name__: (kind, status) for kind, status in STATUS.items()}
 _RETRIES = 3
 _RETRY_SECONDS = 0.1
 _CHANNEL_OPTIONS = (

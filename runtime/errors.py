@@ -1,5 +1,5 @@
 """Every error the runtime raises on purpose, one class a cause. The gRPC status of those that a verifier raises is decided in
-cloud/service.py and read back in client.py; nowhere else.
+wire/statuses.py; nowhere else.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from gymnasium.envs.registration import register
 from runtime.errors import SettingError, SyneraError, UncoveredError
 from runtime.policy import drive
 from runtime.session import StepRecord
-from runtime.settings import above, one_of, shown, within
 from runtime.synera.knobs import Knobs
 from synera_env.base import DecisionEnv, Deployment
 from synera_env.metrics import EpisodeMetrics, summarise
@@ -21,9 +20,10 @@ from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
 from traces.errors import TraceError
 from traces.files import replacing_folder, write_json
-from traces.schemas import parse_json, read_file, read_json
+from traces.schemas import EXACT, parse_json, read_file, read_json
 
 __all__ = [
+    "EXACT",
     "DecisionEnv",
     "Deployment",
     "EpisodeMetrics",
@@ -42,18 +42,14 @@ __all__ = [
     "TraceError",
     "UncoveredError",
     "View",
-    "above",
     "drive",
-    "one_of",
     "parse_json",
     "preference_features",
     "read_file",
     "read_json",
     "replacing_folder",
-    "shown",
     "summarise",
     "synera_schema",
-    "within",
     "write_json",
 ]
 

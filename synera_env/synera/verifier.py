@@ -1,7 +1,7 @@
 """The replayed cloud: what the LLM says is read off a token graph, and how long it takes is told by a link and a profile.
 
 It follows the rules of the live verifier (runtime/synera/verifier.py): opening, loss, back-off, healing. What does not live
-here: the walk through the graph (replay.py) and what a verdict means for the answer (runtime/synera/session.py).
+here: the walk through the graph (walk.py) and what a verdict means for the answer (runtime/synera/session.py).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -19,10 +20,20 @@ from tests.support.recorded import Recorded
 class Fleet:
     """Makes environments and counts what becomes of them."""
 
-    def __init__(self, pair: Recorded) -> None:
+    def __init__(self, pair: Recorded, refuse_after: threading.Event | None = None) -> None:
         self.made: list[SyneraReplayEnv] = []
         self.closed: list[SyneraReplayEnv] = []
-        self._pair, self._lock = pair, threading.Lock()
+        self._pair, self._lock, self._asked = pair, threading.Lock(), itertools.count()
+        self.refuse_after, self.refused = refuse_after, threading.Event()
+
+    def first(self) -> SyneraReplayEnv:
+        """An environment for the first device that asks, whichever it is, and an error for the others."""
+        if next(self._asked):  # one step of the interpreter: of two devices that ask at once one is the first
+            if self.refuse_after is not None:
+                self.refuse_after.wait(30)
+            self.refused.set()
+            raise SyneraError("no verifier answers")
+        return self()
 
     def __call__(self) -> SyneraReplayEnv:
         env = self._pair.env()
@@ -55,13 +66,12 @@ def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(
 def test_an_environment_that_cannot_be_made_ends_the_fleet(pair: Recorded, env: SyneraReplayEnv) -> None:
     fleet = Fleet(pair)
 
-    def second_fails() -> SyneraReplayEnv:
-        if fleet.made:
-            raise SyneraError("no verifier answers")
-        return fleet()
+    def answered() -> None:
+        fleet.refused.wait(30)
 
     with pytest.raises(SyneraError, match="no verifier answers"):
-        run_fleet(second_fails, RandomRule(env.schema), make_plan(env, 40), 3)
+        run_fleet(fleet.first, RandomRule(env.schema), make_plan(env, 40), 3, answered)
+    assert len(fleet.made) == 1
     assert fleet.closed == fleet.made
 
 
@@ -79,22 +89,18 @@ def test_a_controller_that_fails_is_not_swallowed(pair: Recorded, env: SyneraRep
 
 def test_the_others_stop_once_a_device_has_failed(pair: Recorded, env: SyneraReplayEnv) -> None:
     """Whichever it is: here the second one, while the first is at its first answer."""
-    fleet, failed, done = Fleet(pair), threading.Event(), []
-
-    def second_fails() -> SyneraReplayEnv:
-        if fleet.made:
-            failed.set()
-            raise SyneraError("no verifier answers")
-        return fleet()
+    answering, done = threading.Event(), []
+    fleet = Fleet(pair, refuse_after=answering)
 
     def answered() -> None:
-        failed.wait(30)
+        answering.set()
+        fleet.refused.wait(30)
         done.append(1)
         time.sleep(0.02)
 
     plan = make_plan(env, 400)
     with pytest.raises(SyneraError, match="no verifier answers"):
-        run_fleet(second_fails, RandomRule(env.schema), plan, 2, answered)
+        run_fleet(fleet.first, RandomRule(env.schema), plan, 2, answered)
     assert 1 <= len(done) < 100  # it went on until it heard, not to the end of the plan
     assert fleet.closed == fleet.made
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from cloud.service import LONGEST_DETAILS, STATUS
+from cloud.service import LONGEST_DETAILS
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
+from runtime.wire.statuses import STATUS
 from tests.support.embedded import Watched
 from tests.support.engine import VOCAB, continuation, fake_engine
 from tests.support.raw import Honest, Refusal, answer, channel_to, poll

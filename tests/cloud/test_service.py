@@ -11,7 +11,7 @@ import pytest
 
 from cloud.generate import Generation
 from cloud.log import KeyValueFormatter
-from cloud.service import LONGEST_DETAILS, STATUS, Statuses, SyneraServicer
+from cloud.service import LONGEST_DETAILS, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
 from cloud.verify import Verification
 from runtime import errors
@@ -28,6 +28,7 @@ from runtime.errors import (
 )
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
+from runtime.wire.statuses import STATUS
 from tests.support.engine import FakeForward, fake_engine
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from runtime.client import RAISED_BY, Deadlines
+from runtime.client import Deadlines
 from runtime.device import Device
 from runtime.wire import synera_pb2 as pb
+from runtime.wire.statuses import STATUS
 from tests.support.hostile import (
     CODES,
     COMPRESSED,
@@ -129,11 +130,11 @@ KINDS: dict[str, Kind] = {
         f"named {kind.__name__} with another status": Kind(
             {"Verify": fails(StatusCode.UNKNOWN, kind=kind.__name__)}, "UNKNOWN: why"
         )
-        for kind in RAISED_BY
+        for kind in STATUS
     },
     **{
         f"named {kind.__name__}": Kind({"Verify": fails(code, "so named", kind.__name__)}, "so named")
-        for kind, code in RAISED_BY.items()
+        for kind, code in STATUS.items()
     },
     **{
         f"{method}: {code.name}": Kind({method: fails(code)}, SAYS_OF_CODE.get(code, rf"failed \({code.name}: why\)"))

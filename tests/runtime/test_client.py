@@ -7,8 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cloud.service import STATUS
-from runtime.client import RAISED_BY, CloudClient, Deadlines
+from runtime.client import CloudClient, Deadlines
 from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, PlaintextRefusedError, SettingError
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.sizes import (
@@ -117,10 +116,6 @@ def test_a_call_that_comes_back_after_a_retry_succeeds(absent: str) -> None:
 
     with CloudClient(absent) as client:
         assert client._call(method, "asked", deadline_seconds=5.0) == "asked"
-
-
-def test_the_device_knows_every_error_that_the_cloud_may_name_by_its_status() -> None:
-    assert dict(RAISED_BY) == STATUS
 
 
 def reaches(target: str) -> str:
