@@ -210,6 +210,4 @@ def test_a_device_with_watts_is_not_remarked_on(akin_graphs: GraphSet, recwarn: 
 def test_what_controllers_need_is_offered() -> None:
     for name in synera_env.__all__:
         assert hasattr(synera_env, name)
-    assert {"read_json", "parse_json", "within", "above", "one_of", "SettingError", "PreferenceRange"} <= set(
-        synera_env.__all__
-    )
+    assert {"read_json", "parse_json", "EXACT", "SettingError", "PreferenceRange"} <= set(synera_env.__all__)
