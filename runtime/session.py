@@ -25,7 +25,7 @@ class Cost:
     device_seconds: float = 0.0
     """The device was busy."""
     wait_seconds: float = 0.0
-    """The device waited for the cloud."""
+    """The device waited for the cloud and had nothing to do."""
     cloud_seconds: float = 0.0
     """This request's share of the cloud's compute; unknown, and 0, where the cloud was lost."""
     cloud_tokens: int = 0
@@ -36,6 +36,28 @@ class Cost:
     """Sent, also for what came to nothing."""
     downlink_bytes: int = 0
     """Received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What the device did on a guess while the cloud was asked; it changes time and energy, never tokens."""
+
+    guess: tuple[int | None, ...]
+    """Tokens that the step was taken to commit; None is one that a replay does not know."""
+    probability: float
+    """How likely that was thought to be."""
+    hit: bool
+    """The step committed just those."""
+    drafted: int
+    """Tokens drafted on from the guess, its own last one included where the device had to draft that."""
+    kept: int
+    """Those of them that the next step begins with."""
+    seconds: float
+    """Device time of all of them; part of the step's `device_seconds`."""
+    saved_seconds: float
+    """Device time of those kept, less what the device was still at it once the answer was known; negative where it only delayed."""
+    wasted_joules: float
+    """Energy of those not kept; part of the step's `joules`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +79,8 @@ class StepRecord:
     """Those of them that it let stand."""
     error: str | None = None
     """Why the cloud, though asked, gave nothing; the device then went on alone."""
+    ahead: Ahead | None = None
+    """What was drafted meanwhile, if anything."""
 
     @property
     def drafted(self) -> tuple[int, ...]:

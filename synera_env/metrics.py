@@ -42,6 +42,12 @@ class EpisodeMetrics:
     joules: float
     lost_chunks: int
     """Steps that asked a cloud in vain."""
+    hit_rate: float
+    """Right guesses / guesses that the device drafted on from while the cloud was asked; NaN when it made none."""
+    saved_seconds: float
+    """Waiting that such drafts filled with work that was kept, less what they delayed."""
+    wasted_joules: float
+    """Energy of such drafts that were not kept; part of `joules`."""
 
 
 def episode_metrics(records: Sequence[StepRecord], quality: float, preference: Preference) -> EpisodeMetrics:
@@ -55,7 +61,7 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
     times = np.concatenate([np.full(len(r.committed), r.committed_at) for r in records])
     gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
     judged = sum(r.judged for r in records)
-    costs = [r.cost for r in records]
+    costs, aheads = [r.cost for r in records], [r.ahead for r in records if r.ahead is not None]
     qualities = [0.0] * (len(records) - 1) + [quality]
     return EpisodeMetrics(
         quality=quality,
@@ -75,6 +81,9 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
         downlink_bytes=sum(c.downlink_bytes for c in costs),
         joules=sum(c.joules for c in costs),
         lost_chunks=sum(r.error is not None for r in records),
+        hit_rate=sum(a.hit for a in aheads) / len(aheads) if aheads else float("nan"),
+        saved_seconds=sum(a.saved_seconds for a in aheads),
+        wasted_joules=sum(a.wasted_joules for a in aheads),
     )
 
 

@@ -43,7 +43,7 @@ class Draft:
     importance: float
     """Quantile in 0..1."""
     seconds: float
-    """Time it took to draft."""
+    """Device time spent on it since the chunk before was settled; what was drafted ahead of that is part of that step's cost."""
 
     @property
     def ids(self) -> tuple[int, ...]:

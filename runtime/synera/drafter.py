@@ -92,8 +92,14 @@ class ModelDrafter:
         self._reset()
 
     def push(self, token: int) -> None:
-        """Append a token that the cloud chose."""
+        """Append a token that stands."""
         self._prefix.append(token)
+
+    push_guessed = push
+
+    def next_guessed(self, exit_index: int, exit_margin: float) -> DraftToken:
+        """As `next`: a model knows its next token after any prefix."""
+        return self.next(exit_index, exit_margin)
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` tokens of the prefix."""

@@ -18,7 +18,7 @@ MAX_DRAFT_LENGTH = 8
 class Knobs:
     """One setting of the controller; the defaults never offload and run the SLM whole.
 
-    Thresholds and budget apply to the chunk in hand, exit and draft length to the next one.
+    Thresholds and budget apply to the chunk in hand, exit and draft length to the next one, also where that is drafted ahead.
     """
 
     confidence_threshold: float = 0.0
@@ -31,11 +31,13 @@ class Knobs:
     """0..1: leave at the first exit whose margin (top-1 minus top-2 probability) reaches it; 1 never leaves early."""
     draft_length: int = 4
     """1..8: the most tokens in a chunk."""
+    draft_ahead: float = 1.0
+    """0..1: while a check is in flight, draft on where the guess of its outcome is at least so probable; 1 never does."""
     offload_budget: float = 0.0
     """0..1: chunk t (from 1) may be offloaded while offloaded + 1 <= ceil(budget * t); 0 never, 1 no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("confidence_threshold", "importance_threshold", "exit_margin", "offload_budget"):
+        for name in ("confidence_threshold", "importance_threshold", "exit_margin", "draft_ahead", "offload_budget"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise SettingError(f"{name}={value} is outside 0..1")

@@ -103,6 +103,7 @@ class CloudVerifier:
         self._link_backoff = Backoff()
         self._opening: Future[float | None] | None = None
         self._checking: Future[Verdict | Lost] | None = None
+        self._known_at = 0.0
         self._released: Future[None] | None = None
         # Below: touched by the worker only.
         self._remote: _Remote | None = None
@@ -134,10 +135,19 @@ class CloudVerifier:
         if self._checking is not None:
             raise RuntimeError("one check at a time: call result() before the next submit()")
         if refused := self._refused():
+            self._known_at = self._clock.now()
             self._checking = Future()
             self._checking.set_result(refused)
         else:
-            self._checking = self._run(self._check, tuple(history), tuple(draft))
+            self._checking = self._run(self._timed_check, tuple(history), tuple(draft))
+
+    def ready(self) -> bool:
+        """See :class:`runtime.synera.session.Verifier`."""
+        return self._checking is None or self._checking.done()
+
+    def known_at(self) -> float:
+        """See :class:`runtime.synera.session.Verifier`."""
+        return self._known_at
 
     def result(self) -> Verdict | Lost:
         """See :class:`runtime.synera.session.Verifier`.
@@ -191,6 +201,11 @@ class CloudVerifier:
             self._abandon(error)
             return None
         return self._clock.now() - began
+
+    def _timed_check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict | Lost:
+        reply = self._check(history, draft)
+        self._known_at = self._clock.now()
+        return reply
 
     def _check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict | Lost:
         if refused := self._refused():

@@ -19,9 +19,9 @@ from synera_env.schema import Feature, Knob, Schema, View, preference_features
 
 NEVER = Knobs(offload_budget=0.0)
 """The SLM alone, at full depth."""
-ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=4)
+ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=4, draft_ahead=0.3)
 """Every chunk of four is checked: the LLM's own answer."""
-THRESHOLD = Knobs(confidence_threshold=0.7, offload_budget=1.0, draft_length=4)
+THRESHOLD = Knobs(confidence_threshold=0.7, offload_budget=1.0, draft_length=4, draft_ahead=0.3)
 """A hand-set threshold, unsearched."""
 FIRST_KNOBS = Knobs()
 """Exit and draft length of an answer's first chunk, which is drafted before any decision: full depth, four tokens."""
@@ -77,6 +77,12 @@ def _knobs(exits: int) -> list[Knob]:
             *(1.0, 0.7, 0.9, 0.98),
         ),
         Knob("draft_length", 1, MAX_DRAFT_LENGTH, "tokens", "most tokens in the next chunk", (4, 1, 2, 8), integer=True),
+        unit(
+            "draft_ahead",
+            "probability",
+            "while a check is in flight, draft on where the guess of its outcome is at least so probable; 1: never",
+            *(0.3, 1.0, 0.0),
+        ),
         unit("offload_budget", "share", "chunk t may be offloaded while offloaded + 1 <= ceil(budget * t)", 1.0, 0.25, 0.5),
     ]
 
@@ -104,6 +110,15 @@ class SyneraView(View):
         average = 0.5
         for _, r in self.verdicts:
             average = _SMOOTHING * average + (1 - _SMOOTHING) * r.accepted / r.judged
+        return average
+
+    @cached_property
+    def guess_hits(self) -> float:
+        """Moving average of the guesses that were right."""
+        average = 0.5
+        for r in self.records:
+            if r.ahead is not None:
+                average = _SMOOTHING * average + (1 - _SMOOTHING) * r.ahead.hit
         return average
 
     @cached_property
@@ -234,6 +249,12 @@ def _progress_features() -> list[Feature]:
             "share",
             "moving average of the accepted part of offloaded chunks; 0.5 before the first",
             lambda v: v.acceptance,
+        ),
+        _unit(
+            "guess_hits",
+            "share",
+            "moving average of the guesses drafted on from that were right; 0.5 before the first",
+            lambda v: v.guess_hits,
         ),
         _unit(
             "offload_rate", "share", "offloaded chunks of those so far", lambda v: v.point.offloaded / max(1, len(v.records))

@@ -55,7 +55,7 @@ class ReplayVerifier:
         self._lost, self._checks = lost, 0
         self._backoff = Backoff()
         self._held: HeldHistory | None = None  # what the session in the cloud holds, while there is one
-        self._opened_at = 0.0
+        self._opened_at = self._known_at = 0.0
         self._probe: float | None = None
         self._pending: tuple[float, Verdict | Lost] | None = None
 
@@ -83,14 +83,22 @@ class ReplayVerifier:
         else:
             self._pending = self._check(sent, history, draft)
 
+    def ready(self) -> bool:
+        """Whether the verdict has arrived by now, or the certainty that none will."""
+        return self._pending is None or self._clock.now() >= self._pending[0]
+
     def result(self) -> Verdict | Lost:
         """Let the time pass until the verdict arrives, or until it is certain that none will."""
         if self._pending is None:
             raise RuntimeError("no chunk was submitted")
-        known, reply = self._pending
+        self._known_at, reply = self._pending
         self._pending = None
-        self._clock.charge(0.0, since=known)
+        self._clock.charge(0.0, since=self._known_at)
         return reply
+
+    def known_at(self) -> float:
+        """See :class:`runtime.synera.session.Verifier`."""
+        return self._known_at
 
     def close(self) -> None:
         """Nothing to release."""

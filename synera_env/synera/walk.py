@@ -6,13 +6,13 @@ What does not live here: the graph (traces/synera/graph.py), the replayed cloud 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from runtime.clock import SimulatedClock
 from runtime.errors import UncoveredError
-from runtime.model.exits import ExitLedger, Segment
+from runtime.model.exits import ExitLedger
 from runtime.settings import shown
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
@@ -62,37 +62,65 @@ class ReplayDrafter:
     def __init__(self, walk: Walk, exit_layers: tuple[int, ...], clock: SimulatedClock, profile: DeviceProfile) -> None:
         self._walk, self._clock, self._profile = walk, clock, profile
         self._ledger = ExitLedger(exit_layers)
+        self._beyond = 0  # guessed tokens at the end of the prefix that lead out of the graph
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Start from the graph's prompt."""
-        self._walk.nodes = [0]
+        self._walk.nodes, self._beyond = [0], 0
         self._ledger.truncate(0)
 
     def push(self, token: int) -> None:
-        """Append a token that the cloud chose."""
+        """Append a token that stands."""
         self._walk.nodes.append(self._walk.follow(self._walk.nodes[-1], token))
+
+    def push_guessed(self, token: int) -> None:
+        """Append a token that may lead out of the graph."""
+        child = -1 if self._beyond else self._walk.graph.child(self._walk.nodes[-1], token)
+        if child < 0:
+            self._beyond += 1
+        else:
+            self._walk.nodes.append(child)
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` tokens of the prefix."""
+        recorded = self._walk.prompt_tokens + len(self._walk.nodes) - 1
+        self._beyond = max(0, length - recorded)
         del self._walk.nodes[1 + length - self._walk.prompt_tokens :]
         self._ledger.truncate(length)
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         """Read the next token off the graph; leave at the first exit whose margin reaches `exit_margin`."""
-        graph, node = self._walk.graph, self._walk.nodes[-1]
+        said = self._read(exit_index, exit_margin)
+        self.push(said.token)
+        return said
+
+    def next_guessed(self, exit_index: int, exit_margin: float) -> DraftToken | None:
+        """As `next`. Out of the graph a token, of which nothing is known, takes the time of the deepest exit that it may; it is
+        wasted in any case, as a guess that holds and leaves the graph ends the episode there.
+        """
+        if self._beyond:
+            self._walk_exits(exit_index, exit_margin, lambda exit_index: 0.0)
+            self._beyond += 1
+            return None
+        said = self._read(exit_index, exit_margin)
+        self.push_guessed(said.token)
+        return said
+
+    def _walk_exits(self, exit_index: int, exit_margin: float, margin: Callable[[int], float]) -> int:
+        """Take the last position from exit to exit; charge it and return the exit that it left at."""
         began = self._clock.now()
-        length = self._walk.prompt_tokens + len(self._walk.nodes) - 1
-
-        def margin(segment: Segment, ask: bool) -> float:
-            return float(graph.margin[node, segment.exit_index]) if ask else 0.0
-
-        walk = self._ledger.walk(length, exit_index, exit_margin, margin)
-        left = walk.exit_index
+        length = self._walk.prompt_tokens + len(self._walk.nodes) - 1 + self._beyond
+        walk = self._ledger.walk(
+            length, exit_index, exit_margin, lambda segment, ask: margin(segment.exit_index) if ask else 0.0
+        )
         self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
-        token = int(graph.exit_token[node, left])
-        self._walk.nodes.append(self._walk.follow(node, token))
+        return walk.exit_index
+
+    def _read(self, exit_index: int, exit_margin: float) -> DraftToken:
+        graph, node = self._walk.graph, self._walk.nodes[-1]
+        left = self._walk_exits(exit_index, exit_margin, lambda at: float(graph.margin[node, at]))
         return DraftToken(
-            token=token,
+            token=int(graph.exit_token[node, left]),
             exit_index=left,
             confidence=float(graph.confidence[node, left]),
             margin=float(graph.margin[node, left]),

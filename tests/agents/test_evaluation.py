@@ -85,7 +85,9 @@ def test_what_the_graphs_do_not_know_is_left_out_not_invented(pair: Recorded, cu
     found = evaluate(cut, FixedRule(ALWAYS, cut.schema), plan)
     assert len(found) == 10
     kept = [p for p in plan if p.prompt != 0]
-    assert found == evaluate(pair.env(), FixedRule(ALWAYS, cut.schema), kept)
+    assert repr(found) == repr(
+        evaluate(pair.env(), FixedRule(ALWAYS, cut.schema), kept)
+    )  # repr, as one NaN is as good as another
 
 
 class Watching:
