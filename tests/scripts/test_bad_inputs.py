@@ -58,7 +58,18 @@ def cases() -> Iterator[Case]:
     for name, option, values in WORDS:
         for value in values:
             yield Case(name, (*AREA.get(name, ()), option, value))
-    for name in ("bench", "demo", "deploy", "evaluate", "measure-profiles", "record", "serve", "train", "train-pair"):
+    for name in (
+        "bench",
+        "demo",
+        "deploy",
+        "evaluate",
+        "measure-profiles",
+        "record",
+        "serve",
+        "train",
+        "train-pair",
+        "validate-replay",
+    ):
         for words in (("--no-such-option", "1"), ("surplus",), (f"--{ESCAPES}",)):
             yield Case(name, (*AREA.get(name, ()), *words))
     for name, before, kind in INPUTS:
@@ -114,6 +125,9 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train", "--ppo.seed", 0),
     ("evaluate", "--answers", 1),
     ("evaluate", "--seed", 0),
+    ("validate-replay", "--answers", 1),
+    ("validate-replay", "--devices", 1),
+    ("validate-replay", "--seed", 0),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
@@ -210,6 +224,7 @@ INPUTS = [
     ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
     ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
+    ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
     ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
@@ -236,6 +251,7 @@ OUTPUTS = [
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
     ("train-pair", ("--slm-steps", "1", "--llm-steps", "1", "--out"), "folder"),
+    ("validate-replay", ("--answers", "1", "--out"), "folder"),
     ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--ppo.steps", "1", "--out"), "folder"),
 ]
 _ADDRESSES = (
@@ -268,6 +284,8 @@ OTHERS = [
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
     Case("deploy", (*_FITS, "--preference.quality", "0"), "quality=0"),
     Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
+    Case("validate-replay", ("--bundle", "{bundle}"), "was trained with the slm"),
+    Case("validate-replay", ("--devices", "2", "2"), "names a number twice"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
