@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ import tyro
 
 from runtime.model.placement import Placement
 from scripts import bench
-from scripts.benchmarks import env, harness, precision
+from scripts.benchmarks import env, harness, precision, stall_free
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 
 FIELDS = {"name", "value", "unit", "goal", "better", "peer"}
@@ -191,3 +193,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_comparison_needs_both_sides() -> None:
     with pytest.raises(ValueError):
         Comparison([1.0], [1.0, 2.0]).speedup
+
+
+def test_stall_free_figures_are_of_equal_tokens_in_replay_and_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stall_free, "_REPLAYED", 3)
+    target = tmp_path / "figures.json"
+    bench.main(tyro.cli(bench.Arguments, args=["stall-free", "--repetitions", "1", "--json", str(target)]))
+    found = json.loads(target.read_text())
+    assert len(found) == len({each["name"] for each in found}) == 6
+    assert all("same tokens" in each["peer"] and "of guesses right" in each["peer"] for each in found)
+    assert sum("live" in each["name"] for each in found) == 2
+    assert "stall-free" in capsys.readouterr().out
+
+
+def test_a_cut_of_answers_that_differ_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = itertools.count()
+    found = stall_free._answered
+
+    def other(*given: Any) -> Any:
+        return replace(found(*given), tokens=(next(numbers),))
+
+    monkeypatch.setattr(stall_free, "_answered", other)
+    monkeypatch.setattr(stall_free, "_REPLAYED", 2)
+    with pytest.raises(AssertionError, match="2 of 2 answers differ"):
+        stall_free.measure(Setting(Path("unused"), 1, 1))
