@@ -6,6 +6,7 @@ What does not live here: the lines, how a dataclass is read off one (plain.py), 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -112,12 +113,12 @@ def read_run(path: str | Path) -> RunLog:
     Raises:
         TraceError: it is missing or too large, or a line is not what it should be; says which line, and why.
     """
-    path = Path(path) / DECISIONS if Path(path).is_dir() else Path(path)
+    path = Path(path) / DECISIONS if os.path.isdir(path) else Path(path)
     missing = f"no live run at {shown(str(path), 200)}; synera deploy --log FOLDER writes one"
     reading = _Reading()
     torn = False
     for each in (file_before(path), path):
-        if each != path and not each.exists():
+        if each != path and not os.path.exists(each):
             continue
         *lines, rest = read_file(each, missing).split(b"\n")
         torn |= bool(rest)

@@ -155,11 +155,15 @@ def test_a_prompt_is_written_only_where_it_is_asked_for(kept: bool, answers: lis
     assert {each.begun.prompt_sha256 for each in read} == {telemetry.prompt_hash(SECRET)}
 
 
+def interrupted(told: Any) -> None:
+    told.settled(record())
+    raise KeyboardInterrupt
+
+
 def test_an_answer_that_is_given_up_says_why_and_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
     with live_run(tmp_path / "live") as live:
         with pytest.raises(KeyboardInterrupt), live.answer(SECRET, 5, preference=Preference()) as told:
-            told.settled(record())
-            raise KeyboardInterrupt
+            interrupted(told)
         with live.answer(SECRET, 5, preference=Preference()) as told:
             told.settled(record())
     given_up, whole = read_run(tmp_path / "live").answers
@@ -213,12 +217,12 @@ def test_a_disk_that_is_full_costs_no_answer(
 def test_a_folder_that_holds_something_is_refused_and_stays_as_it_is(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     for attempt in (check_unused, live_run):
-        with pytest.raises(SettingError, match="holds (a live run|files) already; name another folder"):
+        with pytest.raises(SettingError, match=r"holds (a live run|files) already; name another folder"):
             attempt(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TraceError, match="cannot write to .*name another path"):
+    with pytest.raises(TraceError, match=r"cannot write to .*name another path"):
         live_run(tmp_path / "file" / "below")
