@@ -33,9 +33,9 @@ class LiveScalars:
     """Shows live answers in TensorBoard; the x axis is decisions so far. Thread-safe; who makes it closes it.
 
     Each answer is written at its end and at once, by this thread: so no decision waits for it, and a process that is
-    killed loses the answer under way alone. `SummaryWriter` (of torch, which trainings use) hands every value to a
-    thread, which keeps it for up to two minutes, and dies with a trace where the disk is full; the records in the file
-    are the same.
+    killed loses the answer under way alone. A file that has reached its bound stays as it is. `SummaryWriter` of torch,
+    which trainings use, hands every value to a thread that keeps it for up to two minutes, and that dies with a trace
+    where the disk is full; the records in its files are the same.
     """
 
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
