@@ -37,7 +37,7 @@ def table(summaries: Summaries, title: str) -> Table:
 
     With replay alone, which may lose answers, there is a column for what each controller lost.
     """
-    columns = (*_COLUMNS, _UNCOVERED) if all(len(worlds) == 1 for worlds in summaries.values()) else _COLUMNS
+    columns = (*_COLUMNS, _UNCOVERED) if all(list(worlds) == ["replay"] for worlds in summaries.values()) else _COLUMNS
     out = Table(title=harmless(title))
     out.add_column("controller", no_wrap=True)
     for header, *_ in columns:

@@ -63,6 +63,7 @@ def cases() -> Iterator[Case]:
         "demo",
         "deploy",
         "evaluate",
+        "inspect-run",
         "measure-profiles",
         "record",
         "serve",
@@ -92,7 +93,7 @@ def _last(path: str) -> str:
 
 
 NO_COUNTS = ("1.5", "nan", "", "one", "1e3", "0x10")
-AREA = {"bench": ("device",)}
+AREA = {"bench": ("device",), "inspect-run": ("run",)}
 NO_COMMANDS = [
     Case("", (), "''"),
     Case("trian", (), "did you mean train?"),
@@ -128,6 +129,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("validate-replay", "--answers", 1),
     ("validate-replay", "--devices", 1),
     ("validate-replay", "--seed", 0),
+    ("inspect-run", "--answer", 1),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
@@ -202,6 +204,10 @@ BAD_INPUTS = {
     "graphs": (*_PATHS, "{f}/folder", *(f"{{f}}/graphs-{name}/test.safetensors" for name in _GRAPHS)),
     "graph folder": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/graphs-{name}" for name in _GRAPHS)),
     "bundle": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/bundle-{name}" for name in _BUNDLES)),
+    "run": (
+        *(*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
+        *(f"{{f}}/run-{n}" for n in ("none-whole", "twice", "version", "system", "event", "step", "blank", "garbage")),
+    ),
     "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}.txt" for n in ("two-prompts", "blank", "latin1", "same"))),
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
@@ -233,6 +239,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
+    ("inspect-run", (), "run"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
@@ -253,6 +260,7 @@ OUTPUTS = [
     ("train-pair", ("--slm-steps", "1", "--llm-steps", "1", "--out"), "folder"),
     ("validate-replay", ("--answers", "1", "--out"), "folder"),
     ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--ppo.steps", "1", "--out"), "folder"),
+    ("deploy", ("--cloud", NOBODY, "--log"), "folder"),
 ]
 _ADDRESSES = (
     *("", "host", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:99999", "::1:5"),
@@ -279,6 +287,13 @@ OTHERS = [
     ],
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
     Case("deploy", ("--cloud", NOBODY), "synera serve"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}/new"), "synera serve"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}"), "holds files"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}/run-twice"), "holds a live run"),
+    Case("deploy", ("--cloud", NOBODY, "--log-prompts"), "--log FOLDER"),
+    Case("inspect-run", (), "no run is named"),
+    Case("inspect-run", ("{f}/run-twice", "{f}/run-blank", "--answer", "1"), "answer=1 is of one run"),
+    Case("inspect-run", ("{f}/run-none-whole", "--answer", "2"), "no answer 2"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),

@@ -33,6 +33,8 @@ SHORTER = {
     "synera serve": "",
     "synera serve --port 0": "",
     "synera deploy --controller runs/mine/bundle": "--unpaced --no-emulate-link",
+    "synera deploy --controller runs/mine/bundle --log runs/live/mine": "--unpaced --no-emulate-link",
+    "synera inspect-run runs/live/mine": "",
     "synera deploy --cloud HOST:PORT": "--unpaced --no-emulate-link --max-new-tokens 3 --prompt fits",
     "synera bench device": "--repetitions 1",
     "synera bench cloud": "--repetitions 1",
@@ -190,6 +192,7 @@ def test_what_the_readme_says_can_be_done_in_its_order(user: User) -> None:
     assert "synera deploy --controller runs/mine/bundle" in evaluated
     assert "uncovered" in evaluated
     assert (user.folder / "runs" / "eval.json").is_file()
+    assert "live, 4 answers" in said["synera inspect-run runs/live/mine"]
 
 
 # ---------------------------------------------------------------- what it names
