@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.evaluation import Answered, answer, make_plan
 from agents.live_run import LiveRun, LiveScalars, check_unused
-from agents.registry import rules
+from agents.rules import FixedRule
 from agents.scalars import CONFIGURATION, GROUPS
 from runtime import telemetry
 from synera_env import Preference, SettingError, TraceError, synera_schema
@@ -57,7 +57,8 @@ def tags(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def answers(pair: Recorded) -> list[Answered]:
     env = pair.env()
-    return [answer(env, rules(SCHEMA)["always"], planned) for planned in make_plan(env, 3)]
+    always = FixedRule(replace(SCHEMA.presets["always"], draft_ahead=0.0), SCHEMA)
+    return [answer(env, always, planned) for planned in make_plan(env, 3)]
 
 
 def test_a_live_run_has_the_tags_of_a_training_and_no_others(run: Path, answers: list[Answered], tmp_path: Path) -> None:

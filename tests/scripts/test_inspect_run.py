@@ -62,7 +62,7 @@ def test_an_answer_is_a_line_a_chunk(tmp_path: Path, capsys: pytest.CaptureFixtu
     offloaded, lost = (line for line in said.splitlines() if line.startswith("│"))
     assert offloaded.replace("│", " ").split()[:8] == ["1", "offload", "0.250", "2", "1/2", "2", "0.250", "0.500"]
     assert lost.replace("│", " ").split()[:5] == ["2", "lost", "0.500", "2", "2"]
-    assert offloaded.replace("│", " ").split()[-6:] == ["0", "0", "-1", "1", "4", "0"]
+    assert offloaded.replace("│", " ").split()[-7:] == ["0", "0", "-1", "1", "4", "1", "0"]
     assert "knobs: confidence_threshold, importance_threshold, " in said
     assert "prompt: \\x1b[2J[bold]\\u202e 1" in said
     assert "the cloud was lost for 1 chunks: gone \\x1b[2J" in said

@@ -120,7 +120,7 @@ def test_what_the_beginning_says_comes_back_too(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class Further:
     guessed: tuple[int, ...]
     hit: bool
     seconds_saved: float
@@ -128,32 +128,32 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class MoreKnobs(Knobs):
-    draft_ahead: float = 1.0
+    further: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewerRecord(ChunkRecord):
     knobs: MoreKnobs
-    ahead: Ahead | None = None
+    beyond: Further | None = None
 
 
-def _newer(of: ChunkRecord, draft_ahead: float, ahead: Ahead | None) -> NewerRecord:
+def _newer(of: ChunkRecord, further: float, beyond: Further | None) -> NewerRecord:
     given = {f.name: getattr(of, f.name) for f in fields(of)}
-    return NewerRecord(**given | {"knobs": MoreKnobs(draft_ahead=draft_ahead), "ahead": ahead})
+    return NewerRecord(**given | {"knobs": MoreKnobs(further=further), "beyond": beyond})
 
 
 def test_a_field_that_a_record_gains_needs_no_line_of_code_and_files_of_before_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = written(tmp_path / "older.jsonl", [record()])
-    records = (_newer(record(), 0.25, Ahead((3, 4), True, math.nan)), _newer(record(), 1.0, None))
+    records = (_newer(record(), 0.25, Further((3, 4), True, math.nan)), _newer(record(), 1.0, None))
     newer = written(tmp_path / "newer.jsonl", records)
     monkeypatch.setitem(reading.RECORDS, "synera", NewerRecord)
     assert same(records, read_run(newer).answers[0].records)
     (before,) = read_run(older).answers[0].records
-    assert (before.knobs.draft_ahead, before.ahead) == (1.0, None)
+    assert (before.knobs.further, before.beyond) == (1.0, None)
     monkeypatch.undo()
-    with pytest.raises(TraceError, match=r"newer\.jsonl, line 2: record\.knobs\.draft_ahead"):
+    with pytest.raises(TraceError, match=r"newer\.jsonl, line 2: record\.knobs\.further"):
         read_run(newer)
 
 
