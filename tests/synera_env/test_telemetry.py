@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runtime.session import Cost
+from runtime.session import Ahead, Cost
 from runtime.synera.chunk import ChunkRecord, Draft, DraftToken, Verdict
 from runtime.synera.knobs import Knobs
 from runtime.telemetry import Begun, DecisionLog, Ended, Settled, file_before, line
@@ -54,7 +54,9 @@ def _records() -> st.SearchStrategy[ChunkRecord]:
     drafts = st.builds(Draft, st.lists(_tokens(), min_size=1, max_size=4).map(tuple), SHARE, ANY)
     verdicts = st.builds(Verdict, COUNT, COUNT, ANY, ANY, ANY, ANY, COUNT, COUNT, COUNT, ANY)
     costs = st.builds(Cost, ANY, ANY, ANY, ANY, COUNT, ANY, COUNT, COUNT)
-    knobs = st.builds(Knobs, SHARE, SHARE, st.integers(-1, 3), SHARE, st.integers(1, 8), SHARE)
+    knobs = st.builds(Knobs, SHARE, SHARE, st.integers(-1, 3), SHARE, st.integers(1, 8), SHARE, SHARE)
+    guess = st.lists(st.none() | COUNT, max_size=4).map(tuple)
+    aheads = st.builds(Ahead, guess, SHARE, st.booleans(), COUNT, COUNT, ANY, ANY, ANY)
     return st.builds(
         ChunkRecord,
         knobs=knobs,
@@ -64,6 +66,7 @@ def _records() -> st.SearchStrategy[ChunkRecord]:
         offloaded=st.booleans(),
         judged=COUNT,
         accepted=COUNT,
+        ahead=st.none() | aheads,
         error=st.none() | st.text() | st.sampled_from(["NaN", "Infinity", "null", "\u2028\x00\x1b[2J", "🙂\n\r", '"}{']),
         draft=drafts,
         verdict=st.none() | verdicts,
