@@ -15,10 +15,13 @@ from typing import Any, Literal
 import pytest
 import torch
 import tyro
+from transformers import AutoModelForCausalLM
 
+from runtime.errors import CheckpointError
+from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
 from scripts import bench
-from scripts.benchmarks import env, harness, precision, stall_free
+from scripts.benchmarks import device, env, harness, precision, stall_free
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 
 FIELDS = {"name", "value", "unit", "goal", "better", "peer"}
@@ -50,7 +53,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-@pytest.mark.parametrize(("area", "figures"), [("device", 7), ("cloud", 2)])
+@pytest.mark.parametrize(("area", "figures"), [("device", 11), ("cloud", 2)])
 def test_an_area_writes_its_figures(
     area: str, figures: int, pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +70,18 @@ def test_an_area_writes_its_figures(
         assert " ms, ours " in each["peer"]
     assert list(target.parent.iterdir()) == [target]  # nothing partial is left
     assert "peer and medians" in capsys.readouterr().out
+
+
+def test_a_peer_that_writes_another_answer_is_an_error(pair: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pair / "slm", dtype=torch.float32)
+    decoder, prompt = load_decoder(pair / "slm"), torch.tensor([5, 6, 7])
+    answer = device._written(decoder, prompt)
+    work, name = device._generate(model, prompt, answer)
+    assert torch.equal(work(), answer)
+    assert re.search(r"generate, (dynamic|static) cache$", name)
+    answer[-1] += 1
+    with pytest.raises(CheckpointError, match="writes another answer"):
+        device._generate(model, prompt, answer)
 
 
 def test_precision_counts_differences_for_each_type_and_device(pair: Path, tmp_path: Path) -> None:
@@ -126,7 +141,10 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert "synera bench device" in shown
-    assert "{device,cloud,env,precision}" in shown
+    areas = [path.stem.replace("_", "-") for path in Path(bench.__file__).with_name("benchmarks").glob("[a-z]*.py")]
+    named = re.search(r"{([a-z,-]+)}", re.sub(r"[│\s]", "", shown))
+    assert named is not None
+    assert set(named[1].split(",")) == set(areas) - {"harness"}
 
 
 @pytest.mark.parametrize("name", ["repetitions", "threads"])
