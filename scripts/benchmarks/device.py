@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from runtime.model.decoder import Decoder
 from runtime.model.kv import RaggedKV, SequenceKV
 from runtime.model.loading import load_decoder
+from scripts.benchmarks import system
 from scripts.benchmarks.harness import Figure, Setting, Work, speedup
 
 _DECODED = 16  # tokens in one timing of the decode step
@@ -31,7 +32,7 @@ def measure(setting: Setting) -> list[Figure]:
         figures += _against_transformers(name, setting)
     figures += _early_exit(setting)
     llm = load_decoder(setting.pair / "llm")
-    return [*figures, _verify(llm, setting), _ragged(llm, setting)]
+    return [*figures, _verify(llm, setting), _ragged(llm, setting), *system.figures(setting)]
 
 
 def _against_transformers(name: str, setting: Setting) -> list[Figure]:
