@@ -16,6 +16,7 @@ from runtime.model.kv import RaggedKV, SequenceKV
 from runtime.model.loading import load_decoder
 from runtime.synera.drafter import ModelDrafter
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
+from scripts.benchmarks import system
 from scripts.benchmarks.harness import Figure, Setting, Work, compare, speedup
 from synera_env.synera.live import load_device
 
@@ -40,7 +41,7 @@ def measure(setting: Setting) -> list[Figure]:
     figures += _early_exit(setting)
     figures += _drafting(setting)
     llm = load_decoder(setting.pair / "llm")
-    return [*figures, _verify(llm, setting), _ragged(llm, setting)]
+    return [*figures, _verify(llm, setting), _ragged(llm, setting), *system.figures(setting)]
 
 
 def _against_transformers(name: str, setting: Setting, goal: float) -> list[Figure]:

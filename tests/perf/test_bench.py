@@ -21,7 +21,7 @@ from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
 from scripts import bench
-from scripts.benchmarks import device, env, harness, precision, stall_free
+from scripts.benchmarks import device, env, harness, precision, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 
 FIELDS = {"name", "value", "unit", "goal", "better", "peer"}
@@ -53,10 +53,16 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-@pytest.mark.parametrize(("area", "figures"), [("device", 11), ("cloud", 2)])
+@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("cloud", 2)])
 def test_an_area_writes_its_figures(
-    area: str, figures: int, pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    area: str,
+    figures: int,
+    pair: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(system, "_MOST_TOKENS", 6)
     target = tmp_path / "deep" / "figures.json"
     bench.main(tyro.cli(bench.Arguments, args=[area, "--pair", str(pair), "--repetitions", "1", "--json", str(target)]))
     found = json.loads(target.read_text())
@@ -144,7 +150,7 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
     areas = [path.stem.replace("_", "-") for path in Path(bench.__file__).with_name("benchmarks").glob("[a-z]*.py")]
     named = re.search(r"{([a-z,-]+)}", re.sub(r"[│\s]", "", shown))
     assert named is not None
-    assert set(named[1].split(",")) == set(areas) - {"harness"}
+    assert set(named[1].split(",")) == set(areas) - {"harness", "overheads", "system"}
 
 
 @pytest.mark.parametrize("name", ["repetitions", "threads"])

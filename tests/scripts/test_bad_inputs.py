@@ -58,19 +58,7 @@ def cases() -> Iterator[Case]:
     for name, option, values in WORDS:
         for value in values:
             yield Case(name, (*AREA.get(name, ()), option, value))
-    for name in (
-        "bench",
-        "demo",
-        "deploy",
-        "evaluate",
-        "inspect-run",
-        "measure-profiles",
-        "record",
-        "serve",
-        "train",
-        "train-pair",
-        "validate-replay",
-    ):
+    for name in command.commands():
         for words in (("--no-such-option", "1"), ("surplus",), (f"--{ESCAPES}",)):
             yield Case(name, (*AREA.get(name, ()), *words))
     for name, before, kind in INPUTS:
@@ -144,6 +132,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("demo", "--seed", 0),
     ("demo", "--ppo.steps", 1),
     ("demo", "--ppo.seed", 0),
+    ("check-link", "--rounds", 1),
     ("bench", "--repetitions", 1),
     ("bench", "--threads", 1),
 ]
@@ -160,6 +149,12 @@ WORDS = [
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
+    ("check-link", "--shaper", ("tc", "", ESCAPES)),
+    (
+        "check-link",
+        "--links",
+        ("", "20", "20/1", "20/1/1/1", "a/b/c", "nan/1/1", "-1/1/1", "1e9/1/1", "20/0/1", "20/1/inf", ESCAPES),
+    ),
     ("record", "--splits", ("tests", "")),
     ("record", "--open-graphs", ("maybe", "")),
     ("train", "--ppo.preference", ("none", "", ESCAPES)),
@@ -314,6 +309,8 @@ OTHERS = [
     Case("record", ("--slm", "{slm}", "--out", "{f}/new", "--prompts", "{f}/same.txt"), "distinct prompts"),
     Case("record", ("--splits",)),
     Case("train", ("--name",)),
+    Case("check-link", ("--links",)),
+    Case("check-link", ("--links", "20/1/1", "20/1"), "RTT/UP/DOWN"),
     Case("demo", ("--train-per-kind", "1001"), "train_per_kind"),
     Case("demo", ("--ppo.minibatch", "0"), "minibatch"),
 ]
