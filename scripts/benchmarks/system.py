@@ -36,8 +36,10 @@ Tokens = tuple[int, ...]
 _Choice = TypeVar("_Choice")
 _ANSWERS = 3  # of a kind, in one timing
 _TRIALS = 3  # timings of each candidate, on prompts of their own, by which either side's best setting is chosen
-_OURS = ((4, 1.0), (4, 0.9), (8, 1.0), (8, 0.9))
-"""Draft lengths, and margins at which a draft token leaves the SLM early."""
+_OURS = tuple(
+    Knobs(1.0, 0.0, -1, margin, length, ahead, 1.0) for length in (4, 8) for margin in (1.0, 0.9) for ahead in (1.0, 0.0)
+)
+"""Every chunk checked: draft lengths, margins at which a draft token leaves the SLM early, drafting on meanwhile or not."""
 _PEERS = (None, 6, 12)
 """`num_assistant_tokens` of a constant schedule; None leaves everything to transformers."""
 _MOST_TOKENS = bundled.MAX_NEW_TOKENS  # of an answer
@@ -80,9 +82,8 @@ class _Ours:
         self._connection = connection
         self._schema = synera_schema(len(connection.device.slm.config.exit_layers))
 
-    def __call__(self, prompts: Sequence[Tokens], draft_length: int, exit_margin: float) -> list[Tokens]:
-        always = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=draft_length, exit_margin=exit_margin)
-        policy = ControllerPolicy(FixedRule(always, self._schema), self._schema)
+    def __call__(self, prompts: Sequence[Tokens], knobs: Knobs) -> list[Tokens]:
+        policy = ControllerPolicy(FixedRule(knobs, self._schema), self._schema)
         return [self._answer(prompt, policy) for prompt in prompts]
 
     def _answer(self, prompt: Tokens, policy: ControllerPolicy) -> Tokens:
@@ -142,12 +143,14 @@ def _answers(client: CloudClient, setting: Setting) -> Iterator[Figure]:
                 for split, count in (("validation", 2), ("test", _ANSWERS))
             )
             trials = min(_TRIALS, setting.repetitions)
-            length, margin = _fastest([(each, partial(ours, trial, *each)) for each in _OURS], trials)
+            knobs = _fastest([(each, partial(ours, trial, each)) for each in _OURS], trials)
             drafted = _fastest([(each, partial(peer.assisted, trial, each)) for each in _PEERS], trials)
-            _require_alike(peer.plain(prompts), ours(prompts, length, margin), peer.assisted(prompts, drafted))
-            stated = f"ours drafts {length}" + (f", leaves early at margin {margin:g}" if margin < 1 else "")
+            _require_alike(peer.plain(prompts), ours(prompts, knobs), peer.assisted(prompts, drafted))
+            stated = f"ours drafts {knobs.draft_length}"
+            stated += f", leaves early at margin {knobs.exit_margin:g}" if knobs.exit_margin < 1 else ""
+            stated += ", drafts on meanwhile" if knobs.draft_ahead < 1 else ""
             by_default = "its default" if drafted is None else f"constant {drafted}"
-            name, mine = f"{_ANSWERS} answers of kind {kind}, every chunk checked", partial(ours, prompts, length, margin)
+            name, mine = f"{_ANSWERS} answers of kind {kind}, every chunk checked", partial(ours, prompts, knobs)
             assistant = f"transformers {transformers.__version__}, assistant drafts by {by_default}; {stated}"
             yield speedup(f"{name}, over assisted", mine, partial(peer.assisted, prompts, drafted), assistant, turns, 1.5)
             alone = f"transformers {transformers.__version__}, the LLM alone; {stated}"
