@@ -47,7 +47,8 @@ class Arguments:
     """Answer prompts live."""
 
     controller: str = "threshold"
-    """never, always, threshold, random, or the folder of a bundle."""
+    """never, always, threshold, random, a level of the draft's confidence, margin, entropy or importance (such as margin=0.5),
+    or the folder of a bundle."""
     cloud: str = "127.0.0.1:50051"
     """HOST:PORT of the verifier."""
     prompt: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
     limit = bundle.meta.max_new_tokens if bundle else None
     device = load_device(
         arguments.slm,
-        lens=Lens.from_tensors(bundle.tensors) if bundle else None,
+        lens=_lens(arguments, bundle),
         profile=DeviceProfile.load(arguments.profile),
         max_new_tokens=limit or arguments.max_new_tokens,
         paced=not arguments.unpaced,
@@ -146,6 +147,24 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
         bundle.require(deployment_of(device), arguments.preference)
     _check_room(device.max_new_tokens, device.slm.config.context)
     return device
+
+
+def _lens(arguments: Arguments, bundle: Bundle | None) -> Lens | None:
+    """What the bundle carries, or what was recorded with the bundled SLM; for another SLM none is at hand.
+
+    Raises:
+        SettingError: the rule looks at what a lens shows.
+    """
+    if bundle:
+        return Lens.from_tensors(bundle.tensors)
+    if arguments.slm == bundled.PAIR / "slm":
+        return Lens.load(bundled.graphs("test"))
+    if "importance=" in arguments.controller:
+        raise SettingError(
+            f"{shown(arguments.controller)} looks at the importance of chunks, which a device tells by the tables of a bundle; "
+            "choose another figure, or a bundle"
+        )
+    return None
 
 
 def _check_room(max_new_tokens: int, context: int) -> None:

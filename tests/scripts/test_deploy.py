@@ -13,11 +13,13 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.device import Device
 from runtime.errors import SettingError
+from runtime.synera.lens import Lens
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
+from traces import bundled
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,27 @@ def test_prompts_and_answers_are_shown_as_they_are_and_act_on_nothing(
     assert f"{SHOWN}  (link real)" in said
     assert said.count("[INST]") > 3  # the table's drafts and tokens, too
     assert not {"\x1b", "\x07", "\u202e"} & set(said)
+
+
+@pytest.mark.parametrize(
+    ("controller", "all_are"), [("margin=1", "offload"), ("entropy=16,margin=1", "keep"), ("chance=1", "offload")]
+)
+def test_levels_of_a_draft_and_chance_decide_live(
+    controller: str, all_are: str, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy.main(Arguments(**given | {"controller": controller}))
+    rows = [line.split("│")[5].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│ ")]
+    assert rows
+    assert set(rows) == {all_are}
+
+
+def test_rules_see_importance_where_it_was_recorded(given: dict[str, Any]) -> None:
+    found = deploy._lens(Arguments(controller="importance=0.5"), None)
+    assert found is not None
+    assert found.fingerprint == Lens.load(bundled.graphs("train")).fingerprint
+    assert deploy._lens(Arguments(**given | {"controller": "random"}), None) is None
+    with pytest.raises(SettingError, match="which a device tells by the tables of a bundle"):
+        deploy.main(Arguments(**given | {"controller": "margin=0.2,importance=0.5"}))
 
 
 def test_a_cloud_that_is_lost_is_told_harmless(
