@@ -262,6 +262,11 @@ OTHERS = [
         for texts in ((" ",), ("",), ("fits", "\n"), ("\udcff",))
     ],
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
+    *[
+        Case("deploy", ("--cloud", NOBODY, "--controller", name), name.split("=")[0])
+        for name in ("margin=", "margin=2", "nope=1")
+    ],
+    Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "tables of a bundle"),
     Case("deploy", ("--cloud", NOBODY), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
@@ -271,6 +276,9 @@ OTHERS = [
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation"), "train.safetensors"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--search"), "--search"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--bundle", "{bundle}"), "--bundle"),
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
     Case("serve", ("--port", "{taken}"), "{taken}"),
