@@ -222,6 +222,7 @@ INPUTS = [
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("precision", "--repetitions", "1", "--pair"), "pair"),
+    ("bench", ("exits", "--repetitions", "1", "--pair"), "path"),
 ]
 BAD_OUTPUTS = {
     "file": ("{f}/folder", "{f}/device", f"{{f}}/{LONG}", "{f}/file/below", f"{{f}}/new/{LONG}", "{f}/loop", "/proc/nowhere/x"),
