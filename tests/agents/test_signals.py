@@ -11,7 +11,7 @@ from agents import signals
 from agents.evaluation import PlannedAnswer, answer, make_plan
 from agents.rules import FIGURES, ChanceRule, FixedRule
 from agents.signals import OFFLOAD_RATE, measure_signals, ranking
-from synera_env import UncoveredError
+from synera_env import Knobs, UncoveredError
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS, NEVER
 
@@ -77,6 +77,20 @@ def settle(env: SyneraReplayEnv, planned: PlannedAnswer, offloads: list[bool]) -
             cut = env.session.records[-1].accepted < env.session.records[-1].judged
         place += 1
     return info["episode_metrics"]["quality"], cut
+
+
+def test_kept_or_checked_the_llm_writes_what_follows(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = signals._settled, []
+
+    def settled(env: SyneraReplayEnv, planned: PlannedAnswer, knobs: list[Knobs], then: Knobs) -> object:
+        records, score = real(env, planned, knobs, then)
+        asked.append(knobs[-1])
+        assert all(r.offloaded for r in records[len(knobs) :])
+        return records, score
+
+    monkeypatch.setattr(signals, "_settled", settled)
+    chunks = measure_signals(env, 6).chunks
+    assert asked == [ALWAYS, NEVER] * chunks
 
 
 def test_the_same_seed_gives_the_same_and_each_answer_is_told(env: SyneraReplayEnv) -> None:

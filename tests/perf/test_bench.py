@@ -119,13 +119,15 @@ def test_drift_is_counted_place_by_place(one: list[int], other: list[int], wante
 def test_time_by_exit_is_of_the_answers_that_are_drafted_at_it(tiny_slm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundled, "MAX_NEW_TOKENS", 9)
     slm, prompts = load_decoder(tiny_slm), [[5, 6, 7], [8, 9]]
-    whole = sum(len(greedy_tokens(slm, prompt, 9)) for prompt in prompts)
+    whole = [greedy_tokens(slm, prompt, 9) for prompt in prompts]
     for knobs, early in ((Knobs(), 0.0), (Knobs(exit_index=0), 1.0), (Knobs(exit_margin=0.0), 1.0)):
         answers = exits._Answers(slm, prompts, knobs)
         for _ in range(2):  # each turn begins behind the prompts again
             answers()
             assert answers.early == early
-            assert early or len(answers.exits) == whole
+            written = [drafter._prefix[len(p) :] for drafter, p in zip(answers._drafters, prompts, strict=True)]
+            assert len(answers.exits) == sum(map(len, written))
+            assert (written == whole) == (early == 0.0)
 
 
 def test_quality_by_exit_is_of_the_path_through_the_graph(akin_graphs: GraphSet, monkeypatch: pytest.MonkeyPatch) -> None:
