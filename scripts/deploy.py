@@ -137,7 +137,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
     limit = bundle.meta.max_new_tokens if bundle else None
     device = load_device(
         arguments.slm,
-        lens=_lens(arguments, bundle),
+        lens=Lens.from_tensors(bundle.tensors) if bundle else None,
         profile=DeviceProfile.load(arguments.profile),
         max_new_tokens=limit or arguments.max_new_tokens,
         paced=not arguments.unpaced,
@@ -145,26 +145,19 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
     )
     if bundle:
         bundle.require(deployment_of(device), arguments.preference)
+    else:
+        _check_lens(device, arguments.controller)
     _check_room(device.max_new_tokens, device.slm.config.context)
     return device
 
 
-def _lens(arguments: Arguments, bundle: Bundle | None) -> Lens | None:
-    """What the bundle carries, or what was recorded with the bundled SLM; for another SLM none is at hand.
-
-    Raises:
-        SettingError: the rule looks at what a lens shows.
-    """
-    if bundle:
-        return Lens.from_tensors(bundle.tensors)
-    if arguments.slm == bundled.PAIR / "slm":
-        return Lens.load(bundled.graphs("test"))
-    if "importance=" in arguments.controller:
+def _check_lens(device: Device, controller: str) -> None:
+    """A lens that shows nothing calls every chunk important."""
+    if "importance=" in controller and not device.lens.importance.any():
         raise SettingError(
-            f"{shown(arguments.controller)} looks at the importance of chunks, which a device tells by the tables of a bundle; "
-            "choose another figure, or a bundle"
+            f"{shown(controller)} looks at the importance of chunks, which this SLM's device cannot tell without the tables of a "
+            "bundle; choose another figure, or a bundle"
         )
-    return None
 
 
 def _check_room(max_new_tokens: int, context: int) -> None:

@@ -267,7 +267,7 @@ OTHERS = [
         Case("deploy", ("--cloud", NOBODY, "--controller", name), name.split("=")[0])
         for name in ("margin=", "margin=2", "nope=1")
     ],
-    Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "tables of a bundle"),
+    Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "without the tables"),
     Case("deploy", ("--cloud", NOBODY), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),

@@ -13,13 +13,12 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.device import Device
 from runtime.errors import SettingError
-from runtime.synera.lens import Lens
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
+from synera_env.synera.live import load_device
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
-from traces import bundled
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +70,10 @@ def test_levels_of_a_draft_and_chance_decide_live(
     assert set(rows) == {all_are}
 
 
-def test_rules_see_importance_where_it_was_recorded(given: dict[str, Any]) -> None:
-    found = deploy._lens(Arguments(controller="importance=0.5"), None)
-    assert found is not None
-    assert found.fingerprint == Lens.load(bundled.graphs("train")).fingerprint
-    assert deploy._lens(Arguments(**given | {"controller": "random"}), None) is None
-    with pytest.raises(SettingError, match="which a device tells by the tables of a bundle"):
+def test_a_rule_that_looks_at_importance_needs_a_device_that_tells_it(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=r"'margin=0\.2,importance=0\.5' looks at the importance of chunks"):
         deploy.main(Arguments(**given | {"controller": "margin=0.2,importance=0.5"}))
+    deploy._check_lens(load_device(), "importance=0.5")  # the bundled SLM's was recorded
 
 
 def test_a_cloud_that_is_lost_is_told_harmless(
