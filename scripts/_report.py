@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from agents.ablation import Curve
 from agents.validation import Validated
 from runtime.errors import SettingError
 from scripts._text import harmless
 from traces.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = (
     ("quality", "quality", 1, 3),
@@ -97,6 +101,38 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
     axes.text(
         0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray"
     )
+    _write(figure, path)
+
+
+def ablation_picture(curves: Mapping[str, Curve], path: Path, title: str) -> None:
+    """Quality against offload rate, a line a criterion with its 95 % band, from never to always."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=110)
+    for name, curve in curves.items():
+        rates = [point.offload_rate for point in curve.points]
+        low, mean, high = zip(*((p.quality.low, p.quality.mean, p.quality.high) for p in curve.points), strict=True)
+        (line,) = axes.plot(rates, mean, ".-", markersize=4, linewidth=1.3, label=f"{name}  {curve.area.mean:.3f}")
+        axes.fill_between(rates, low, high, color=line.get_color(), alpha=0.08, linewidth=0)
+    for point, word, across in ((curve.points[0], "never", 8), (curve.points[-1], "always", -8)):
+        at = (point.offload_rate, point.quality.mean)
+        axes.plot(*at, "o", color="black", markersize=5)
+        axes.annotate(word, at, (across, -14), textcoords="offset points", fontsize=8, ha="left" if across > 0 else "right")
+    axes.set_xlabel("offload rate (offloaded chunks / chunks)")
+    axes.set_ylabel("quality (mean task score)")
+    axes.set_title(harmless(title), fontsize=10, parse_math=False)
+    axes.legend(loc="lower right", fontsize=8, title="criterion, area under the curve", title_fontsize=8)
+    axes.grid(alpha=0.3)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, and forget it."""
+    from matplotlib import pyplot as plt
+
     figure.tight_layout()
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix.removeprefix(".").lower())

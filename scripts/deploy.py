@@ -54,7 +54,8 @@ class Arguments:
     """Answer prompts live."""
 
     controller: str = "threshold"
-    """never, always, threshold, random, or the folder of a bundle."""
+    """never, always, threshold, random, a level of the draft's confidence, margin, entropy or importance (such as margin=0.5),
+    or the folder of a bundle."""
     cloud: str = "127.0.0.1:50051"
     """HOST:PORT of the verifier."""
     prompt: tuple[str, ...] = ()
@@ -230,8 +231,19 @@ def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
     )
     if bundle:
         bundle.require(deployment_of(device), arguments.preference)
+    else:
+        _check_lens(device, arguments.controller)
     _check_room(device.max_new_tokens, device.slm.config.context)
     return device
+
+
+def _check_lens(device: Device, controller: str) -> None:
+    """A lens that shows nothing calls every chunk important."""
+    if "importance=" in controller and not device.lens.importance.any():
+        raise SettingError(
+            f"{shown(controller)} looks at the importance of chunks, which this SLM's device cannot tell without the tables of a "
+            "bundle; choose another figure, or a bundle"
+        )
 
 
 def _check_room(max_new_tokens: int, context: int) -> None:

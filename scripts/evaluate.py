@@ -1,10 +1,12 @@
 """Evaluate controllers in replay on test prompts and links that no training saw.
 
 Controllers are compared on the answers that all of them keep inside the recorded graphs; how many each one loses is
-shown beside it.
+shown beside it. With --ablation, instead, rules that look at one figure of the draft (its confidence, importance, margin,
+entropy) are compared at the same offload rates, with chance and with each other.
 
 Examples:
     synera evaluate                                 # the rules
+    synera evaluate --ablation --json runs/ablation.json
     synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
 """
@@ -28,9 +30,11 @@ from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.errors import SettingError
 from runtime.settings import within
+from scripts import _ablation
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._report import check_picture, pareto_picture, table
 from synera_env import SyneraReplayEnv, write_json
+from synera_env.radio import Outages
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
@@ -53,6 +57,9 @@ class Arguments:
     """Answers of each controller; prompts are visited evenly."""
     search: bool = False
     """Also search the best fixed thresholds, on the train.safetensors beside the graph file."""
+    ablation: bool = False
+    """Compare by which figure of a draft to choose what is offloaded, with levels found on the train.safetensors beside the
+    graph file, and without outages of the link; takes no bundles and no search."""
     device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
@@ -60,19 +67,28 @@ class Arguments:
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
-    """Also write the figures here; the fields are those of `scripts.evaluate.Evaluation`."""
-    picture: Path = Path("runs/evaluate.png")
-    """Quality against time, as PNG, PDF or SVG."""
+    """Also write the figures here; the fields are those of `scripts.evaluate.Evaluation`, with --ablation of
+    `scripts._ablation.AblationFile`."""
+    picture: Path | None = None
+    """Quality against time, with --ablation against offload rate, as PNG, PDF or SVG; by default runs/evaluate.png or
+    runs/ablation.png."""
 
     def __post_init__(self) -> None:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
-        check_picture(self.picture)
-        outputs = [self.picture, *([self.json] if self.json is not None else [])]
+        if self.ablation and (self.bundle or self.search):
+            raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
+        check_picture(self.drawn)
+        outputs = [self.drawn, *([self.json] if self.json is not None else [])]
         inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
             raise SettingError("json and picture must be files of their own, as what is there is replaced")
+
+    @property
+    def drawn(self) -> Path:
+        """Where the picture goes."""
+        return self.picture or Path("runs") / ("ablation.png" if self.ablation else "evaluate.png")
 
 
 @dataclass(frozen=True)
@@ -120,11 +136,15 @@ def main(arguments: Arguments) -> None:
     Raises:
         SyneraError: a file cannot be used, a bundle does not fit, or no answer stays inside the graphs.
     """
-    for output in (arguments.picture, arguments.json):
+    for output in (arguments.drawn, arguments.json):
         if output is not None:
             check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
-    env = SyneraReplayEnv(GraphSet.load(arguments.graphs), bundled.links("test"), device, cloud)
+    graphs = GraphSet.load(arguments.graphs)
+    if arguments.ablation:
+        _ablate(arguments, graphs, device, cloud)
+        return
+    env = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
@@ -138,6 +158,17 @@ def main(arguments: Arguments) -> None:
             answered[name] = [answer(env, each, planned) for planned in plan]
             bar.advance(task)
     _report(arguments, env, bundles, answered)
+
+
+def _ablate(arguments: Arguments, graphs: GraphSet, device: DeviceProfile, cloud: CloudProfile) -> None:
+    """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
+    known = GraphSet.load(arguments.graphs.with_name("train.safetensors"))
+    train, test = (
+        SyneraReplayEnv(each, bundled.links(split), device, cloud, outages=Outages.never())
+        for each, split in ((known, "train"), (graphs, "test"))
+    )
+    rule = _ablation.run(train, test, arguments.answers, arguments.seed, arguments.drawn, arguments.json)
+    _say_what_comes_next(arguments, test, rule)
 
 
 def distinct_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str, Path]:
@@ -214,12 +245,13 @@ def _report(
         shared_answers=shared,
         controllers=results,
     )
-    pareto_picture(summaries, arguments.picture, f"Replay on {env.graphs.meta.split} prompts")
-    say("picture", str(arguments.picture))
+    pareto_picture(summaries, arguments.drawn, f"Replay on {env.graphs.meta.split} prompts")
+    say("picture", str(arguments.drawn))
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
         say("figures", str(arguments.json))
-    _say_what_comes_next(arguments, env, bundles, found)
+    best = max(bundles, key=lambda name: found[name]["reward"], default=None)
+    _say_what_comes_next(arguments, env, None if best is None else str(bundles[best]))
 
 
 def _known(value: float) -> float | None:
@@ -227,18 +259,13 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _say_what_comes_next(
-    arguments: Arguments,
-    env: SyneraReplayEnv,
-    bundles: Mapping[str, Path],
-    found: Mapping[str, Mapping[str, float]],
-) -> None:
-    """Name what was given, and the models that the graphs say that they were recorded with."""
+def _say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller: str | None) -> None:
+    """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
     notes = env.graphs.meta.notes
     served = {"model": notes["llm"]} if "llm" in notes else {}
     deployed = {"slm": notes["slm"]} if "slm" in notes else {}
-    if bundles:
-        deployed["controller"] = str(bundles[max(bundles, key=lambda name: found[name]["reward"])])
+    if controller is not None:
+        deployed["controller"] = controller
     deploy = next_step("deploy", **deployed, profile=arguments.device_profile)
     say("next", next_step("serve", **served), f"{deploy}   # in another terminal")
 

@@ -188,6 +188,11 @@ class Schema:
         entries = [entry for row in self.features for entry in row.entries]
         return tuple(entries[i] for i in self._order)
 
+    def places(self, row: str) -> NDArray[np.intp]:
+        """Where in an observation the entries of a feature row lie; none where there is no such row."""
+        entries = {entry for feature in self.features if feature.name == row for entry in feature.entries}
+        return np.array([place for place, entry in enumerate(self.entries) if entry in entries], np.intp)
+
     def knobs(self, action: NDArray[np.floating]) -> Any:
         """Map an action in -1..1 to knobs; values outside are clipped."""
         shares = (np.clip(np.asarray(action, float), -1.0, 1.0) + 1.0) / 2.0

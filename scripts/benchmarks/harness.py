@@ -60,6 +60,10 @@ class Comparison:
         """Median over the turns of the peer's time divided by ours; above 1, ours is faster."""
         return median(theirs / own for own, theirs in zip(self.ours, self.peer, strict=True))
 
+    def per_unit(self, ours: int, peer: int) -> Comparison:
+        """Divide the timings by what each did in one turn, such as its tokens."""
+        return Comparison([seconds / ours for seconds in self.ours], [seconds / peer for seconds in self.peer])
+
     def describe(self, peer: str) -> str:
         """Name the peer, with both medians."""
         return f"{peer}: {1e3 * median(self.peer):.3f} ms, ours {1e3 * median(self.ours):.3f} ms"

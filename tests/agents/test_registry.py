@@ -10,7 +10,7 @@ import pytest
 
 from agents.bundle import BundleController, BundleError
 from agents.registry import controller
-from agents.rules import FixedRule, RandomRule
+from agents.rules import ChanceRule, FixedRule, LevelRule, RandomRule
 from synera_env import SettingError, synera_schema
 
 SCHEMA = synera_schema(exits=2)
@@ -25,6 +25,24 @@ def test_rules_by_name(name: str) -> None:
 
 def test_random_by_name() -> None:
     assert isinstance(controller("random", SCHEMA), RandomRule)
+
+
+def test_levels_of_a_draft_and_a_chance_by_name() -> None:
+    found = controller("margin=0.5,entropy=2", SCHEMA)
+    assert isinstance(found, LevelRule)
+    assert found.levels == {"margin": 0.5, "entropy": 2.0}
+    chance = controller("chance=0.25", SCHEMA)
+    assert isinstance(chance, ChanceRule)
+    assert chance.rate == 0.25
+    with pytest.raises(SettingError, match="'surprise' is not one of"):
+        controller("surprise=1", SCHEMA)
+
+
+def test_a_folder_with_a_name_like_a_level_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "margin=0.5").mkdir()
+    with pytest.raises(BundleError, match=r"it has no bundle\.json"):
+        controller("margin=0.5", SCHEMA)
 
 
 def test_a_bundle_by_its_folder(bundle: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 import tyro
@@ -20,9 +21,13 @@ from transformers import AutoModelForCausalLM
 from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
+from runtime.synera.knobs import Knobs
 from scripts import bench
-from scripts.benchmarks import device, env, harness, precision, stall_free, system
+from scripts.benchmarks import device, env, exits, harness, precision, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
+from traces import bundled
+from traces.synera.graph import Graph, GraphSet
+from traces.synera.record_models import greedy_tokens
 
 FIELDS = {"name", "value", "unit", "goal", "better", "peer"}
 
@@ -53,7 +58,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("cloud", 2)])
+@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("cloud", 2), ("exits", 6)])
 def test_an_area_writes_its_figures(
     area: str,
     figures: int,
@@ -62,6 +67,7 @@ def test_an_area_writes_its_figures(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(bundled, "MAX_NEW_TOKENS", 6)
     monkeypatch.setattr(system, "_MOST_TOKENS", 6)
     target = tmp_path / "deep" / "figures.json"
     bench.main(tyro.cli(bench.Arguments, args=[area, "--pair", str(pair), "--repetitions", "1", "--json", str(target)]))
@@ -132,6 +138,47 @@ def test_drift_is_counted_place_by_place(one: list[int], other: list[int], wante
     assert precision._differing(one, other).numel() == max(len(one), len(other))
 
 
+def test_time_by_exit_is_of_the_answers_that_are_drafted_at_it(tiny_slm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "MAX_NEW_TOKENS", 9)
+    slm, prompts = load_decoder(tiny_slm), [[5, 6, 7], [8, 9]]
+    whole = [greedy_tokens(slm, prompt, 9) for prompt in prompts]
+    for knobs, early in ((Knobs(), 0.0), (Knobs(exit_index=0), 1.0), (Knobs(exit_margin=0.0), 1.0)):
+        answers = exits._Answers(slm, prompts, knobs)
+        for _ in range(2):  # each turn begins behind the prompts again
+            answers()
+            assert answers.early == early
+            written = [drafter._prefix[len(p) :] for drafter, p in zip(answers._drafters, prompts, strict=True)]
+            assert len(answers.exits) == sum(map(len, written))
+            assert (written == whole) == (early == 0.0)
+
+
+def test_quality_by_exit_is_of_the_path_through_the_graph(akin_graphs: GraphSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow(graph: Graph, exit_index: int) -> float:
+        node = 0
+        while math.isnan(graph.score[node]):
+            node = int(graph.exit_child[node, exit_index])
+        return float(graph.score[node])
+
+    by_exit = [[follow(graph, exit_index) for graph in akin_graphs] for exit_index in (0, 1)]
+    assert by_exit[0] != by_exit[1]
+    for knobs, wanted in ((Knobs(exit_index=0), by_exit[0]), (Knobs(exit_margin=0.0), by_exit[0]), (Knobs(), by_exit[1])):
+        assert exits._scores(akin_graphs, knobs).tolist() == wanted
+    figure = exits._quality("exit", akin_graphs, Knobs(exit_index=0))
+    difference = float(np.mean(by_exit[0]) - np.mean(by_exit[1]))
+    assert figure.value == pytest.approx(np.mean(by_exit[0]))
+    assert f"ours minus it {difference:+.3f}" in figure.peer
+    assert figure.met == (difference >= -0.05)
+
+
+def test_quality_by_exit_is_shown_for_the_pair_that_was_recorded(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "_time", lambda name, *_: Figure(name, 1.0, "", 1.0, "higher", ""))
+    monkeypatch.setattr(exits, "_quality", lambda name, *_: Figure(name, 1.0, "quality", 1.0, "higher", ""))
+    for folder, quality in ((bundled.PAIR, 6), (pair, 0)):
+        found = exits.measure(Setting(folder, 1, 1))
+        assert len(found) == 6 + quality
+        assert sum(figure.unit == "quality" for figure in found) == quality
+
+
 def test_an_area_without_figures_is_an_error_and_writes_nothing(
     pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +244,12 @@ def test_a_speedup_names_its_peer(fake_time: FakeTime) -> None:
 )
 def test_goals_know_which_way_is_better(better: Literal["higher", "lower"], value: float, met: bool) -> None:
     assert Figure("x", value, "s", 1.0, better, "p").met == met
+
+
+def test_work_of_different_size_is_compared_by_what_it_did(fake_time: FakeTime) -> None:
+    found = Comparison([1.0, 3.0], [8.0, 8.0]).per_unit(2, 4)
+    assert (found.ours, found.peer) == ([0.5, 1.5], [2.0, 2.0])
+    assert found.speedup == pytest.approx((4 + 2 / 1.5) / 2)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def test_both_sides_of_the_whole_system_give_the_llms_answers(connection: Connec
     ours, peer = system._Ours(connection), system._Peer(connection, SETTING)
     wanted = peer.plain(prompts)
     assert all(0 < len(answer) <= TOKENS for answer in wanted)
-    for length, margin in system._OURS:
-        assert ours(prompts, length, margin) == wanted
+    for knobs in system._OURS:
+        assert ours(prompts, knobs) == wanted
     for drafted in system._PEERS:
         assert peer.assisted(prompts, drafted) == wanted
 
@@ -72,7 +72,7 @@ def test_a_lost_check_ends_the_benchmark(verifier: Served) -> None:
         ours, prompt = system._Ours(connection), connection.encode("What is the total?")
         client.close()
         with pytest.raises(SyneraError, match="a check was lost during the benchmark"):
-            ours([prompt], 4, 1.0)
+            ours([prompt], system._OURS[0])
 
 
 def test_different_answers_are_refused() -> None:

@@ -239,6 +239,7 @@ INPUTS = [
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("precision", "--repetitions", "1", "--pair"), "pair"),
+    ("bench", ("exits", "--repetitions", "1", "--pair"), "path"),
 ]
 BAD_OUTPUTS = {
     "file": ("{f}/folder", "{f}/device", f"{{f}}/{LONG}", "{f}/file/below", f"{{f}}/new/{LONG}", "{f}/loop", "/proc/nowhere/x"),
@@ -281,6 +282,11 @@ OTHERS = [
         for texts in ((" ",), ("",), ("fits", "\n"), ("\udcff",))
     ],
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
+    *[
+        Case("deploy", ("--cloud", NOBODY, "--controller", name), name.split("=")[0])
+        for name in ("margin=", "margin=2", "nope=1")
+    ],
+    Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "without the tables"),
     Case("deploy", ("--cloud", NOBODY), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}/new"), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}"), "holds files"),
@@ -299,6 +305,9 @@ OTHERS = [
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation"), "train.safetensors"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--search"), "--search"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--bundle", "{bundle}"), "--bundle"),
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
     Case("serve", ("--port", "{taken}"), "{taken}"),

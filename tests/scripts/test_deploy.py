@@ -21,6 +21,7 @@ from runtime.errors import SettingError
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
+from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
@@ -61,6 +62,24 @@ def test_prompts_and_answers_are_shown_as_they_are_and_act_on_nothing(
     assert f"{SHOWN}  (link real)" in said
     assert said.count("[INST]") > 3  # the table's drafts and tokens, too
     assert not {"\x1b", "\x07", "\u202e"} & set(said)
+
+
+@pytest.mark.parametrize(
+    ("controller", "all_are"), [("margin=1", "offload"), ("entropy=16,margin=1", "keep"), ("chance=1", "offload")]
+)
+def test_levels_of_a_draft_and_chance_decide_live(
+    controller: str, all_are: str, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy.main(Arguments(**given | {"controller": controller}))
+    rows = [line.split("│")[5].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│ ")]
+    assert rows
+    assert set(rows) == {all_are}
+
+
+def test_a_rule_that_looks_at_importance_needs_a_device_that_tells_it(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=r"'margin=0\.2,importance=0\.5' looks at the importance of chunks"):
+        deploy.main(Arguments(**given | {"controller": "margin=0.2,importance=0.5"}))
+    deploy._check_lens(load_device(), "importance=0.5")  # the bundled SLM's was recorded
 
 
 def test_a_cloud_that_is_lost_is_told_harmless(
@@ -172,7 +191,7 @@ def test_a_run_that_is_written_down_lies_beside_its_training(
     assert first.fingerprints == meta.fingerprints | {"policy": meta.policy_sha256}
     for answer in answers:
         assert f"{answer.records[-1].committed_at:.2f} s, {sum(r.offloaded for r in answer.records)} of" in said
-    unknown = {"episode/acceptance_rate"}  # where no chunk was offloaded
+    unknown = {"episode/acceptance_rate", "episode/hit_rate"}  # where no chunk was offloaded, and where none was drafted ahead
     assert tags(training / "tb") - tags(log / "tb") <= unknown
     assert not tags(log / "tb") - tags(training / "tb")
     assert json.loads((log / "config.json").read_text())["arguments"]["seed"] == 4

@@ -1,4 +1,4 @@
-"""`synera evaluate`: whom it compares under which name, on which answers, and what it writes."""
+"""`synera evaluate`: whom it compares under which name, on which answers, and what it writes; and its ablation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.ablation import CRITERIA, RANDOM, Curve, Estimate, Point
 from agents.base import Controller
 from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer
-from agents.rules import FixedRule
+from agents.registry import controller
+from agents.rules import FixedRule, LevelRule
+from agents.signals import Signal, Signals
 from runtime.errors import SettingError, UncoveredError
-from scripts import _report, evaluate
+from scripts import _ablation, _report, evaluate
+from scripts._ablation import AblationFile, worth_deploying
 from scripts.evaluate import Arguments, Evaluation, distinct_names
-from synera_env import DecisionEnv
+from synera_env import DecisionEnv, SyneraReplayEnv
+from synera_env.radio import Outages
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
 from traces.errors import TraceError
 from traces.schemas import read_json
@@ -208,6 +213,10 @@ def test_the_same_seed_gives_the_same_figures(files: Path) -> None:
         ({"json": Path("test.safetensors")}, "must be files of their own"),
         ({"json": Path("./phone.json")}, "must be files of their own"),
         ({"json": Path("p.png"), "picture": Path("p.png")}, "must be files of their own"),
+        ({"json": Path("runs/evaluate.png")}, "must be files of their own"),
+        ({"json": Path("runs/ablation.png"), "ablation": True}, "must be files of their own"),
+        ({"ablation": True, "search": True}, "leave out --bundle and --search"),
+        ({"ablation": True, "bundle": (Path("one/mine/bundle"),)}, "leave out --bundle and --search"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_read(given: dict[str, Any], message: str) -> None:
@@ -234,3 +243,71 @@ def test_the_plan_does_not_depend_on_who_is_compared(files: Path) -> None:
     alone, beside = evaluated(), evaluated(bundle=(Path("one/mine/bundle"),))
     assert all(alone.controllers[rule] == beside.controllers[rule] for rule in RULES)
     assert np.isfinite(alone.controllers["random"].means["reward"] or np.nan)
+
+
+# ---------------------------------------------------------------- the ablation
+
+
+def ablated(files: Path, pair: Recorded, **more: Any) -> AblationFile:
+    pair.graphs.save(files / "train.safetensors")
+    evaluate.main(arguments(ablation=True, **more))
+    return read_json("out.json", AblationFile, "no figures")
+
+
+def test_an_ablation_writes_its_figures_and_names_a_rule_to_deploy(
+    files: Path, pair: Recorded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = ablated(files, pair)
+    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 0, 1)
+    assert (found.ablation.planned_answers, found.ablation.shared_answers) == (6, 6)
+    assert set(found.ablation.curves) == {*CRITERIA, RANDOM}
+    said = capsys.readouterr().out
+    assert "quality by offload rate, 6 answers to 6 test prompts" in said
+    for name, curve in found.ablation.curves.items():
+        (row,) = (line for line in said.splitlines() if line.startswith(f"│ {name}") and line.count("│") == 11)
+        assert f"{curve.area.mean:.3f} [{curve.area.low:.3f}, {curve.area.high:.3f}]" in row
+    (rule,) = re.findall(r"synera deploy --controller (\S+)", said)
+    best = found.ablation.curves[found.ablation.best()]
+    (point,) = {point for point in best.points if point.rule == rule}
+    assert point.quality.mean >= best.points[-1].quality.mean - 0.01
+    assert isinstance(controller(rule, pair.env().schema), FixedRule if rule in RULES else LevelRule)
+    assert Path("runs/ablation.png").stat().st_size > 10_000
+    assert not Path("runs/evaluate.png").exists()
+
+
+def test_what_is_worth_deploying_offloads_least_of_what_is_nearly_as_good() -> None:
+    def point(rule: str, rate: float, quality: float) -> Point:
+        return Point(rule, rate, rate, Estimate(quality, quality, quality))
+
+    area = Estimate(0.0, 0.0, 0.0)
+    points = (
+        point("never", 0, 0.5),
+        point("a", 0.2, 0.97),
+        point("b", 0.3, 0.995),
+        point("c", 0.6, 1.0),
+        point("always", 1, 1.0),
+    )
+    assert worth_deploying(Curve(points, {}, area, area, area)) == "b"
+
+
+def test_a_figure_that_cannot_be_ranked_is_said_to_be_unknown(
+    files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = Signals(10, 0.0, 0.0, {"confidence": Signal(None, None, None)})
+    monkeypatch.setattr(_ablation, "measure_signals", lambda *_: nothing)
+    assert ablated(files, pair).signals == nothing
+    assert capsys.readouterr().out.count("unknown") == 3
+
+
+def test_an_ablation_is_of_a_world_without_outages(files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[SyneraReplayEnv] = []
+    real = _ablation.ablate
+
+    def ablate(train: SyneraReplayEnv, test: SyneraReplayEnv, *more: Any) -> Any:
+        met.extend((train, test))
+        return real(train, test, *more)
+
+    monkeypatch.setattr(_ablation, "ablate", ablate)
+    ablated(files, pair)
+    assert [env.outages for env in met] == [Outages.never()] * 2
+    assert [Path(str(env.graphs.path)).name for env in met] == ["train.safetensors", "test.safetensors"]

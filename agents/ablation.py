@@ -1,0 +1,251 @@
+"""What each figure of a draft is worth as the rule of what to offload: quality against offload rate, in replay.
+
+The levels are found on training prompts, the curves on others. What does not live here: the rules (rules.py), how well a
+figure tells wrong chunks from right ones (signals.py), tables and pictures (scripts/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from agents.base import Controller
+from agents.evaluation import Answered, answer, make_plan, warn_uncovered
+from agents.rules import FIGURES, ChanceRule, FixedRule, LevelRule
+from synera_env import DecisionEnv, UncoveredError
+
+CRITERIA: dict[str, tuple[str, ...]] = {
+    "confidence": ("confidence",),
+    "importance": ("importance",),
+    "both": ("confidence", "importance"),
+    "entropy": ("entropy",),
+    "margin": ("margin",),
+}
+"""By name, the figures that must all be doubtful; besides these there is chance."""
+RANDOM = "random"
+RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Offload rates that levels are found for; between them, and to the ends, curves are straight."""
+COMMON_RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+"""Offload rates that criteria are compared at."""
+_GRID = np.linspace(0.0, 1.0, 101)
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % bootstrap interval over prompts."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @classmethod
+    def of(cls, mean: float, resampled: NDArray[np.float64]) -> Estimate:
+        """Take the interval of the values of resampled prompts."""
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return cls(float(mean), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rule, and what it came to on the prompts that are tested."""
+
+    rule: str
+    """Its name, as `deploy` takes it."""
+    wanted_rate: float
+    """Offload rate that its level has on the training prompts."""
+    offload_rate: float
+    quality: Estimate
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A criterion at all its levels. Differences are paired: of the same resampled prompts."""
+
+    points: tuple[Point, ...]
+    """By offload rate, from never to always."""
+    quality_at: dict[str, Estimate]
+    """By each of :data:`COMMON_RATES`: on the straight line between its neighbours."""
+    area: Estimate
+    """Under the curve: mean quality over all offload rates."""
+    area_minus_random: Estimate
+    area_minus_confidence: Estimate
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The curves of all criteria, over the answers that every rule kept inside the recorded graphs."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    planned_answers: int
+    shared_answers: int
+    prompts: int
+    """That the shared answers are to."""
+    curves: dict[str, Curve]
+    """By criterion."""
+
+    def best(self) -> str:
+        """The criterion with the largest area; of equal ones the first."""
+        return max(self.curves, key=lambda name: self.curves[name].area.mean)
+
+
+def ablate(
+    train: DecisionEnv, test: DecisionEnv, answers: int, seed: int = 0, finished: Callable[[], object] = lambda: None
+) -> Ablation:
+    """Measure the curve of each criterion.
+
+    Give both worlds without outages: a check that is lost then says nothing of what it was about.
+
+    Args:
+        train: where levels are found.
+        test: where they are tried.
+        answers: of each rule, in either world.
+        seed: of the plans.
+        finished: called after each of :func:`count_rules` rules.
+
+    Raises:
+        UncoveredError: no answer stays inside the recorded graphs with every rule.
+    """
+    plan, tried = make_plan(test, answers, seed), dict[str, list[Answered]]()
+    rules = list(_rules(train, test, answers, seed))
+    for _, _, name, rule in rules:
+        if name not in tried:  # the ends are the same for all, and levels may coincide
+            tried[name] = [answer(test, rule, planned) for planned in plan]
+        finished()
+    shared = np.array([all(a.metrics is not None for a in same) for same in zip(*tried.values(), strict=True)])
+    if not shared.any():
+        raise UncoveredError(
+            "no answer stays inside the recorded graphs with every rule; record them with a larger node budget"
+        )
+    warn_uncovered("the ablation", float(shared.mean()))
+    means = {name: _by_prompt(outcomes, shared) for name, outcomes in tried.items()}
+    prompts = next(iter(means.values())).shape[1]
+    weights = _resamples(prompts)
+    curves = {}
+    for criterion in (*CRITERIA, RANDOM):
+        own = [(wanted, name) for each, wanted, name, _ in rules if each == criterion]
+        curves[criterion] = _Resampled(own, np.stack([means[name] for _, name in own]) @ weights.T)
+    reference = {name: curves[name].areas for name in (RANDOM, "confidence")}
+    return Ablation(
+        planned_answers=len(plan),
+        shared_answers=int(shared.sum()),
+        prompts=prompts,
+        curves={name: curve.summary(reference) for name, curve in curves.items()},
+    )
+
+
+def count_rules() -> int:
+    """How many rules an ablation has: at each rate, and at both ends, one for each criterion and one for chance."""
+    return (2 + len(RATES)) * (len(CRITERIA) + 1)
+
+
+def levels_at(seen: Mapping[str, NDArray[np.float32]], figures: Sequence[str], rate: float) -> dict[str, float]:
+    """Return the levels from which all of some figures are doubtful for a share of the drafts seen.
+
+    Each figure alone is doubtful for the same share of them, found by bisection; so where there are two, neither is stricter.
+
+    Args:
+        seen: by figure, its values [drafts].
+        figures: that must all be doubtful.
+        rate: share of the drafts.
+    """
+    low, high, levels = 0.0, 1.0, dict[str, float]()
+    for _ in range(30):
+        each = (low + high) / 2
+        at = {name: np.quantile(seen[name], each if FIGURES[name].sure else 1 - each) for name in figures}
+        levels = {name: float(f"{level:.7g}") for name, level in at.items()}  # what a person is shown, and can type
+        doubtful = np.all([FIGURES[name].reaches(seen[name], level) for name, level in levels.items()], axis=0)
+        low, high = (each, high) if doubtful.mean() < rate else (low, each)
+    return levels
+
+
+class Watched:
+    """A controller that remembers what it saw; implements :class:`agents.base.Seeded`."""
+
+    def __init__(self, rule: ChanceRule) -> None:
+        self.seen: list[NDArray[np.float32]] = []
+        """Observations, in their order."""
+        self.initial_state = rule.initial_state
+        self._rule = rule
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Controller`."""
+        self.seen.append(np.asarray(observation))
+        return self._rule.predict(observation, state, episode_start, deterministic)
+
+
+def _rules(train: DecisionEnv, test: DecisionEnv, answers: int, seed: int) -> Iterator[tuple[str, float, str, Controller]]:
+    """Criterion, wanted rate, name and rule of every point of every curve."""
+    plan, schema = make_plan(train, answers, seed), test.schema
+    for rate, preset in ((0.0, "never"), (1.0, "always")):
+        for criterion in (*CRITERIA, RANDOM):
+            yield criterion, rate, preset, FixedRule(schema.presets[preset], schema)
+    for rate in RATES:
+        chance = ChanceRule(rate, schema)
+        yield RANDOM, rate, chance.name, chance
+        watched = Watched(chance)  # drafts as they are met where so many chunks are checked, whichever these are
+        for planned in plan:
+            answer(train, watched, planned)
+        observations = np.stack(watched.seen)
+        seen = {name: figure.reader(schema)(observations) for name, figure in FIGURES.items()}
+        for criterion, figures in CRITERIA.items():
+            rule = LevelRule(levels_at(seen, figures, rate), schema)
+            yield criterion, rate, rule.name, rule
+
+
+def _by_prompt(outcomes: Sequence[Answered], shared: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean offload rate and quality of the shared answers to each prompt, [2, prompts]."""
+    rows = [
+        (a.prompt, a.metrics.offload_rate, a.metrics.quality) for a, s in zip(outcomes, shared, strict=True) if s and a.metrics
+    ]
+    prompts, rates, quality = (np.array(column) for column in zip(*rows, strict=True))
+    _, place, count = np.unique(prompts, return_inverse=True, return_counts=True)
+    return np.stack([np.bincount(place, values) / count for values in (rates, quality)])
+
+
+def _resamples(prompts: int) -> NDArray[np.float64]:
+    """Weights of the prompts, [1 + resamples, prompts]: first as they are, then drawn with replacement."""
+    drawn = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), _RESAMPLES) / prompts
+    return np.concatenate([np.full((1, prompts), 1 / prompts), drawn])
+
+
+class _Resampled:
+    """A curve of the prompts as they are, and of each resample of them."""
+
+    def __init__(self, rules: Sequence[tuple[float, str]], means: NDArray[np.float64]) -> None:
+        """Args: rules: wanted rate and name of each; means: offload rate and quality, [rules, 2, 1 + resamples]."""
+        self._rules, self._means = rules, means
+        self._quality = np.stack([_interpolated(*means[..., i].T) for i in range(means.shape[-1])])
+        """[1 + resamples, grid]."""
+        self.areas = (self._quality[:, 1:] + self._quality[:, :-1]).mean(1) / 2  # trapezoids
+
+    def summary(self, reference: Mapping[str, NDArray[np.float64]]) -> Curve:
+        """Return means and intervals, and the differences to the areas of other curves."""
+        order = sorted(range(len(self._rules)), key=lambda i: (self._means[i, 0, 0], self._rules[i][0]))
+        points = [
+            Point(self._rules[i][1], self._rules[i][0], float(self._means[i, 0, 0]), _estimate(self._means[i, 1]))
+            for i in order
+        ]
+        at = {f"{rate:g}": _estimate(self._quality[:, round(rate * (len(_GRID) - 1))]) for rate in COMMON_RATES}
+        minus = {name: _estimate(self.areas - areas) for name, areas in reference.items()}
+        return Curve(tuple(points), at, _estimate(self.areas), minus[RANDOM], minus["confidence"])
+
+
+def _interpolated(rates: NDArray[np.float64], quality: NDArray[np.float64]) -> NDArray[np.float64]:
+    order = np.argsort(rates, kind="stable")
+    return np.interp(_GRID, rates[order], quality[order])
+
+
+def _estimate(values: NDArray[np.float64]) -> Estimate:
+    return Estimate.of(values[0], values[1:])
