@@ -15,7 +15,9 @@ from torch import Tensor
 
 from runtime.clock import Clock
 from runtime.model.decoder import Decoder
-from runtime.model.exits import ExitLedger, Segment
+from runtime.model.distributions import propose
+from runtime.model.exits import ExitLedger, ExitWalk, Segment
+from runtime.sampling import Draws, Proposal, Purpose, Sampling
 from runtime.synera.chunk import DraftToken
 from runtime.synera.lens import Lens
 
@@ -76,6 +78,7 @@ class ModelDrafter:
         lens.require_fit(len(decoder.config.exit_layers), decoder.config.hidden)
         self._decoder, self._lens, self._clock, self._costs = decoder, lens, clock, costs
         self._prefix: list[int] = []
+        self._sampling: Sampling | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -86,9 +89,9 @@ class ModelDrafter:
         empty = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
         self._hidden = [torch.empty_like(empty) for _ in exits[:-1]]
 
-    def begin(self, prompt: Sequence[int]) -> None:
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
         """Start from a prompt; nothing is computed yet."""
-        self._prefix = list(prompt)
+        self._prefix, self._sampling = list(prompt), sampling
         self._reset()
 
     def push(self, token: int) -> None:
@@ -109,23 +112,13 @@ class ModelDrafter:
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         """Draft one token: run to each exit in turn, leave at the first whose margin reaches `exit_margin`."""
-        self._kv.truncate(len(self._prefix) - 1)
-        began, readings = self._clock.now(), list[Reading]()
-
-        def run(segment: Segment, ask: bool) -> float:
-            state = self._run(segment)
-            if not ask:
-                return 0.0
-            assert self._kv.probed is not None  # every walk runs the first segment
-            readings.append(read(self._decoder.logits(state[-1:]), state[-1], self._kv.probed[-1]))
-            return readings[-1].margin
-
-        walk = self._ledger.walk(len(self._prefix), exit_index, exit_margin, run)
-        self._clock.charge(self._costs.draft_seconds(walk.segments, walk.heads), since=began)
-        said = readings[-1]
-        self._prefix.append(said.token)
+        walk, said, proposal = self._ask(exit_index, exit_margin)
+        token = said.token
+        if proposal is not None and self._sampling is not None:
+            token = proposal.draw(Draws(self._sampling.seed, self._prefix).uniform(Purpose.TOKEN))
+        self._prefix.append(token)
         return DraftToken(
-            token=said.token,
+            token=token,
             exit_index=walk.exit_index,
             confidence=said.confidence,
             margin=said.margin,
@@ -133,7 +126,27 @@ class ModelDrafter:
             runner_up=said.runner_up,
             sketch=self._lens.sketch(said.hidden, walk.exit_index),
             attention=said.attention,
+            proposal=proposal,
         )
+
+    def _ask(self, exit_index: int, exit_margin: float) -> tuple[ExitWalk, Reading, Proposal | None]:
+        """What the SLM says after the prefix, whatever is then drawn from it; charged."""
+        self._kv.truncate(len(self._prefix) - 1)
+        began, readings, logits = self._clock.now(), list[Reading](), list[Tensor]()
+
+        def run(segment: Segment, ask: bool) -> float:
+            state = self._run(segment)
+            if not ask:
+                return 0.0
+            assert self._kv.probed is not None  # every walk runs the first segment
+            logits.append(self._decoder.logits(state[-1:]))
+            readings.append(read(logits[-1], state[-1], self._kv.probed[-1]))
+            return readings[-1].margin
+
+        walk = self._ledger.walk(len(self._prefix), exit_index, exit_margin, run)
+        proposal = None if self._sampling is None else propose(logits[-1], self._sampling)
+        self._clock.charge(self._costs.draft_seconds(walk.segments, walk.heads), since=began)
+        return walk, readings[-1], proposal
 
     def _run(self, segment: Segment) -> Tensor:
         """Run one segment; keep and return the hidden states [positions, hidden] at the exit that it reaches."""
