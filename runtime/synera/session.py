@@ -237,7 +237,7 @@ class Session:
         )
 
     def _draft_ahead(self, draft: Draft, knobs: Knobs) -> AheadRun | None:
-        """Draft the next chunk on from a guess, until it is whole or the verdict is there; None where nothing was drafted."""
+        """Draft the next chunk on from a guess, until it is whole or the verdict is there; None where no guess is worth it."""
         if knobs.draft_ahead >= 1.0 or self._verifier.ready():
             return None
         guess = self._guess(draft, self._agreement)
@@ -253,9 +253,9 @@ class Session:
         else:
             run.assumed += (guess.correction,)
             self._drafter.push_guessed(guess.correction)
-        while not self._full(run.tokens, most) and not self._verifier.ready():
+        while not self._full(run.tokens, most) and not (run.tokens and self._verifier.ready()):
             self._add(run, knobs.exit_index, knobs.exit_margin)
-        return run if run.tokens else None
+        return run
 
     def _add(self, run: AheadRun, exit_index: int, exit_margin: float) -> None:
         began = self._clock.now()

@@ -86,6 +86,15 @@ def test_drafting_ahead_changes_no_token(
     assert saved == pytest.approx(sum(a.saved_seconds for a in aheads(ahead)), abs=1e-9)
 
 
+@settings(max_examples=150, deadline=None)
+@given(prompt=prompts, knobs=st.lists(any_knobs, min_size=1, max_size=12), rule=st.integers(0, 2**32))
+def test_a_verdict_may_come_at_any_moment(prompt: list[int], knobs: list[Knobs], rule: int) -> None:
+    """Also between two looks at whether it is there, as a thread brings it."""
+    ahead, waiting, coin = Toy(guess=guessing(rule)), Toy(), random.Random(rule)
+    ahead.verifier.ready = lambda: coin.random() < 0.3  # type: ignore[method-assign]
+    assert ahead.run(prompt, knobs) == waiting.run(prompt, [replace(k, draft_ahead=1.0) for k in knobs])
+
+
 @settings(max_examples=50, deadline=None)
 @given(prompt=prompts, length=st.integers(1, 8), latency=st.sampled_from([0.005, 0.05, 0.5]))
 def test_a_right_guess_is_never_slower_and_a_slow_cloud_hides_all_drafting(
