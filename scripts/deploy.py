@@ -7,6 +7,7 @@ Examples:
     synera deploy                                   # a test prompt, hand-set thresholds
     synera deploy --controller runs/demo/ppo/bundle
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
+    synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
 """
 
@@ -25,6 +26,7 @@ from agents.policy import ControllerPolicy
 from agents.registry import controller
 from runtime.errors import SettingError
 from runtime.policy import drive
+from runtime.sampling import Sampling
 from runtime.settings import shown, within
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
@@ -72,15 +74,31 @@ class Arguments:
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
     """Draws the link and where in it an answer starts; prompt by prompt it is one more."""
+    temperature: float = 0.0
+    """0 decodes greedily; above, tokens are sampled, and where every chunk is checked just as the LLM itself would."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens that reach this probability; 1 keeps all."""
+    top_k: int = 0
+    """Sample from so many likeliest tokens; 0 keeps all."""
+    sampling_seed: int = 0
+    """Of what is sampled; each prompt has a seed of its own, made of this one and the prompt's number."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
+        cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)
+        if not self.temperature and cuts != Sampling():
+            raise SettingError("top_p, top_k and sampling_seed need a temperature above 0; without one decoding is greedy")
         for number, text in enumerate(self.prompt, 1):
             if not text.strip():
                 raise SettingError(f"prompt {number} is empty; write what is to be answered")
             if not text.isprintable() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
                 raise SettingError(f"prompt {number}, {shown(text)}, is not UTF-8")
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How tokens are drawn; None is greedy."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.sampling_seed) if self.temperature else None
 
 
 def main(arguments: Arguments) -> None:
@@ -109,9 +127,10 @@ def main(arguments: Arguments) -> None:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
             _check_room(device.max_new_tokens, connection.limits.context)
             encoded = [connection.encode(text) for text in texts]
-            for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
+            for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
+                seed, sampling = arguments.seed + number, arguments.sampling
                 radio = _radio(seed) if arguments.emulate_link else None
-                with connection.open(radio) as session:
+                with connection.open(radio, sampling and sampling.of_answer(number)) as session:
                     for _ in drive(session, tokens, policy, seed):
                         pass
                     _show(text, session.answer, session.records, device, radio.trace.name if radio else "real")
