@@ -127,7 +127,7 @@ class InProcessVerifier:
     def probe_seconds(self) -> float | None:
         return None
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: object) -> None:
         self._checking = tuple(history), tuple(draft)
 
     def result(self) -> Verdict:
