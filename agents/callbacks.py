@@ -6,8 +6,7 @@ What does not live here: the training (learned.py) and what an answer is worth (
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,37 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.base import Controller
 from agents.bundle import Seen
 from agents.evaluation import PlannedAnswer, answer, warn_uncovered
+from agents.scalars import CONFIGURATION, Means, configuration_table
 from agents.scaling import Scaling
 from synera_env import DecisionEnv, UncoveredError
 
-_METRICS = ("reward", "quality", "seconds", "ttft_seconds", "offload_rate", "cloud_seconds", "joules", "tokens")
-
 
 class EpisodeMeans(BaseCallback):
-    """Logs, by rollout: `episode/*` metrics, `reward_terms/*` by answer, `knobs/*` by chunk, the uncovered rate."""
+    """Logs, by rollout, the means of :class:`agents.scalars.Means`; and, once, how the run is configured."""
 
-    def __init__(self) -> None:
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        """See the class.
+
+        Args:
+            configuration: of the run, plain data.
+        """
         super().__init__()
-        self._metrics: dict[str, list[float]] = defaultdict(list)
-        self._terms: dict[str, float] = defaultdict(float)
-        self._knobs: dict[str, list[float]] = defaultdict(list)
-        self._ended = self._uncovered = 0
+        self._configuration, self._means = configuration, Means()
+
+    def _on_training_start(self) -> None:
+        self.logger.record(CONFIGURATION, configuration_table(self._configuration))
 
     def _on_step(self) -> bool:
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            for name, value in info.get("knobs", {}).items():
-                self._knobs[name].append(float(value))
-            for name, value in info.get("reward_terms", {}).items():
-                self._terms[name] += value
-            self._uncovered += bool(info.get("uncovered"))
-            self._ended += bool(done)
-            for name in _METRICS:
-                if "episode_metrics" in info:
-                    self._metrics[name].append(info["episode_metrics"][name])
+            self._means.decided(info["knobs"])
+            self._means.paid(info["reward_terms"])
+            if done:
+                self._means.ended(info.get("episode_metrics"))
         return True
 
     def _on_rollout_end(self) -> None:
-        for name, values in self._metrics.items():
-            self.logger.record(f"episode/{name}", float(np.mean(values)))
-        for name, values in self._knobs.items():
-            self.logger.record(f"knobs/{name}", float(np.mean(values)))
-        if self._ended:
-            for name, total in self._terms.items():
-                self.logger.record(f"reward_terms/{name}", total / self._ended)
-            self.logger.record("episode/uncovered_rate", self._uncovered / self._ended)
-        self._metrics.clear()
-        self._terms.clear()
-        self._knobs.clear()
-        self._ended = self._uncovered = 0
+        for tag, value in self._means.take().items():
+            self.logger.record(tag, value)
 
 
 class SeenRange(BaseCallback):

@@ -158,7 +158,7 @@ def _train(
     plan = make_plan(validation, config.validation_answers, seed=config.seed)
     best = KeepBest(validation, plan, model, config.validate_every, folder / "validation.jsonl")
     # In this order: validation is of the range that was met so far.
-    callbacks: list[BaseCallback] = [EpisodeMeans(), SeenRange(), best, *([progress] if progress else [])]
+    callbacks: list[BaseCallback] = [EpisodeMeans(provenance), SeenRange(), best, *([progress] if progress else [])]
     started = time.monotonic()
     try:
         model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from agents.validation import Validated
 from runtime.errors import SettingError
 from scripts._text import harmless
 from traces.files import replacing
@@ -19,6 +21,7 @@ _COLUMNS = (
     ("TBT p95", "tbt_p95_seconds", 1e3, 0),
     ("s/answer", "seconds", 1, 2),
     ("offload", "offload_rate", 1, 3),
+    ("hits", "hit_rate", 1, 2),
     ("cloud s", "cloud_seconds", 1, 3),
     ("reward", "reward", 1, 3),
 )
@@ -34,7 +37,7 @@ def table(summaries: Summaries, title: str) -> Table:
 
     With replay alone, which may lose answers, there is a column for what each controller lost.
     """
-    columns = (*_COLUMNS, _UNCOVERED) if all(len(worlds) == 1 for worlds in summaries.values()) else _COLUMNS
+    columns = (*_COLUMNS, _UNCOVERED) if all(list(worlds) == ["replay"] for worlds in summaries.values()) else _COLUMNS
     out = Table(title=harmless(title))
     out.add_column("controller", no_wrap=True)
     for header, *_ in columns:
@@ -42,7 +45,7 @@ def table(summaries: Summaries, title: str) -> Table:
     for name, worlds in summaries.items():
         cells = []
         for _, key, factor, digits in columns:
-            cell = " / ".join(f"{w[key] * factor:.{digits}f}" for w in worlds.values())
+            cell = " / ".join("-" if isnan(w[key]) else f"{w[key] * factor:.{digits}f}" for w in worlds.values())
             if key == "reward":
                 first = next(iter(worlds.values()))
                 cell += f" [{first['reward_low']:.2f}, {first['reward_high']:.2f}]"
@@ -94,6 +97,44 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
     axes.text(
         0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray"
     )
+    figure.tight_layout()
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix(".").lower())
+    plt.close(figure)
+
+
+def validation_picture(alone: Sequence[Validated], together: Sequence[Validated], path: Path, title: str) -> None:
+    """Seconds of each answer, live against replay; beside it, where given, the replay's error as devices share a verifier."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2 if together else 1, figsize=(11 if together else 6, 5), dpi=110, squeeze=False)
+    scatter, *shared = panels[0]
+    longest = max((s for v in alone for s in (*v.live_seconds, *v.replay_seconds)), default=1.0)
+    scatter.plot([0, longest], [0, longest], color="dimgray", linewidth=0.8)
+    for each in alone:
+        error = each.agreement.replay_error.get("seconds", {"mean": float("nan")})
+        label = harmless(f"{each.controller} (error {error['mean']:.1%})")
+        scatter.scatter(each.replay_seconds, each.live_seconds, s=14, alpha=0.7, label=label)
+    scatter.set_xlabel("seconds an answer, replay")
+    scatter.set_ylabel("seconds an answer, live")
+    for text in scatter.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+    for panel in shared:
+        numbers = [v.devices for v in together]
+        for what, style in (("mean", "o-"), ("p95", "o:")):
+            panel.plot(numbers, [100 * v.agreement.replay_error["seconds"][what] for v in together], style, label=what)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(numbers, [str(n) for n in numbers])
+        panel.set_xlabel("devices that share one verifier, each checking every chunk")
+        panel.set_ylabel("replay error of seconds an answer, %")
+        panel.set_ylim(bottom=0)
+        panel.legend(fontsize=8)
+    for panel in panels[0]:
+        panel.grid(alpha=0.3)
+    figure.suptitle(harmless(title), fontsize=10, parse_math=False)
     figure.tight_layout()
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix.removeprefix(".").lower())

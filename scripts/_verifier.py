@@ -45,14 +45,21 @@ class Verifier:
 
 @contextlib.contextmanager
 def verifier_process(
-    *, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None, timeout_seconds: float = 120.0
+    *,
+    model: Path,
+    pace: Path | None,
+    threads: int = 1,
+    host: str = "127.0.0.1",
+    log: Path | None = None,
+    timeout_seconds: float = 120.0,
 ) -> Iterator[Verifier]:
-    """Run `synera serve` on a free port of the loopback interface.
+    """Run `synera serve` on a free port, in plaintext.
 
     Args:
         model: the LLM's folder.
         pace: cloud profile to emulate; None runs as fast as it can.
         threads: CPU threads of a forward.
+        host: address to listen on; another than loopback must be of a network that is trusted.
         log: file for its standard error; None keeps it only as long as it runs.
         timeout_seconds: how long it may take until it listens; then it is killed.
 
@@ -65,7 +72,7 @@ def verifier_process(
     with contextlib.ExitStack() as stack:
         opened = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - the stack closes it
         errors = _Log(stack.enter_context(opened), log)
-        process = stack.enter_context(_running(_command(model, pace, threads), errors.file))
+        process = stack.enter_context(_running(_command(model, pace, threads, host), errors.file))
         verifier = Verifier(_announced(process, errors, timeout_seconds), process, errors)
         yield verifier
         verifier.check()
@@ -89,8 +96,9 @@ class _Log:
         return f"{where} ends: {' | '.join(lines[-_TAIL_LINES:])}" if lines else f"{where} is empty"
 
 
-def _command(model: Path, pace: Path | None, threads: int) -> list[str]:
+def _command(model: Path, pace: Path | None, threads: int, host: str) -> list[str]:
     command = [sys.executable, "-P", "-m", "scripts.serve", "--model", str(model), "--port", "0", "--threads", str(threads)]
+    command += ["--host", host, "--allow-plaintext"]
     return command + (["--pace", str(pace)] if pace else [])
 
 

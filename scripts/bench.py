@@ -34,7 +34,7 @@ _MOST_REPETITIONS, _MOST_THREADS = 1_000_000, 1024
 class Arguments:
     """Arguments of `bench.py`."""
 
-    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "sampling"]]
+    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "stall-free", "sampling"]]
     """What to measure."""
     json: Path | None = None
     """File to write the figures to: a list of name, value, unit, goal, better, peer."""
@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
     if arguments.json is not None:
         check_output(arguments.json)
     setting = Setting(arguments.pair, arguments.repetitions, arguments.threads)
-    figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area}").measure(setting)
+    figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area.replace('-', '_')}").measure(setting)
     if not figures:
         raise SettingError(f"the area {arguments.area!r} has no figures for {arguments.pair}")
     if arguments.json is not None:

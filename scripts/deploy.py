@@ -6,6 +6,7 @@ as the bundled pair is far faster than a phone; --unpaced and --no-emulate-link 
 Examples:
     synera deploy                                   # a test prompt, hand-set thresholds
     synera deploy --controller runs/demo/ppo/bundle
+    synera deploy --controller runs/mine/bundle --log runs/live/mine    # and write it down
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
@@ -13,8 +14,12 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +35,18 @@ from runtime.sampling import Sampling
 from runtime.settings import shown, within
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
-from scripts._cli import Dtype, check_seed, console, launch, next_step, say
+from scripts._cli import Dtype, check_output, check_seed, console, launch, next_step, say
 from scripts._text import harmless
-from synera_env import Preference, synera_schema
+from synera_env import Preference, Schema, synera_schema
 from synera_env.radio import Radio
+from synera_env.telemetry import DECISIONS
 from traces import bundled
 from traces.profile import DeviceProfile
-from traces.tasks import tinyworld
+from traces.tasks import scorers, tinyworld
 
 if TYPE_CHECKING:
-    from runtime.device import Device
+    from agents.live_run import LiveRun
+    from runtime.device import Connection, Device
 
 _MOST_TOKENS = 1_000_000
 
@@ -82,9 +89,16 @@ class Arguments:
     """Sample from so many likeliest tokens; 0 keeps all."""
     sampling_seed: int = 0
     """Of what is sampled; each prompt has a seed of its own, made of this one and the prompt's number."""
+    log: Path | None = None
+    """Write every decision to this new folder: JSON lines, which hold the tokens of the answers, and TensorBoard under the
+    tags of a training. By default nothing is written."""
+    log_prompts: bool = False
+    """Write the prompts' text, too."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.log is None and self.log_prompts:
+            raise SettingError("log_prompts needs a folder to write to: name one with --log FOLDER")
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
         cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)
         if not self.temperature and cuts != Sampling():
@@ -114,6 +128,11 @@ def main(arguments: Arguments) -> None:
     from synera_env.synera.live import deployment_of
 
     torch.set_num_threads(1)
+    if arguments.log is not None:
+        from agents.live_run import check_unused
+
+        check_output(arguments.log, folder=True)
+        check_unused(arguments.log)
     texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
     with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
@@ -127,19 +146,86 @@ def main(arguments: Arguments) -> None:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
             _check_room(device.max_new_tokens, connection.limits.context)
             encoded = [connection.encode(text) for text in texts]
-            for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
-                seed, sampling = arguments.seed + number, arguments.sampling
-                radio = _radio(seed) if arguments.emulate_link else None
-                with connection.open(radio, sampling and sampling.of_answer(number)) as session:
-                    for _ in drive(session, tokens, policy, seed):
-                        pass
-                    _show(text, session.answer, session.records, device, radio.trace.name if radio else "real")
+            with _live_run(arguments, connection, schema, bundle) as run:
+                for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
+                    _answer(arguments, connection, policy, run, number, text, tokens)
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
     console.print(f"device {harmless(pace)}")
-    say("next", f"{_next(arguments, bundle)}   # compares controllers")
+    evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
+    say("next", evaluation, *(_looking_at(arguments.log, bundle, arguments.controller) if arguments.log else ()))
 
 
-def _next(arguments: Arguments, bundle: Bundle | None) -> str:
+def _answer(
+    arguments: Arguments,
+    connection: Connection,
+    policy: ControllerPolicy,
+    run: LiveRun | None,
+    number: int,
+    text: str,
+    tokens: Sequence[int],
+) -> None:
+    """Answer a prompt, show what was decided, and write it down where there is a run."""
+    seed, sampling = arguments.seed + number, arguments.sampling
+    radio = _radio(seed) if arguments.emulate_link else None
+    link = radio.trace.name if radio else "real"
+    written = run.answer(text, len(tokens), preference=arguments.preference, seed=seed, link=link) if run else nullcontext()
+    with connection.open(radio, sampling and sampling.of_answer(number)) as session:
+        with written as told:
+            for step in drive(session, tokens, policy, seed):
+                if told is not None:
+                    told.settled(step.record)
+            if told is not None and not arguments.prompt:
+                told.quality = scorers.score(text, connection.device.text(session.answer))
+        _show(text, session.answer, session.records, connection.device, link)
+
+
+@contextmanager
+def _live_run(arguments: Arguments, connection: Connection, schema: Schema, bundle: Bundle | None) -> Iterator[LiveRun | None]:
+    """What the run is written to, if it is; says where it lies, also when the run ends early."""
+    if arguments.log is None:
+        yield None
+        return
+    from agents.live_run import LiveRun
+    from synera_env.synera.live import deployment_of
+
+    device = connection.device
+    # Texts of prompts stay out of it: they are written where they are asked for, with their answers.
+    given = {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.name != "prompt"}
+    configuration = {
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        | {"preference": asdict(arguments.preference)},
+        "device_profile": device.profile.name,
+        "max_new_tokens": device.max_new_tokens,
+        "versions": {name: version(name) for name in ("synera-env", "torch", "onnxruntime", "grpcio", "numpy")},
+    }
+    fingerprints = dict(deployment_of(device, connection.llm_fingerprint).fingerprints)
+    if bundle is not None:
+        fingerprints["policy"] = bundle.meta.policy_sha256
+    with LiveRun(
+        arguments.log,
+        schema,
+        controller=bundle.meta.name if bundle else arguments.controller,
+        fingerprints=fingerprints,
+        configuration=configuration,
+        keep_prompts=arguments.log_prompts,
+    ) as run:
+        try:
+            yield run
+        finally:
+            say("log", str(arguments.log / DECISIONS))
+            if run.lost:
+                console.print(f"{run.lost} records could not be written to {harmless(str(arguments.log))}", style="yellow")
+
+
+def _looking_at(log: Path, bundle: Bundle | None, controller: str) -> tuple[str, str]:
+    """The commands that look at a run; its training, where that lies beside the bundle, is shown with it."""
+    shown, training = str(log / "tb"), Path(controller).parent / "tb"
+    if bundle is not None and training.is_dir():
+        shown = os.path.relpath(os.path.commonpath([os.path.abspath(training), os.path.abspath(shown)]))
+    return shlex.join(["synera", "inspect-run", str(log)]), shlex.join(["tensorboard", "--logdir", shown])
+
+
+def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:
     """The evaluation of what was deployed; where the graphs of other models than the bundled ones lie is not known here."""
     given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": "GRAPHS_OF_THE_MODELS"}
     if bundle is not None:

@@ -20,8 +20,18 @@ ATTENTION_WINDOW = 8
 class KVCache(Protocol):
     """What the decoder asks of a cache: append this step's keys and values, attend over all that is visible."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        """Append k, v [tokens, kv_heads, head_dim] at `layer`; return attention of q [tokens, heads, head_dim], same shape."""
+    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
+        """Append keys and values at `layer`, and attend.
+
+        Args:
+            layer: which layer's.
+            q: queries [tokens, heads, head_dim].
+            kv: keys, then values, of the same tokens [tokens, 2 * kv_heads, head_dim].
+            window: how many positions a query sees, its own included; None sees all before it.
+
+        Returns:
+            [tokens, heads, head_dim].
+        """
         ...
 
 
@@ -57,6 +67,23 @@ def attention_rows(q: Tensor, k: Tensor, visible: Tensor, last: Tensor) -> Tenso
     return mean.gather(1, at.clamp(min=0)).masked_fill(at < 0, 0.0)
 
 
+class _Slab:
+    """Room for the keys and values of one layer, and the ways it is looked at, made once: each view is an operation."""
+
+    def __init__(self, store: Tensor) -> None:
+        self.store = store  # [2 * kv_heads, room, head_dim], keys first
+        self.room = store.shape[1]
+        self.rows = store.transpose(0, 1)
+        self.keys, self.values = store.chunk(2)  # [kv_heads, room, head_dim]
+        self.keys_across = self.keys.mT
+
+    def grown(self, room: int, used: int) -> _Slab:
+        """Return a larger one that holds the first `used` positions."""
+        slab = _Slab(self.store.new_empty(self.store.shape[0], room, self.store.shape[2]))
+        slab.store[:, :used] = self.store[:, :used]
+        return slab
+
+
 class SequenceKV:
     """The cache of one sequence, with a length for each layer: upper layers may lag behind (early exit).
 
@@ -76,12 +103,16 @@ class SequenceKV:
         self.probe_layer = probe_layer
         self.probed: Tensor | None = None
         """Attention rows of the last `attend` at the probe layer, float32 [tokens, ATTENTION_WINDOW]."""
-        self._kv = [torch.empty(2, shape.kv_heads, 64, shape.head_dim, dtype=dtype, device=device) for _ in range(shape.layers)]
+        sizes = (2 * shape.kv_heads, 64, shape.head_dim)
+        self._slabs = [_Slab(torch.empty(sizes, dtype=dtype, device=device)) for _ in range(shape.layers)]
+        self._nothing = torch.empty(1, 1, 1, dtype=dtype, device=device)
+        self._masked: tuple[int, int, int | None] | None = None
+        self._visible = self._nothing
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return sum(t.numel() * t.element_size() for t in self._kv)
+        return sum(slab.store.numel() * slab.store.element_size() for slab in self._slabs)
 
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on, at every layer."""
@@ -89,38 +120,53 @@ class SequenceKV:
             raise ValueError(f"cannot truncate a KV cache to length {length}; it must be at least 0")
         self.lengths = [min(n, length) for n in self.lengths]
 
-    def _append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        start, stop = self.lengths[layer], self.lengths[layer] + k.shape[0]
-        store = self._kv[layer]
-        if stop > store.shape[2]:
-            grown = store.new_empty(2, store.shape[1], max(stop, 2 * store.shape[2]), store.shape[3])
-            grown[:, :, :start] = store[:, :, :start]
-            store = self._kv[layer] = grown
-        store[0, :, start:stop] = k.transpose(0, 1)
-        store[1, :, start:stop] = v.transpose(0, 1)
-        self.lengths[layer] = stop
-        return store[0, :, :stop], store[1, :, :stop]
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
         """See :class:`KVCache`."""
-        tokens = q.shape[0]
-        keys, values = self._append(layer, k, v)  # [kv_heads, length, head_dim]
-        length = keys.shape[1]
-        mask = None
-        if tokens > 1 or window is not None or layer == self.probe_layer:
-            mask = _causal_mask(tokens, length, window, q.device)
-        if layer == self.probe_layer and mask is not None:
-            last = torch.arange(length - tokens, length, device=q.device)
-            self.probed = attention_rows(q, keys[None], mask, last)
-        plain = tokens == 1 and window is None
+        slab, tokens, start = self._slabs[layer], q.shape[0], self.lengths[layer]
+        stop = self.lengths[layer] = start + tokens
+        if stop > slab.room:
+            slab = self._slabs[layer] = slab.grown(max(stop, 2 * slab.room), start)
+        slab.rows[start:stop] = kv
+        first = 0 if window is None else max(0, start + 1 - window)  # what the first row sees
+        probe = layer == self.probe_layer
+        if tokens == 1 and q.dtype == torch.float32:
+            return self._attend_one(q, slab, first, stop, probe)
+        return self._attend_many(q, slab.keys[:, first:stop], slab.values[:, first:stop], window, probe)
+
+    def _attend_one(self, q: Tensor, slab: _Slab, first: int, stop: int, probe: bool) -> Tensor:
+        """One row, which sees all of first..stop: there is no mask, and these start sooner than torch's own attention."""
+        grouped = q.view(self.shape.kv_heads, -1, self.shape.head_dim)
+        keys, values = slab.keys_across.narrow(2, first, stop - first), slab.values.narrow(1, first, stop - first)
+        scores = torch.baddbmm(self._nothing, grouped, keys, beta=0, alpha=self.shape.head_dim**-0.5)
+        weights = scores.softmax(-1)  # [kv_heads, heads / kv_heads, stop - first]
+        if probe:
+            nearest = weights[:, :, -ATTENTION_WINDOW:].mean((0, 1)).flip(0)
+            self.probed = F.pad(nearest, (0, ATTENTION_WINDOW - len(nearest)))[None]
+        return torch.bmm(weights, values).view(q.shape)
+
+    def _attend_many(self, q: Tensor, keys: Tensor, values: Tensor, window: int | None, probe: bool) -> Tensor:
+        tokens, length = q.shape[0], keys.shape[1]
+        whole = tokens == length and window is None  # torch needs no mask for these
+        mask = None if whole or tokens == 1 else self._mask(tokens, length, window)
+        if probe:
+            visible = self._mask(tokens, length, window) if mask is None else mask
+            self.probed = attention_rows(q, keys[None], visible, torch.arange(length - tokens, length, device=q.device))
         out = F.scaled_dot_product_attention(
             q.transpose(0, 1)[None],
             keys[None],
             values[None],
-            attn_mask=None if plain else mask,
+            attn_mask=mask,
+            is_causal=whole,
             enable_gqa=q.shape[1] != keys.shape[0],
         )
         return out[0].transpose(0, 1)
+
+    def _mask(self, tokens: int, length: int, window: int | None) -> Tensor:
+        """Which of `length` positions the last `tokens` of them see, bool [tokens, length]; the layers of a forward share it."""
+        if self._masked != (tokens, length, window):
+            self._masked = (tokens, length, window)
+            self._visible = _causal_mask(tokens, length, window, self._nothing.device)
+        return self._visible
 
 
 def _causal_mask(tokens: int, length: int, window: int | None, device: torch.device) -> Tensor:
@@ -136,7 +182,7 @@ class RaggedKV:
     def __init__(self, caches: Sequence[SequenceKV], tokens: Sequence[int]) -> None:
         self.caches, self.tokens = list(caches), list(tokens)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
         """See :class:`KVCache`; rows are split by sequence, in order."""
-        parts = zip(self.caches, q.split(self.tokens), k.split(self.tokens), v.split(self.tokens), strict=True)
-        return torch.cat([cache.attend(layer, q_rows, k_rows, v_rows, window) for cache, q_rows, k_rows, v_rows in parts])
+        parts = zip(self.caches, q.split(self.tokens), kv.split(self.tokens), strict=True)
+        return torch.cat([cache.attend(layer, q_rows, kv_rows, window) for cache, q_rows, kv_rows in parts])

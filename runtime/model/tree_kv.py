@@ -52,10 +52,10 @@ class TreeKV:
         placed = (moved(t, self._kv.device) for t in (slots, paths, visible, lengths - 1))
         self._slots, self._paths, self._visible, self._last = placed
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
         """See :class:`KVCache`; every row is a query at the end of its own path."""
         store = self._kv[layer]
-        store[0, self._slots], store[1, self._slots] = k, v
+        store[0, self._slots], store[1, self._slots] = kv.chunk(2, 1)
         keys = store[0][self._paths].transpose(1, 2)  # [rows, kv_heads, longest, head_dim]
         values = store[1][self._paths].transpose(1, 2)
         visible = self._visible

@@ -43,10 +43,16 @@ class Prediction(NamedTuple):
 
 def predict(logits: Tensor) -> Prediction:
     """Greedy choice and confidence figures of logits [rows, vocab], in float32."""
-    probabilities = logits.float().softmax(-1)
-    (first, second), (token, runner_up) = (t.unbind(-1) for t in probabilities.topk(2, -1))
-    entropy = torch.special.entr(probabilities).sum(-1)
+    probabilities, best, ids, entropy = _figures(logits)
+    (first, second), (token, runner_up) = best.unbind(-1), ids.unbind(-1)
     return Prediction(token, first, first - second, entropy, runner_up, probabilities)
+
+
+def _figures(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Probabilities [rows, vocab], the two largest and their ids [rows, 2], and the entropy [rows]."""
+    probabilities = logits.float().softmax(-1)
+    best, ids = probabilities.topk(2, -1)
+    return probabilities, best, ids, torch.special.entr(probabilities).sum(-1)
 
 
 class Reading(NamedTuple):
@@ -63,12 +69,14 @@ class Reading(NamedTuple):
 
 def read(logits: Tensor, hidden: Tensor, attention: Tensor) -> Reading:
     """Predict from logits [1, vocab] and bring it over with the row's hidden state and attention, in one transfer."""
-    guess = predict(logits)
-    figures = (t.float() for t in guess[:5])  # ids are below 2**24, hence exact
-    row = torch.cat([*figures, attention, hidden.float()]).cpu().numpy()
-    token, confidence, margin, entropy, runner_up = row[:5].tolist()
+    _, best, ids, entropy = _figures(logits)
+    # Ids are below 2**24, hence exact in float32.
+    row = torch.cat([ids[0].float(), best[0], entropy, attention, hidden.float()]).cpu().numpy()
     hidden_at = 5 + len(attention)
-    return Reading(int(token), confidence, margin, entropy, int(runner_up), row[hidden_at:], row[5:hidden_at].copy())
+    margin = row[2] - row[3]
+    return Reading(
+        int(row[0]), float(row[2]), float(margin), float(row[4]), int(row[1]), row[hidden_at:], row[5:hidden_at].copy()
+    )
 
 
 class ModelDrafter:
@@ -110,6 +118,7 @@ class ModelDrafter:
         self._ledger.truncate(length)
         self._kv.truncate(length)
 
+    @torch.inference_mode()
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         """Draft one token: run to each exit in turn, leave at the first whose margin reaches `exit_margin`."""
         walk, said, proposal = self._ask(exit_index, exit_margin)
@@ -132,12 +141,17 @@ class ModelDrafter:
     def _ask(self, exit_index: int, exit_margin: float) -> tuple[ExitWalk, Reading, Proposal | None]:
         """What the SLM says after the prefix, whatever is then drawn from it; charged."""
         self._kv.truncate(len(self._prefix) - 1)
-        began, readings, logits = self._clock.now(), list[Reading](), list[Tensor]()
+        began, readings, waiting, logits = self._clock.now(), list[Reading](), list[Segment](), list[Tensor]()
 
         def run(segment: Segment, ask: bool) -> float:
-            state = self._run(segment)
+            if waiting and waiting[-1].first != segment.first:  # the deeper one runs over more positions
+                self._run(waiting)
+                waiting.clear()
+            waiting.append(segment)
             if not ask:
                 return 0.0
+            state = self._run(waiting)
+            waiting.clear()
             assert self._kv.probed is not None  # every walk runs the first segment
             logits.append(self._decoder.logits(state[-1:]))
             readings.append(read(logits[-1], state[-1], self._kv.probed[-1]))
@@ -148,19 +162,24 @@ class ModelDrafter:
         self._clock.charge(self._costs.draft_seconds(walk.segments, walk.heads), since=began)
         return walk, readings[-1], proposal
 
-    def _run(self, segment: Segment) -> Tensor:
-        """Run one segment; keep and return the hidden states [positions, hidden] at the exit that it reaches."""
-        positions = torch.arange(segment.first, segment.stop)
-        if segment.exit_index == 0:
-            entering = self._decoder.embed(torch.tensor(self._prefix[segment.first : segment.stop]))
+    def _run(self, segments: Sequence[Segment]) -> Tensor:
+        """Run segments of the same positions in one go; keep and return the hidden states [positions, hidden] at the end.
+
+        At the exits between they need not be kept: these positions have gone deeper.
+        """
+        shallowest, deepest = segments[0], segments[-1]
+        first, stop, reached = deepest.first, deepest.stop, deepest.exit_index
+        if shallowest.exit_index == 0:
+            entering = self._decoder.embed(torch.tensor(self._prefix[first:stop]))
         else:
-            entering = self._hidden[segment.exit_index - 1][segment.first : segment.stop]
-        leaving = self._decoder.run(entering, positions, self._kv, segment.start_layer, segment.stop_layer)
-        if segment.exit_index < len(self._hidden):
-            kept = self._hidden[segment.exit_index]
-            if segment.stop > len(kept):
-                grown = kept.new_empty(max(segment.stop, 2 * len(kept)), kept.shape[1])
-                grown[: segment.first] = kept[: segment.first]
-                kept = self._hidden[segment.exit_index] = grown
-            kept[segment.first : segment.stop] = leaving
+            entering = self._hidden[shallowest.exit_index - 1][first:stop]
+        positions = torch.arange(first, stop)
+        leaving = self._decoder.run(entering, positions, self._kv, shallowest.start_layer, deepest.stop_layer)
+        if reached < len(self._hidden):
+            kept = self._hidden[reached]
+            if stop > len(kept):
+                grown = kept.new_empty(max(stop, 2 * len(kept)), kept.shape[1])
+                grown[: len(kept)] = kept
+                kept = self._hidden[reached] = grown
+            kept[first:stop] = leaving
         return leaving

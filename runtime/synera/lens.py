@@ -86,7 +86,7 @@ class Lens:
         Half precision is what a graph stores, so live and replayed sketches agree.
         """
         projected = (hidden - self.mean[exit_index]) @ self.directions[exit_index].T
-        return np.clip(projected, -8, 8).astype(np.float16).astype(np.float32)
+        return projected.clip(-8, 8).astype(np.float16).astype(np.float32)
 
     def importance_quantile(self, rows: Sequence[NDArray[np.float32]], length: int) -> float:
         """Return a chunk's importance as a quantile among chunks of its length; 1.0 where it cannot be told."""

@@ -30,7 +30,9 @@ class SyneraEnv(DecisionEnv, ABC):
     ## Action space
 
     `Box(-1, 1)`, float32, one entry a knob, values outside are clipped. Thresholds and budget apply to the chunk in hand, exit and
-    draft length to the next one. A chunk is offloaded when it is uncertain and important and the budget allows it.
+    draft length to the next one. A chunk is offloaded when it is uncertain and important and the budget allows it. While
+    its check is in flight the device drafts the next chunk on from a guess of the outcome, where that is at least as
+    probable as `draft_ahead` (`runtime.synera.ahead`); it changes times and energy, never tokens.
     The whole numbers of a knob share the range in equal parts. For an SLM with two exits:
 
     KNOB_TABLE
@@ -85,8 +87,8 @@ class SyneraEnv(DecisionEnv, ABC):
 
     ## Versions
 
-    v0: the only one so far, and not yet frozen. Since its first form: outages, lost checks and the load of others are drawn
-    (before, no replayed check was ever lost, and `load` was 0 or 1/8); the weights' features are bounded to a hundredth and a
+    v0: the only one so far, and not yet frozen. Since its first form: the knob `draft_ahead` and the feature `guess_hits`
+    came; outages, lost checks and the load of others are drawn (before, no replayed check was ever lost, and `load` was 0 or 1/8); the weights' features are bounded to a hundredth and a
     hundred times the default; leaving the graph is charged for; each episode has its own generator. So rewards,
     observations and the schema's hash differ from those of before, and what was trained then is refused.
     """

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from agents.bundle import Bundle, BundleError
 from agents.evaluation import Answered, answer, evaluate, make_plan
 from agents.learned import PPOConfig, train_ppo
 from agents.rules import RandomRule
-from synera_env import Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
+from synera_env import EpisodeMetrics, Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
 from tests.support.recorded import TINY_RUN, Recorded
 
 SCHEMA = synera_schema(2)
@@ -56,7 +56,7 @@ def test_tensorboard_shows_every_metric_term_and_knob(run: Path) -> None:
     tags = set(events.Tags()["scalars"])
     assert {f"knobs/{row.name}" for row in SCHEMA.rows} <= tags
     assert {f"reward_terms/{n}" for n in ("quality", "latency", "cost", "energy", "traffic")} <= tags
-    assert {f"episode/{n}" for n in ("reward", "quality", "offload_rate", "seconds", "ttft_seconds", "uncovered_rate")} <= tags
+    assert {f"episode/{f.name}" for f in fields(EpisodeMetrics)} | {"episode/uncovered_rate"} <= tags
     assert {"validation/reward", "validation/quality", "validation/uncovered_rate"} <= tags
     rewards = events.Scalars("episode/reward")
     assert [e.step for e in rewards] == sorted({e.step for e in rewards})
@@ -64,6 +64,14 @@ def test_tensorboard_shows_every_metric_term_and_knob(run: Path) -> None:
     assert terms == pytest.approx(rewards[0].value, abs=0.05)  # terms of answers still under way are in the sum too
     assert all(0 <= e.value <= 1 for e in events.Scalars("episode/offload_rate"))
     assert all(e.value == 0 for e in events.Scalars("episode/uncovered_rate"))
+
+
+def test_tensorboard_says_how_the_run_is_configured(run: Path) -> None:
+    (text,) = _events(run).Tensors("run/configuration/text_summary")
+    said = text.tensor_proto.string_val[0].decode().replace("\\", "")
+    assert text.step == 0
+    assert f"| config.rollout | {TINY_RUN.rollout} |" in said
+    assert f"| train.llm_fingerprint | {json.loads((run / 'config.json').read_text())['train']['llm_fingerprint']} |" in said
 
 
 def test_validation_happens_before_training_as_often_as_asked_and_at_the_end(run: Path) -> None:

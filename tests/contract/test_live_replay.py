@@ -151,7 +151,7 @@ class Watching:
 @pytest.mark.parametrize("name", ["threshold", "early exit", "random"])
 def test_a_controller_sees_the_same_in_both_worlds(live: SyneraLiveEnv, replay: SyneraReplayEnv, name: str) -> None:
     """Every entry of every observation but those that are measured times and load, and what is made of them."""
-    measured = {"rtt", "rtt_known", "throughput", "queue", "compute", "load"}
+    measured = {"rtt", "rtt_known", "throughput", "queue", "compute", "load", "guess_hits"}
     keep = [i for i, entry in enumerate(SCHEMA.entries) if entry not in measured]
     for planned in plans(replay, name):
         views = [Watching(TIME_BLIND[name]) for _ in range(2)]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 import tyro
+from transformers import AutoModelForCausalLM
 
+from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
 from runtime.sampling import Sampling
 from scripts import bench
-from scripts.benchmarks import env, harness, precision, sampling
+from scripts.benchmarks import device, env, harness, precision, sampling, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 from traces import bundled
 
@@ -51,10 +55,16 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-@pytest.mark.parametrize(("area", "figures"), [("device", 7), ("cloud", 2)])
+@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("cloud", 2)])
 def test_an_area_writes_its_figures(
-    area: str, figures: int, pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    area: str,
+    figures: int,
+    pair: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(system, "_MOST_TOKENS", 6)
     target = tmp_path / "deep" / "figures.json"
     bench.main(tyro.cli(bench.Arguments, args=[area, "--pair", str(pair), "--repetitions", "1", "--json", str(target)]))
     found = json.loads(target.read_text())
@@ -96,6 +106,18 @@ def test_acceptance_is_worked_out_from_both_distributions(pair: Path) -> None:
     assert places[:, 1].tolist() == pytest.approx([1, 1], abs=1e-4)
     hot = sampling._acceptance(answer, slm, Sampling(100.0))
     assert hot[:, 1].tolist() == pytest.approx([32 / slm.config.vocab] * 2, rel=0.5)
+
+
+def test_a_peer_that_writes_another_answer_is_an_error(pair: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pair / "slm", dtype=torch.float32)
+    decoder, prompt = load_decoder(pair / "slm"), torch.tensor([5, 6, 7])
+    answer = device._written(decoder, prompt)
+    work, name = device._generate(model, prompt, answer)
+    assert torch.equal(work(), answer)
+    assert re.search(r"generate, (dynamic|static) cache$", name)
+    answer[-1] += 1
+    with pytest.raises(CheckpointError, match="writes another answer"):
+        device._generate(model, prompt, answer)
 
 
 def test_precision_counts_differences_for_each_type_and_device(pair: Path, tmp_path: Path) -> None:
@@ -155,7 +177,10 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert "synera bench device" in shown
-    assert "{device,cloud,env,precision}" in shown
+    areas = [path.stem.replace("_", "-") for path in Path(bench.__file__).with_name("benchmarks").glob("[a-z]*.py")]
+    named = re.search(r"{([a-z,-]+)}", re.sub(r"[│\s]", "", shown))
+    assert named is not None
+    assert set(named[1].split(",")) == set(areas) - {"harness", "overheads", "system"}
 
 
 @pytest.mark.parametrize("name", ["repetitions", "threads"])
@@ -222,3 +247,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_comparison_needs_both_sides() -> None:
     with pytest.raises(ValueError):
         Comparison([1.0], [1.0, 2.0]).speedup
+
+
+def test_stall_free_figures_are_of_equal_tokens_in_replay_and_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stall_free, "_REPLAYED", 3)
+    target = tmp_path / "figures.json"
+    bench.main(tyro.cli(bench.Arguments, args=["stall-free", "--repetitions", "1", "--json", str(target)]))
+    found = json.loads(target.read_text())
+    assert len(found) == len({each["name"] for each in found}) == 6
+    assert all("same tokens" in each["peer"] and "of guesses right" in each["peer"] for each in found)
+    assert sum("live" in each["name"] for each in found) == 2
+    assert "stall-free" in capsys.readouterr().out
+
+
+def test_a_cut_of_answers_that_differ_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = itertools.count()
+    found = stall_free._answered
+
+    def other(*given: Any) -> Any:
+        return replace(found(*given), tokens=(next(numbers),))
+
+    monkeypatch.setattr(stall_free, "_answered", other)
+    monkeypatch.setattr(stall_free, "_REPLAYED", 2)
+    with pytest.raises(AssertionError, match="2 of 2 answers differ"):
+        stall_free.measure(Setting(Path("unused"), 1, 1))

@@ -58,7 +58,7 @@ def cases() -> Iterator[Case]:
     for name, option, values in WORDS:
         for value in values:
             yield Case(name, (*AREA.get(name, ()), option, value))
-    for name in ("bench", "demo", "deploy", "evaluate", "measure-profiles", "record", "serve", "train", "train-pair"):
+    for name in command.commands():
         for words in (("--no-such-option", "1"), ("surplus",), (f"--{ESCAPES}",)):
             yield Case(name, (*AREA.get(name, ()), *words))
     for name, before, kind in INPUTS:
@@ -81,7 +81,7 @@ def _last(path: str) -> str:
 
 
 NO_COUNTS = ("1.5", "nan", "", "one", "1e3", "0x10")
-AREA = {"bench": ("device",)}
+AREA = {"bench": ("device",), "inspect-run": ("run",)}
 NO_COMMANDS = [
     Case("", (), "''"),
     Case("trian", (), "did you mean train?"),
@@ -114,6 +114,10 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train", "--ppo.seed", 0),
     ("evaluate", "--answers", 1),
     ("evaluate", "--seed", 0),
+    ("validate-replay", "--answers", 1),
+    ("validate-replay", "--devices", 1),
+    ("validate-replay", "--seed", 0),
+    ("inspect-run", "--answer", 1),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
@@ -130,6 +134,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("demo", "--seed", 0),
     ("demo", "--ppo.steps", 1),
     ("demo", "--ppo.seed", 0),
+    ("check-link", "--rounds", 1),
     ("bench", "--repetitions", 1),
     ("bench", "--threads", 1),
 ]
@@ -146,6 +151,12 @@ WORDS = [
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
+    ("check-link", "--shaper", ("tc", "", ESCAPES)),
+    (
+        "check-link",
+        "--links",
+        ("", "20", "20/1", "20/1/1/1", "a/b/c", "nan/1/1", "-1/1/1", "1e9/1/1", "20/0/1", "20/1/inf", ESCAPES),
+    ),
     ("record", "--splits", ("tests", "")),
     ("record", "--open-graphs", ("maybe", "")),
     ("train", "--ppo.preference", ("none", "", ESCAPES)),
@@ -192,6 +203,10 @@ BAD_INPUTS = {
     "graphs": (*_PATHS, "{f}/folder", *(f"{{f}}/graphs-{name}/test.safetensors" for name in _GRAPHS)),
     "graph folder": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/graphs-{name}" for name in _GRAPHS)),
     "bundle": (*_PATHS, "{f}/file", "{f}/folder", *(f"{{f}}/bundle-{name}" for name in _BUNDLES)),
+    "run": (
+        *(*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
+        *(f"{{f}}/run-{n}" for n in ("none-whole", "twice", "version", "system", "event", "step", "blank", "garbage")),
+    ),
     "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}.txt" for n in ("two-prompts", "blank", "latin1", "same"))),
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
@@ -214,6 +229,7 @@ INPUTS = [
     ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
     ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
+    ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
     ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
@@ -222,6 +238,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
+    ("inspect-run", (), "run"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
@@ -240,7 +257,9 @@ OUTPUTS = [
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
     ("train-pair", ("--slm-steps", "1", "--llm-steps", "1", "--out"), "folder"),
+    ("validate-replay", ("--answers", "1", "--out"), "folder"),
     ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--ppo.steps", "1", "--out"), "folder"),
+    ("deploy", ("--cloud", NOBODY, "--log"), "folder"),
 ]
 _ADDRESSES = (
     *("", "host", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:99999", "::1:5"),
@@ -267,11 +286,20 @@ OTHERS = [
     ],
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
     Case("deploy", ("--cloud", NOBODY), "synera serve"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}/new"), "synera serve"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}"), "holds files"),
+    Case("deploy", ("--cloud", NOBODY, "--log", "{f}/run-twice"), "holds a live run"),
+    Case("deploy", ("--cloud", NOBODY, "--log-prompts"), "--log FOLDER"),
+    Case("inspect-run", (), "no run is named"),
+    Case("inspect-run", ("{f}/run-twice", "{f}/run-blank", "--answer", "1"), "answer=1 is of one run"),
+    Case("inspect-run", ("{f}/run-none-whole", "--answer", "2"), "no answer 2"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
     Case("deploy", (*_FITS, "--preference.quality", "0"), "quality=0"),
     Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
+    Case("validate-replay", ("--bundle", "{bundle}"), "was trained with the slm"),
+    Case("validate-replay", ("--devices", "2", "2"), "names a number twice"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
@@ -285,6 +313,8 @@ OTHERS = [
     Case("record", ("--slm", "{slm}", "--out", "{f}/new", "--prompts", "{f}/same.txt"), "distinct prompts"),
     Case("record", ("--splits",)),
     Case("train", ("--name",)),
+    Case("check-link", ("--links",)),
+    Case("check-link", ("--links", "20/1/1", "20/1"), "RTT/UP/DOWN"),
     Case("demo", ("--train-per-kind", "1001"), "train_per_kind"),
     Case("demo", ("--ppo.minibatch", "0"), "minibatch"),
 ]

@@ -17,7 +17,20 @@ import pytest
 from scripts import __main__ as command
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("bench", "demo", "deploy", "evaluate", "measure-profiles", "record", "serve", "train", "train-pair")
+NAMES = (
+    "bench",
+    "check-link",
+    "demo",
+    "deploy",
+    "evaluate",
+    "inspect-run",
+    "measure-profiles",
+    "record",
+    "serve",
+    "train",
+    "train-pair",
+    "validate-replay",
+)
 """The commands that README and hints rely on."""
 HEAVY = ("torch", "transformers", "grpc", "gymnasium", "onnxruntime", "stable_baselines3", "matplotlib", "tyro")
 

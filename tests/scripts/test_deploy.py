@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.bundle import BundleError
+from agents.bundle import Bundle, BundleError
+from agents.scalars import GROUPS
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.device import Connection, Device, LiveSession
@@ -17,6 +22,7 @@ from runtime.sampling import Sampling
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
+from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
 
@@ -154,3 +160,96 @@ def test_what_comes_next_names_what_was_given(
     deploy.main(Arguments(**given | {"controller": str(bundle)}))
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
     assert f"synera evaluate --graphs GRAPHS_OF_THE_MODELS --bundle {bundle} --device-profile {given['profile']}" in line
+
+
+# ---------------------------------------------------------------- what is written down
+
+
+def tags(folder: Path) -> set[str]:
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return {tag for tag in found.Tags()["scalars"] if tag.split("/")[0] in GROUPS}
+
+
+def test_nothing_is_written_unless_it_is_asked_for(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    deploy.main(Arguments(**given))
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_is_written_down_lies_beside_its_training(
+    given: dict[str, Any], tiny_llm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundled prompts, whose quality is known."""
+    training, log = trained(tiny_llm), tmp_path / "live run"
+    deploy.main(Arguments(**given | {"controller": str(training / "bundle"), "prompt": (), "log": log, "seed": 4}))
+    said = capsys.readouterr().out
+    answers = read_run(log).answers
+    assert [answer.begun.seed for answer in answers] == [4, 5, 6, 7]
+    assert all(answer.whole and not math.isnan(answer.quality) for answer in answers)
+    first = answers[0].begun
+    meta = Bundle.load(training / "bundle").meta
+    assert (first.controller, first.link, first.prompt) == (meta.name, "real", None)
+    assert first.fingerprints == meta.fingerprints | {"policy": meta.policy_sha256}
+    for answer in answers:
+        assert f"{answer.records[-1].committed_at:.2f} s, {sum(r.offloaded for r in answer.records)} of" in said
+    unknown = {"episode/acceptance_rate"}  # where no chunk was offloaded
+    assert tags(training / "tb") - tags(log / "tb") <= unknown
+    assert not tags(log / "tb") - tags(training / "tb")
+    assert json.loads((log / "config.json").read_text())["arguments"]["seed"] == 4
+    _, inspect, tensorboard = (shlex.split(line) for line in said.partition("next: ")[2].strip().splitlines())
+    assert inspect == ["synera", "inspect-run", str(log)]
+    shown = Path(tensorboard[-1]).resolve()
+    assert tensorboard[:-1] == ["tensorboard", "--logdir"]
+    assert log.resolve().is_relative_to(shown)
+    assert training.resolve().is_relative_to(shown)
+
+
+def test_prompts_of_a_user_are_kept_out_of_the_log_and_have_no_quality(given: dict[str, Any], tmp_path: Path) -> None:
+    for kept in (False, True):
+        log = tmp_path / f"log-{kept}"
+        deploy.main(Arguments(**given | {"controller": "always", "log": log, "log_prompts": kept}))
+        (answer,) = read_run(log).answers
+        assert answer.begun.prompt == ("the river ." if kept else None)
+        assert math.isnan(answer.quality)
+        held = [path.name for path in log.rglob("*") if path.is_file() and b"the river ." in path.read_bytes()]
+        assert held == (["decisions.jsonl"] if kept else [])
+        assert "episode/quality" not in tags(log / "tb")
+
+
+def test_an_answer_that_cannot_be_written_down_is_given_all_the_same(
+    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AppendFile, "_append", full)
+    deploy.main(Arguments(**given | {"log": tmp_path / "log"}))
+    said = capsys.readouterr().out
+    assert "answer: " in said
+    assert "records could not be written to" in said
+
+
+def test_an_interrupted_run_says_where_it_lies_and_what_came_of_it(
+    given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy.scorers, "score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        deploy.main(Arguments(**given | {"log": tmp_path / "log", "prompt": ()}))
+    assert f"log: {tmp_path / 'log' / 'decisions.jsonl'}" in capsys.readouterr().out
+    (answer,) = read_run(tmp_path / "log").answers
+    assert answer.ended is not None
+    assert answer.ended.error == "KeyboardInterrupt"
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="holds files already"):
+        deploy.main(Arguments(**given | {"log": tmp_path, "slm": tmp_path / "none"}))
+    with pytest.raises(SettingError, match="log_prompts needs a folder"):
+        Arguments(log_prompts=True)

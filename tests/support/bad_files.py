@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from runtime.telemetry import Begun, Ended, line
 from traces import bundled
 
 LONG = "x" * 300
@@ -72,9 +73,33 @@ def make(folder: Path, slm: Path, llm: Path, bundle: Path, graphs: Path) -> None
         for name, change in PROFILES.items():
             (folder / f"{kind}-{name}.json").write_text(json.dumps(change(profile)))
     _texts(folder)
+    _runs(folder)
     _graph_files(folder, graphs)
     _models(folder, slm, llm)
     _bundles(folder, bundle)
+
+
+def _runs(folder: Path) -> None:
+    """Live runs of one answer that was given up, or of which a line is wrong."""
+    begun = line(
+        Begun(
+            **{"answer": 1, "run": "r", "time": "t", "system": "synera", "schema_hash": "h", "controller": "c"},
+            **{"preference": {}, "fingerprints": {}, "seed": 0, "link": "real", "prompt_tokens": 1, "prompt_sha256": ""},
+        )
+    )
+    wrong = {
+        "none-whole": begun + line(Ended(answer=1, steps=0, metrics={}, error="KeyboardInterrupt")),
+        "twice": begun + begun,
+        "version": begun.replace(b'"format_version":1', b'"format_version":9'),
+        "system": begun.replace(b"synera", b"tea"),
+        "event": begun.replace(b'"begin"', b'"\\u001b[2J"'),
+        "step": begun + b'{"event":"step","answer":1,"number":1,"record":{}}\n',
+        "blank": begun + b"\n",
+        "garbage": bytes(range(256)) * 2,
+    }
+    for name, content in wrong.items():
+        (folder / f"run-{name}").mkdir()
+        (folder / f"run-{name}" / "decisions.jsonl").write_bytes(content)
 
 
 def _device(path: Path) -> None:

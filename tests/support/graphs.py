@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from runtime.clock import SimulatedClock
     from runtime.model.decoder import Decoder
     from runtime.synera.chunk import Verdict
-    from runtime.synera.session import Session
+    from runtime.synera.session import Drafter, Session
+    from synera_env.synera.walk import Walk
     from traces.synera.graph import GraphSet
     from traces.synera.record_models import Models
 
@@ -115,11 +116,12 @@ def last_row(
 
 
 class InProcessVerifier:
-    """Checks drafts with one fresh forward of the LLM; no link, no time."""
+    """Checks drafts with one fresh forward of the LLM; no link, and each takes so many seconds."""
 
-    def __init__(self, llm: Decoder) -> None:
-        self._llm = llm
+    def __init__(self, llm: Decoder, clock: SimulatedClock, seconds: float = 0.0) -> None:
+        self._llm, self._clock, self._seconds = llm, clock, seconds
         self._checking: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self._known_at = 0.0
 
     def open(self, prompt_tokens: int) -> None:
         self._checking = None
@@ -128,7 +130,13 @@ class InProcessVerifier:
         return None
 
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: object) -> None:
-        self._checking = tuple(history), tuple(draft)
+        self._checking, self._known_at = (tuple(history), tuple(draft)), self._clock.now() + self._seconds
+
+    def ready(self) -> bool:
+        return self._clock.now() >= self._known_at
+
+    def known_at(self) -> float:
+        return self._known_at
 
     def result(self) -> Verdict:
         import torch
@@ -136,6 +144,7 @@ class InProcessVerifier:
         from runtime.synera.chunk import Verdict
 
         assert self._checking is not None
+        self._clock.charge(self._seconds, since=self._known_at - self._seconds)
         history, draft = self._checking
         tokens = [*history, *draft]
         hidden = self._llm.run(self._llm.embed(torch.tensor(tokens)), torch.arange(len(tokens)), self._llm.new_cache())
@@ -155,15 +164,22 @@ class LiveAnswer:
     clock: SimulatedClock
 
 
-def live_answer(models: Models, graphs: GraphSet, device: DeviceProfile = DEVICE) -> LiveAnswer:
-    """A session of a model drafter and an in-process verifier, with the limits and the lens of graphs."""
+def live_answer(
+    models: Models, graphs: GraphSet, device: DeviceProfile = DEVICE, walk: Walk | None = None, check_seconds: float = 0.0
+) -> LiveAnswer:
+    """A session of an in-process verifier, and of a model drafter or, given its walk, a replayed one; with the limits and the lens
+    of graphs."""
     from runtime.clock import SimulatedClock
     from runtime.session import Limits
     from runtime.synera.drafter import ModelDrafter
     from runtime.synera.lens import Lens
     from runtime.synera.session import Session
+    from synera_env.synera.walk import ReplayDrafter
 
     clock, lens, meta = SimulatedClock(), Lens.from_tensors(graphs.lens_tensors), graphs.meta
     limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
-    drafter = ModelDrafter(models.slm, lens, clock, device)
-    return LiveAnswer(Session(drafter, InProcessVerifier(models.llm), clock, device, lens, limits), clock)
+    drafter: Drafter = ModelDrafter(models.slm, lens, clock, device)
+    if walk is not None:
+        drafter = ReplayDrafter(walk, meta.exit_layers, clock, device)
+    verifier = InProcessVerifier(models.llm, clock, check_seconds)
+    return LiveAnswer(Session(drafter, verifier, clock, device, lens, limits), clock)

@@ -63,7 +63,7 @@ def assert_near(got: Tensor, wanted: Tensor, dtype: str, float32_limit: float = 
 
 
 @contextmanager
-def pretended_device(folder: Path) -> Iterator[Decoder]:
+def pretended_device(folder: Path, dtype: str = "bfloat16") -> Iterator[Decoder]:
     """A decoder on a device without memory: within, mixing it with the CPU raises, and so does reading a value back."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -75,6 +75,6 @@ def pretended_device(folder: Path) -> Iterator[Decoder]:
         return 0
 
     with mock.patch.object(Placement, "torch_device", torch.device("meta")):
-        decoder = load_decoder(folder, Placement(dtype="bfloat16"))
+        decoder = load_decoder(folder, Placement(dtype=dtype))
     with FakeTensorMode(allow_non_fake_inputs=True), mock.patch.object(FakeTensor, "__int__", read_back):
         yield decoder

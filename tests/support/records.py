@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.session import Cost
+from runtime.session import Ahead, Cost
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft, DraftToken, Verdict
 from runtime.synera.knobs import Knobs
 
@@ -46,6 +46,7 @@ def record(
     error: str | None = None,
     lost_bytes: tuple[int, int] = (0, 0),
     joules: float = 0.5,
+    ahead: Ahead | None = None,
 ) -> ChunkRecord:
     offloaded, hand = says is not None or error is not None, of or draft()
     uplink, downlink = (says.uplink_bytes, says.downlink_bytes) if says else lost_bytes
@@ -67,6 +68,7 @@ def record(
         judged=len(hand.tokens) if says else 0,
         accepted=says.accepted if says else 0,
         error=error,
+        ahead=ahead,
         draft=hand,
         verdict=says,
     )

@@ -17,6 +17,7 @@ from runtime.errors import SettingError, SyneraError
 from synera_env.radio import Outages
 from synera_env.reward import Preference
 from synera_env.synera.replay import SyneraReplayEnv
+from synera_env.synera.schema import synera_schema
 from tests.support.graphs import CLOUD, DEVICE
 from traces import bundled
 from traces.errors import TraceError
@@ -28,6 +29,7 @@ from traces.synera.graph import GraphSet
 
 LINKS = [constant_link(), markov_link(3, seconds=2.0)]
 WEIGHTS = {"quality": 1.0, "latency": 0.2, "cost": 3.0, "energy": 0.01, "traffic": 0.5}
+KNOBS = len(synera_schema(2).rows)
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def rewards(env: gym.Env[Any, Any], answers: int = 2) -> list[float]:
         env.reset(seed=answer)
         terminated = truncated = False
         while not (terminated or truncated):
-            _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
             found.append(float(reward))
     return found
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.session import Ahead
 from synera_env.metrics import EpisodeMetrics, bootstrap_interval, episode_metrics, summarise
 from synera_env.reward import Preference
 from tests.support.records import draft, record, verdict
@@ -20,6 +21,7 @@ def test_the_metrics_of_a_hand_made_answer() -> None:
             verdict(1, cloud_seconds=0.02, cloud_tokens=30, uplink_bytes=300, downlink_bytes=200),
             committed=2,
             at=0.5,
+            ahead=Ahead((0, 1), 0.5, True, drafted=3, kept=2, seconds=0.1, saved_seconds=0.06, wasted_joules=0.01),
         ),
         record(committed=1, at=0.75, joules=0.25),
         record(
@@ -28,7 +30,13 @@ def test_the_metrics_of_a_hand_made_answer() -> None:
             committed=2,
             at=1.25,
         ),
-        record(error="lost", committed=3, at=3.25, joules=1.0),
+        record(
+            error="lost",
+            committed=3,
+            at=3.25,
+            joules=1.0,
+            ahead=Ahead((7, None), 0.4, False, drafted=2, kept=0, seconds=0.1, saved_seconds=-0.02, wasted_joules=0.04),
+        ),
     ]
     preference = Preference(quality=2.0, latency=1.0, cost=10.0, energy=0.1, traffic=1000.0)
     found = episode_metrics(records, 0.5, preference)
@@ -51,6 +59,9 @@ def test_the_metrics_of_a_hand_made_answer() -> None:
         downlink_bytes=250,
         joules=2.25,
         lost_chunks=1,
+        hit_rate=0.5,
+        saved_seconds=0.04,
+        wasted_joules=0.05,
     )
     assert asdict(found) == pytest.approx(asdict(wanted))
 
@@ -60,6 +71,8 @@ def test_an_answer_of_one_token_has_no_gaps() -> None:
     assert (found.tokens, found.ttft_seconds, found.seconds) == (1, 0.5, 0.5)
     assert (found.tbt_mean_seconds, found.tbt_p95_seconds) == (0.0, 0.0)
     assert math.isnan(found.acceptance_rate)
+    assert math.isnan(found.hit_rate)
+    assert (found.saved_seconds, found.wasted_joules) == (0.0, 0.0)
 
 
 def test_a_summary_is_the_mean_of_each_metric() -> None:

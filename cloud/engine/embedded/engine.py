@@ -123,7 +123,7 @@ class EmbeddedEngine:
             session.job = None
         session.cached = len(history) + checked.accepted
         session.history = [*history, *check.draft[: checked.accepted], checked.next_token]
-        return replace(checked, load=checked.load + arrival.load)
+        return replace(checked, load=checked.load + arrival.load) if arrival.load else checked
 
     async def stream(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None

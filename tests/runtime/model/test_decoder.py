@@ -216,10 +216,13 @@ def test_ids_and_positions_may_be_on_either_device(llama: Loaded) -> None:
     assert torch.equal(got, llama.forward(llama.ids, llama.cache(), 0))
 
 
-@pytest.mark.parametrize(("kind", "changes"), [("Llama", {}), ("Mistral", {"sliding_window": 5})])
-def test_a_forward_mixes_no_devices_and_waits_for_nothing(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "changes"), [("Llama", {}), ("Mistral", {"sliding_window": 5}), ("Qwen3", {})])
+def test_a_forward_mixes_no_devices_and_waits_for_nothing(
+    tmp_path: Path, kind: str, changes: dict[str, Any], dtype: str
+) -> None:
     save_checkpoint(tmp_path, kind, **changes)
-    with pretended_device(tmp_path) as decoder:
+    with pretended_device(tmp_path, dtype) as decoder:
         one, other, tree = decoder.new_cache(0), decoder.new_cache(0), decoder.new_tree(0)
         for first, rows in ((0, 70), (70, 1), (71, 4)):  # grows, a single row, a chunk
             hidden = decoder.run(decoder.embed(torch.arange(rows)), torch.arange(first, first + rows), one)

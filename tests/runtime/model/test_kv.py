@@ -80,7 +80,8 @@ class Bench:
         return TreeKV(SHAPE, probe_layer=probe_layer, **self._where)
 
     def attend(self, kv: KVCache, layer: int, rows: Rows, window: int | None = None) -> Tensor:
-        out = kv.attend(layer, *(values.to(**self._where) for values in vars(rows).values()), window)
+        q, k, v = (values.to(**self._where) for values in vars(rows).values())
+        out = kv.attend(layer, q, torch.cat([k, v], 1), window)
         assert (out.dtype, out.device.type) == (self.placement.torch_dtype, self.placement.torch_device.type)
         return out.float().cpu()
 
@@ -200,7 +201,7 @@ def test_ragged_equals_each_sequence(bench: Bench, sizes: list[tuple[int, int]],
 def test_ragged_needs_a_count_for_each_cache() -> None:
     rows = random_rows(3, 0)
     with pytest.raises(ValueError):
-        RaggedKV([SequenceKV(SHAPE)], [2, 1]).attend(0, rows.q, rows.k, rows.v, None)
+        RaggedKV([SequenceKV(SHAPE)], [2, 1]).attend(0, rows.q, torch.cat([rows.k, rows.v], 1), None)
 
 
 @settings(max_examples=20, deadline=None)

@@ -222,6 +222,36 @@ def test_prefixes_outgrow_the_first_buffers(decoder: Decoder) -> None:
     assert_same(bench.next(-1, 1.0), fresh.next(-1, 1.0), decoder.dtype)
 
 
+def test_shallow_drafts_after_many_deep_ones_are_completed(decoder: Decoder) -> None:
+    """A deep draft keeps no hidden states between its exits; what is kept later must land past the first buffers."""
+    bench = Bench(decoder, PROMPT)
+    for _ in range(65):
+        bench.next(-1, 1.0)
+    for exit_index in (0, 1, 0, 1, 0):
+        bench.next(exit_index, 1.0)
+    fresh = Bench(decoder, bench.prefix)
+    assert_same(bench.next(-1, 1.0), fresh.next(-1, 1.0), decoder.dtype)
+
+
+def test_a_deep_draft_asks_the_decoder_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[int, int | None, int]] = []
+    run = Decoder.run
+
+    def counted(self: Decoder, hidden: torch.Tensor, positions: torch.Tensor, kv: Any, start: int, stop: int) -> torch.Tensor:
+        runs.append((start, stop, len(positions)))
+        return run(self, hidden, positions, kv, start, stop)
+
+    monkeypatch.setattr(Decoder, "run", counted)
+    bench = Bench(decoder, PROMPT)
+    bench.next(-1, 1.0)
+    bench.next(0, 1.0)
+    bench.next(-1, 1.0)  # the deeper layers run over two positions, the first over one
+    assert runs == [(0, 3, 5), (0, 1, 1), (0, 1, 1), (1, 3, 2)]
+    runs.clear()
+    bench.next(-1, 0.999999)  # asked at each exit
+    assert [r[:2] for r in runs] == [(0, 1), (1, 2), (2, 3)][: len(runs)]
+
+
 def test_an_exit_that_is_not_there_is_an_error(decoder: Decoder) -> None:
     with pytest.raises(ValueError, match=r"exit_index=3.*only 3 exits"):
         Bench(decoder, PROMPT).next(3, 1.0)

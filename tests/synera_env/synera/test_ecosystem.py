@@ -22,11 +22,13 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 import synera_env  # noqa: F401 - registers the ids
+from synera_env.synera.schema import synera_schema
 from tests.support.graphs import CLOUD, DEVICE
 from traces.links.generators import constant_link
 from traces.synera.graph import GraphSet
 
 NAME = "SyneraReplay-v0"
+KNOBS = len(synera_schema(2).rows)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_statistics_are_those_of_the_metrics(world: dict[str, Any]) -> None:
 def test_a_time_limit_truncates_without_calling_it_uncovered(world: dict[str, Any]) -> None:
     env = TimeLimit(gym.make(NAME, **world), 1)
     env.reset(seed=0, options={"prompt": 2})
-    *_, terminated, truncated, info = env.step(-np.ones(6, np.float32))
+    *_, terminated, truncated, info = env.step(-np.ones(KNOBS, np.float32))
     assert (terminated, truncated, info["uncovered"]) == (False, True, False)
 
 
@@ -148,7 +150,7 @@ def test_vectors_of_one_seed_are_alike(world: dict[str, Any]) -> None:
     for mode in ("sync", "async"):
         vec = gym.make_vec(NAME, num_envs=2, vectorization_mode=mode, **world)
         vec.reset(seed=5)
-        found.append([vec.step(np.full((2, 6), 0.3, np.float32))[:2] for _ in range(10)])
+        found.append([vec.step(np.full((2, KNOBS), 0.3, np.float32))[:2] for _ in range(10)])
         vec.close()
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one[0], other[0])

@@ -16,6 +16,7 @@ from runtime.synera.knobs import Knobs
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference, reward_terms
 from synera_env.synera.replay import ReplayEpisode, SyneraReplayEnv
+from synera_env.synera.schema import synera_schema
 from synera_env.synera.walk import covers_start
 from tests.support.graphs import CLOUD, DEVICE, RANDOM_NEW_TOKENS, record_tiny
 from traces.errors import TraceError
@@ -25,6 +26,7 @@ from traces.synera.record import Models
 
 LINKS = (constant_link(), markov_link(3, seconds=20.0))
 FLEE = Knobs(draft_length=1, exit_index=0)
+KNOBS = len(synera_schema(2).rows)
 """Keeps every chunk at the shallowest exit: the cheapest way to finish."""
 
 
@@ -111,7 +113,7 @@ def test_naming_a_prompt_that_cannot_be_begun_is_a_mistake_and_the_answer_under_
         except SettingError as error:
             outcomes[prompt] = str(error)
             assert env.session is session
-            env.step(np.zeros(6, np.float32))
+            env.step(np.zeros(KNOBS, np.float32))
         else:
             assert begins(open_graphs, prompt, env)
     assert set(outcomes) == {i for i in range(6) if not begins(open_graphs, i, env)}
@@ -132,7 +134,7 @@ def test_training_over_open_graphs_goes_on(holed_graphs: GraphSet) -> None:
     env.reset(seed=0)
     ends = {"terminated": 0, "uncovered": 0}
     for _ in range(400):
-        *_, terminated, truncated, info = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+        *_, terminated, truncated, info = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
         if terminated or truncated:
             ends["uncovered" if info["uncovered"] else "terminated"] += 1
             env.reset()
@@ -148,7 +150,7 @@ def test_a_step_off_the_graph_ends_the_answer_and_says_so(holed_graphs: GraphSet
         env.reset(seed=seed)
         done, steps = False, 0
         while not done:
-            observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            observation, reward, terminated, truncated, info = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
             steps += 1
             assert env.observation_space.contains(observation)
             assert info["uncovered"] == truncated
@@ -164,7 +166,7 @@ def test_a_step_off_the_graph_ends_the_answer_and_says_so(holed_graphs: GraphSet
                 assert "larger node budget" in info["reason"]
                 assert "episode_metrics" not in info
                 with pytest.raises(RuntimeError, match="call reset"):
-                    env.step(np.zeros(6, np.float32))
+                    env.step(np.zeros(KNOBS, np.float32))
     assert settled > 0
     assert unsettled > 0
 
@@ -180,7 +182,7 @@ def test_leaving_costs_what_was_settled_and_the_rest_of_the_longest_answer(
         truncated = terminated = False
         while not (truncated or terminated):
             before, hand = len(env.session.records), env._point.draft
-            _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, 6).astype(np.float32))
+            _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, KNOBS).astype(np.float32))
         if not truncated:
             continue
         records, left = env.session.records, RANDOM_NEW_TOKENS - len(env.session.answer)
@@ -206,7 +208,7 @@ def test_no_policy_gains_by_leaving(holed_graphs: GraphSet, tiny_graphs: GraphSe
         _, info = edge.reset(seed=seed)
         actions, paid, truncated, terminated = [], 0.0, False, False
         while not (truncated or terminated):
-            actions.append(rng.uniform(-1, 1, 6).astype(np.float32))
+            actions.append(rng.uniform(-1, 1, KNOBS).astype(np.float32))
             _, reward, terminated, truncated, _ = edge.step(actions[-1])
             paid += reward
         if not truncated:

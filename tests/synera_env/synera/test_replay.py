@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.clock import SimulatedClock
 from runtime.errors import UncoveredError
 from runtime.synera.chunk import ChunkRecord, Draft
 from runtime.synera.knobs import Knobs
@@ -20,6 +23,7 @@ from runtime.wire.sizes import (
 )
 from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
+from synera_env.synera.walk import ReplayDrafter, Walk
 from tests.support.graphs import CLOUD, DEVICE, live_answer, record_tiny
 from traces.links.generators import constant_link, markov_link
 from traces.links.trace import LinkTrace
@@ -147,6 +151,63 @@ def test_the_comparison_sees_both_exits_acceptance_and_rejection(akin_models: Mo
     assert accepted == {False, True}
     assert len({r.draft.importance for r in records}) > 3
     assert any(r.committed[-1] in akin_graphs.meta.eos_ids for r in records)
+
+
+# ---------------------------------------------------------------- drafting ahead
+
+
+@settings(world_settings, max_examples=60)
+@given(
+    index=st.integers(0, 5),
+    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    exit_index=st.integers(-1, 1),
+    check_seconds=st.sampled_from([0.0, 0.02, 0.05, 0.1, 1.0]),
+)
+def test_what_is_drafted_ahead_takes_the_same_time_in_both_worlds(
+    akin_models: Models, akin_graphs: GraphSet, index: int, lengths: list[int], exit_index: int, check_seconds: float
+) -> None:
+    """The models against the graph, to the nanosecond, also past the graph's edge: no exit is left early there."""
+    knobs = [
+        Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=n, exit_index=exit_index, draft_ahead=0.0)
+        for n in lengths
+    ]
+    prompt = [int(t) for t in akin_graphs[index].prompt_tokens]
+    live = live_answer(akin_models, akin_graphs, check_seconds=check_seconds).session
+    replayed = live_answer(akin_models, akin_graphs, walk=Walk(akin_graphs[index]), check_seconds=check_seconds).session
+    for session in (live, replayed):
+        session.begin(prompt, knobs[0])
+        turn = 0
+        while session.advance(knobs[min(turn, len(knobs) - 1)]).point is not None:
+            turn += 1
+    for one, other in zip(live.records, replayed.records, strict=True):
+        assert_same_draft(one.draft, other.draft)
+        assert (one.ahead is None) == (other.ahead is None)
+        if one.ahead and other.ahead:
+            assert (one.ahead.hit, one.ahead.kept) == (other.ahead.hit, other.ahead.kept)
+            if one.ahead.drafted < other.ahead.drafted:  # an EOS that only the models know of
+                return
+        assert other.cost == replace(one.cost, **{f.name: pytest.approx(getattr(one.cost, f.name)) for f in fields(one.cost)})
+
+
+def test_past_the_edge_of_a_graph_drafting_goes_on_until_the_verdict_and_the_answer_goes_on_after_it(
+    akin_graphs: GraphSet,
+) -> None:
+    walk, clock = Walk(akin_graphs[0]), SimulatedClock()
+    drafter = ReplayDrafter(walk, akin_graphs.meta.exit_layers, clock, DEVICE)
+    drafter.begin(walk.graph.prompt_tokens)
+    first = drafter.next(-1, 1.0)
+    unknown = next(t for t in range(100) if walk.graph.child(walk.nodes[-1], t) < 0)
+    drafter.push_guessed(unknown)
+    began = clock.now()
+    assert [drafter.next_guessed(-1, 0.7) for _ in range(3)] == [None] * 3
+    layers, per_token = akin_graphs.meta.layers, (DEVICE.call_ms + len(akin_graphs.meta.exit_layers) * DEVICE.head_ms)
+    pending = layers * DEVICE.position_ms  # the first token has no keys and values yet when the guess is read
+    assert clock.now() - began == pytest.approx((3 * (layers * DEVICE.layer_ms + per_token) + pending) / 1e3)
+    drafter.rollback(walk.prompt_tokens + 1)
+    assert walk.nodes[1:] == [walk.follow(0, first.token)]
+    assert drafter.next_guessed(-1, 1.0) is not None
+    with pytest.raises(UncoveredError, match="does not know token"):
+        drafter.push(unknown)
 
 
 # ---------------------------------------------------------------- the ends of the range

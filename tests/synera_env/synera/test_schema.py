@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from runtime.session import Ahead
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft
 from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
 from synera_env.reward import Preference
@@ -243,6 +244,7 @@ def test_nothing_is_known_before_the_first_chunk_but_the_defaults() -> None:
             for n, v in (("confidence", 1), ("importance", 0), ("offloaded", 0), ("accepted", 1))
         },
         "acceptance": 0.5,
+        "guess_hits": 0.5,
         "offload_rate": 0,
         "chunks": 0,
         "progress": 0,
@@ -258,11 +260,15 @@ def test_nothing_is_known_before_the_first_chunk_but_the_defaults() -> None:
     assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
 
 
+def ahead(hit: bool) -> Ahead:
+    return Ahead((1, 2), 0.5, hit, drafted=2, kept=int(hit), seconds=0.1, saved_seconds=0.0, wasted_joules=0.0)
+
+
 def test_the_last_chunks_newest_first() -> None:
     records = [
-        record(draft((0.3,), importance=0.1), verdict(0)),
+        record(draft((0.3,), importance=0.1), verdict(0), ahead=ahead(False)),
         record(draft((0.8, 0.6), importance=0.2)),
-        record(draft(), verdict(1)),
+        record(draft(), verdict(1), ahead=ahead(True)),
     ]
     seen = encode(point(offloaded=2, generated_tokens=10), records)
     wanted = {
@@ -276,6 +282,7 @@ def test_the_last_chunks_newest_first() -> None:
         "past_confidence[2]": 0.3,
         "past_accepted[2]": 0,
         "acceptance": 0.7 * (0.7 * 0.5 + 0.3 * 0) + 0.3 * 0.5,
+        "guess_hits": 0.7 * (0.7 * 0.5 + 0.3 * 0) + 0.3 * 1,
         "offload_rate": 2 / 3,
         "chunks": 3 / 16,
         "progress": 0.25,

@@ -1,0 +1,94 @@
+"""What TensorBoard shows of decisions and answers, and under which tags: the same for a training and for a live run.
+
+What does not live here: who gathers them (callbacks.py, live_run.py), and what a metric is (synera_env/metrics.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runtime.settings import plain
+
+CONFIGURATION = "run/configuration"
+"""Tag of the text that says how a run is configured."""
+GROUPS = ("episode", "reward_terms", "knobs")
+"""First parts of the tags of :class:`Means`."""
+_LONGEST_VALUE = 500
+
+
+class Means:
+    """Gathers decisions and answers until they are taken, as means by tag.
+
+    `knobs/*` are by decision; `episode/*` (every metric, and the rate of those that left the recorded graphs) by answer,
+    and so are `reward_terms/*`, whose sums wait for an answer to end.
+    """
+
+    def __init__(self) -> None:
+        self._knobs: dict[str, list[float]] = defaultdict(list)
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._terms: dict[str, float] = defaultdict(float)
+        self._ended = self._uncovered = 0
+
+    def decided(self, knobs: Mapping[str, float]) -> None:
+        """Count a decision."""
+        for name, value in knobs.items():
+            self._knobs[name].append(float(value))
+
+    def paid(self, terms: Mapping[str, float]) -> None:
+        """Count what a decision earned, by term of the reward."""
+        for name, value in terms.items():
+            self._terms[name] += value
+
+    def ended(self, metrics: Mapping[str, float] | None) -> None:
+        """Count an answer.
+
+        Args:
+            metrics: the fields of its `synera_env.EpisodeMetrics`, those that nobody can tell being NaN; None where it
+                left the recorded graphs.
+        """
+        self._ended += 1
+        self._uncovered += metrics is None
+        for name, value in (metrics or {}).items():
+            if not math.isnan(value):
+                self._metrics[name].append(float(value))
+
+    def take(self) -> dict[str, float]:
+        """Return the means by tag, and start over; what nothing is known of has no tag."""
+        found = {f"knobs/{name}": _mean(values) for name, values in self._knobs.items()}
+        self._knobs.clear()
+        if self._ended:
+            found |= {f"episode/{name}": _mean(values) for name, values in self._metrics.items()}
+            found |= {f"reward_terms/{name}": total / self._ended for name, total in self._terms.items()}
+            found["episode/uncovered_rate"] = self._uncovered / self._ended
+            self._metrics.clear()
+            self._terms.clear()
+            self._ended = self._uncovered = 0
+        return found
+
+
+def configuration_table(configuration: Mapping[str, Any]) -> str:
+    """Return a run's configuration as a Markdown table, a row a value, nested names joined by dots."""
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in _flat(configuration)]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell, and is shown as it is."""
+    shown = plain(text, _LONGEST_VALUE).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{c}" if c in r"\`*_{}[]|" else c for c in shown)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
