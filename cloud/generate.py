@@ -12,6 +12,7 @@ from cloud.engine.base import Engine, Streamed
 from cloud.sessions import SessionTable
 from cloud.verify import check_vocabulary
 from runtime.errors import CloudRejectedError
+from runtime.sampling import Sampling
 
 
 class Generation:
@@ -20,12 +21,15 @@ class Generation:
     def __init__(self, engine: Engine, table: SessionTable) -> None:
         self._engine, self._table = engine, table
 
-    async def generate(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
-        """Decode greedily until EOS, `max_new_tokens` or the end of the context; close the iterator when leaving early.
+    async def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> AsyncGenerator[Streamed, None]:
+        """Decode until EOS, `max_new_tokens` or the end of the context; close the iterator when leaving early.
 
         Args:
             prompt: token ids, not looked at yet: they may be too many, and a message's own.
             max_new_tokens: at least 1.
+            sampling: how tokens are drawn; None decodes greedily.
 
         Raises:
             CloudRejectedError: the prompt is empty, too long or not of this vocabulary, or no token is asked for.
@@ -42,7 +46,7 @@ class Generation:
         place = await self._table.open()
         place.running += 1
         try:
-            async with aclosing(self._engine.stream(tuple(prompt), room)) as stream:
+            async with aclosing(self._engine.stream(tuple(prompt), room, sampling)) as stream:
                 async for token in stream:
                     yield token
         finally:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,16 +21,20 @@ from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
     CloudRejectedError,
+    SettingError,
 )
 from runtime.settings import plain
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
+from runtime.wire.sampled import read_sampled, read_sampling
 from runtime.wire.statuses import STATUS
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
 LONGEST_DETAILS = 500
 """Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
 _log = logging.getLogger(__name__)
+_Request = TypeVar("_Request")
+_Value = TypeVar("_Value")
 
 
 class SyneraServicer(synera_pb2_grpc.SyneraServicer):
@@ -56,7 +60,7 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        check = Check(request.prefix_length, request.context, request.draft)
+        check = Check(request.prefix_length, request.context, request.draft, _asked(read_sampled, request))
         checked = await self._verification.verify(VerifyRequest(request.session_id, request.seq, check))
         return pb.VerifyResponse(
             accepted=checked.accepted,
@@ -77,9 +81,22 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream the LLM's own answer."""
-        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens)) as tokens:
+        sampling = _asked(read_sampling, request)
+        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens, sampling)) as tokens:
             async for each in tokens:
                 yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+
+
+def _asked(read: Callable[[_Request], _Value], request: _Request) -> _Value:
+    """Read a part of a request.
+
+    Raises:
+        CloudRejectedError: it makes no sense.
+    """
+    try:
+        return read(request)
+    except SettingError as wrong:
+        raise CloudRejectedError(str(wrong)) from None
 
 
 class Statuses(grpc.aio.ServerInterceptor):

@@ -99,7 +99,7 @@ class Verification:
     async def _verify(self, session: Session, check: Check) -> Checked:
         try:
             self._validate(check)
-            own = Check(check.prefix_length, tuple(check.context), tuple(check.draft))
+            own = Check(check.prefix_length, tuple(check.context), tuple(check.draft), check.sampled)
             return await self._engine.check(session.session_id, own)
         finally:
             session.running -= 1
@@ -117,6 +117,8 @@ class Verification:
             )
         check_vocabulary(check.context, self.info.vocab)
         check_vocabulary(check.draft, self.info.vocab)
+        for proposal in check.sampled.proposals if check.sampled else ():
+            check_vocabulary(proposal.ids, self.info.vocab)
 
 
 def check_vocabulary(tokens: Sequence[int], vocab: int) -> None:
@@ -133,7 +135,8 @@ def check_vocabulary(tokens: Sequence[int], vocab: int) -> None:
 def _digest(check: Check) -> bytes:
     """What tells one check from another [16 bytes], so that a session need not keep what it was asked."""
     parts = ((check.prefix_length, len(check.context)), check.context, check.draft)
-    return hashlib.blake2b(b"".join(array("q", part).tobytes() for part in parts), digest_size=16).digest()
+    tokens = b"".join(array("q", part).tobytes() for part in parts)
+    return hashlib.blake2b(tokens + repr(check.sampled).encode(), digest_size=16).digest()
 
 
 async def _result(answer: asyncio.Task[Checked]) -> Checked:

@@ -25,10 +25,12 @@ from runtime.errors import (
     SettingError,
     SyneraError,
 )
+from runtime.sampling import Sampling
 from runtime.settings import plain, shown, within
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
+from runtime.wire.sampled import sampling_message
 from runtime.wire.statuses import STATUS
 
 _NAMED = {kind.__name__: (kind, status) for kind, status in STATUS.items()}
@@ -156,13 +158,17 @@ class CloudClient:
         """
         self._call(self._stub.Close, pb.CloseRequest(session_id=session_id), self.deadlines.close_seconds, retries=0)
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[GeneratedToken]:
-        """Greedy tokens of the LLM alone, as they come; closing the iterator cancels the rest.
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> Iterator[GeneratedToken]:
+        """Tokens of the LLM alone, as they come, greedy without `sampling`; closing the iterator cancels the rest.
 
         Raises:
             CloudError: the stream could not start, broke, or makes no sense.
         """
-        request, longest = pb.GenerateRequest(prompt=prompt, max_new_tokens=max_new_tokens), self.deadlines.generate_seconds
+        message = sampling_message(sampling)
+        request = pb.GenerateRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=message)
+        longest = self.deadlines.generate_seconds
         call = self._attempt(self._stub.Generate, request, longest)
         try:
             for count, answer in enumerate(call, 1):

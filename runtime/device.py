@@ -24,6 +24,7 @@ from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
 from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
+from runtime.sampling import Sampling
 from runtime.session import Limits
 from runtime.synera.backoff import Backoff
 from runtime.synera.drafter import DraftCosts, ModelDrafter
@@ -176,11 +177,12 @@ class Connection:
             )
         return ids
 
-    def open(self, link: Link | None = None) -> LiveSession:
+    def open(self, link: Link | None = None, sampling: Sampling | None = None) -> LiveSession:
         """Put a live session together; its owner shuts it down.
 
         Args:
             link: a link to emulate; None uses the network as it is.
+            sampling: how tokens are drawn; None decodes greedily. Give each answer a seed of its own: `Sampling.of_answer`.
 
         Raises:
             CheckpointError: the device's lens is for another SLM.
@@ -197,7 +199,7 @@ class Connection:
             verifier = CloudVerifier(
                 self._client, self._terms, emulator=emulator, clock=clock, backoff=self._backoff, worker=worker
             )
-            session = LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits, self._take_back)
+            session = LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits, self._take_back, sampling)
             self._sessions[session] = worker
         return session
 
@@ -235,8 +237,9 @@ class LiveSession(Session):
         lens: Lens,
         limits: Limits,
         retired: Callable[[LiveSession, Future[None]], None],
+        sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(drafter, verifier, clock, energy, lens, limits)
+        super().__init__(drafter, verifier, clock, energy, lens, limits, sampling=sampling)
         self._retired = retired
 
     def __enter__(self) -> Self:

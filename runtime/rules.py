@@ -1,7 +1,8 @@
 """The rules that decide about tokens, as pure functions of plain values: acceptance, offloading.
 
 The live session, the replay, the engines and compiled kernels call the same ones. What does not live here: who chooses
-their parameters, and what anything costs (traces/profile.py).
+their parameters, what anything costs (traces/profile.py), and the acceptance of sampled drafts, which needs whole distributions
+(runtime/model/distributions.py).
 """
 
 from __future__ import annotations

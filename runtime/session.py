@@ -87,6 +87,11 @@ class StepRecord:
         """Tokens that the device proposed; none, unless the system drafts."""
         return ()
 
+    @property
+    def sampled(self) -> bool:
+        """Tokens were drawn at random, so that no replay of greedy models can give them."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[Point, Record]):

@@ -8,6 +8,7 @@ Examples:
     synera deploy --controller runs/demo/ppo/bundle
     synera deploy --controller runs/mine/bundle --log runs/live/mine    # and write it down
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
+    synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
 """
 
@@ -30,6 +31,7 @@ from agents.policy import ControllerPolicy
 from agents.registry import controller
 from runtime.errors import SettingError
 from runtime.policy import drive
+from runtime.sampling import Sampling
 from runtime.settings import shown, within
 from runtime.synera.chunk import ChunkRecord
 from runtime.synera.lens import Lens
@@ -80,6 +82,14 @@ class Arguments:
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
     """Draws the link and where in it an answer starts; prompt by prompt it is one more."""
+    temperature: float = 0.0
+    """0 decodes greedily; above, tokens are sampled, and where every chunk is checked just as the LLM itself would."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens that reach this probability; 1 keeps all."""
+    top_k: int = 0
+    """Sample from so many likeliest tokens; 0 keeps all."""
+    sampling_seed: int = 0
+    """Of what is sampled; each prompt has a seed of its own, made of this one and the prompt's number."""
     log: Path | None = None
     """Write every decision to this new folder: JSON lines, which hold the tokens of the answers, and TensorBoard under the
     tags of a training. By default nothing is written."""
@@ -91,11 +101,19 @@ class Arguments:
         if self.log is None and self.log_prompts:
             raise SettingError("log_prompts needs a folder to write to: name one with --log FOLDER")
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
+        cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)
+        if not self.temperature and cuts != Sampling():
+            raise SettingError("top_p, top_k and sampling_seed need a temperature above 0; without one decoding is greedy")
         for number, text in enumerate(self.prompt, 1):
             if not text.strip():
                 raise SettingError(f"prompt {number} is empty; write what is to be answered")
             if not text.isprintable() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
                 raise SettingError(f"prompt {number}, {shown(text)}, is not UTF-8")
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How tokens are drawn; None is greedy."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.sampling_seed) if self.temperature else None
 
 
 def main(arguments: Arguments) -> None:
@@ -130,8 +148,8 @@ def main(arguments: Arguments) -> None:
             _check_room(device.max_new_tokens, connection.limits.context)
             encoded = [connection.encode(text) for text in texts]
             with _live_run(arguments, connection, schema, bundle) as run:
-                for seed, (text, tokens) in enumerate(zip(texts, encoded, strict=True), arguments.seed):
-                    _answer(arguments, connection, policy, run, seed, text, tokens)
+                for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
+                    _answer(arguments, connection, policy, run, number, text, tokens)
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
     console.print(f"device {harmless(pace)}")
     evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
@@ -143,15 +161,16 @@ def _answer(
     connection: Connection,
     policy: ControllerPolicy,
     run: LiveRun | None,
-    seed: int,
+    number: int,
     text: str,
     tokens: Sequence[int],
 ) -> None:
     """Answer a prompt, show what was decided, and write it down where there is a run."""
+    seed, sampling = arguments.seed + number, arguments.sampling
     radio = _radio(seed) if arguments.emulate_link else None
     link = radio.trace.name if radio else "real"
     written = run.answer(text, len(tokens), preference=arguments.preference, seed=seed, link=link) if run else nullcontext()
-    with connection.open(radio) as session:
+    with connection.open(radio, sampling and sampling.of_answer(number)) as session:
         with written as told:
             for step in drive(session, tokens, policy, seed):
                 if told is not None:

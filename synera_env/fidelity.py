@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from runtime.errors import UncoveredError
+from runtime.errors import SettingError, UncoveredError
 from runtime.session import StepRecord
 from synera_env.base import DecisionEnv
 from synera_env.metrics import EpisodeMetrics
@@ -34,7 +34,14 @@ def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int)
         records: the live answer's records.
         replay: an environment that replays the same prompts; the answer under way in it ends.
         prompt: index of the prompt there.
+
+    Raises:
+        SettingError: the live answer was sampled; graphs are greedy.
     """
+    if any(record.sampled for record in records):
+        raise SettingError(
+            "this answer was sampled and graphs are greedy, so no replay can give its tokens; compare greedy answers"
+        )
     asked = [record for record in records if record.offloaded]
     lost = frozenset(number for number, record in enumerate(asked, 1) if record.error is not None)
     episode = replay.episode(seed=0, options={"prompt": prompt, "link": 0, "link_offset_seconds": 0.0}, lost=lost)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.errors import CloudUnavailableError
+from runtime.sampling import SampledDraft, Sampling
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Check:
     """Token ids that continue the history from there. With the prefix at least one token."""
     draft: Sequence[int]
     """Token ids to judge; none asks for the next token only."""
+    sampled: SampledDraft | None = None
+    """How the draft was sampled, and is then judged: by speculative sampling against just these proposals, see
+    :func:`runtime.model.distributions.accept_sampled`. None is greedy: what stands is what the LLM would have chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,11 @@ class Checked:
     accepted: int
     """Draft tokens kept, from the first."""
     next_token: int
-    """Token id after them: the correction, or the bonus when all were accepted."""
+    """Token id after them: the correction (sampled: the recovered token), or the bonus when all were accepted."""
     draft_logprobs: tuple[float, ...]
     """Natural logarithm of the LLM's probability of each draft token that was judged: the accepted ones and, when there
-    is one, the first rejected. The i-th is that of draft[i] after the history and draft[:i]; [min(accepted + 1, n)]."""
+    is one, the first rejected. The i-th is that of draft[i] after the history and draft[:i]; [min(accepted + 1, n)]. By the
+    LLM's plain softmax, also where tokens are sampled by another temperature or from a part of it."""
     next_logprob: float
     """The same of `next_token`, after the history and draft[:accepted]."""
     queue_ms: float
@@ -137,7 +142,8 @@ class Engine(Protocol):
 
         Args:
             session_id: an open session, of which no other check is running.
-            check: its tokens are in the vocabulary and all of them fit the context; the caller has seen to that.
+            check: its tokens, those of proposals included, are in the vocabulary, they fit the context, and the proposals
+                fit the draft; the caller has seen to that.
 
         Raises:
             SessionLostError: the session, or some of the prefix, is not held (any more); also when the session is closed
@@ -152,14 +158,17 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
-        """Decode greedily until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> AsyncGenerator[Streamed, None]:
+        """Decode until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
 
         Nothing is held before the first step. Each stream is a sequence of its own, of no session.
 
         Args:
             prompt: token ids in the vocabulary, at least one.
             max_new_tokens: at least 1; with the prompt it fits the context. The caller has seen to both.
+            sampling: how tokens are drawn, each with the TOKEN uniform of its place; None decodes greedily.
 
         Raises:
             CloudUnavailableError: stopped or dead.

@@ -63,6 +63,9 @@ def likeliest(draft: Draft, agreement: Agreement) -> Guess:
     All accepted: the product of the tokens' acceptance probabilities, times their geometric mean for the bonus, which is not
     drafted yet. Rejected at the least confident token: that those before it stand and it does not, times the runner-up's
     share of the SLM's probability outside the token itself.
+
+    Under sampling the rule is the same, and rougher: a token is accepted with min(1, p / q), of which the device knows no p, and
+    a drawn token may be the runner-up itself, in which case a rejection is guessed in vain.
     """
     k = agreement.exponent
     risks = [k * _risk(token) for token in draft.tokens]

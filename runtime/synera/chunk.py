@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import CloudError
+from runtime.sampling import Proposal
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
 
@@ -33,6 +34,9 @@ class DraftToken:
     """[16]: hidden state at the exit on the lens's principal directions."""
     attention: NDArray[np.float32]
     """[8]: attention row of the token before this one (the query that produced it)."""
+    proposal: Proposal | None = None
+    """What the token was drawn from; None of a greedy one. The figures above are of the SLM's plain distribution in any case:
+    `confidence` is that of its likeliest token, which a drawn one need not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,11 @@ class Draft:
         return tuple(t.token for t in self.tokens)
 
     @property
+    def proposals(self) -> tuple[Proposal, ...]:
+        """What the tokens were drawn from; none where they were not."""
+        return tuple(t.proposal for t in self.tokens if t.proposal is not None)
+
+    @property
     def confidence(self) -> float:
         """Of the least confident token."""
         return min(t.confidence for t in self.tokens)
@@ -61,9 +70,10 @@ class Verdict:
     """What the cloud said of a chunk, and what it took."""
 
     accepted: int
-    """Draft tokens kept: the longest prefix that equals the LLM's own choices."""
+    """Draft tokens kept: greedily, the longest prefix that equals the LLM's own choices."""
     next_token: int
-    """The LLM's token after the accepted ones: the correction, or the bonus when all were accepted."""
+    """The LLM's token after the accepted ones: the correction (sampling: the recovered token), or the bonus when all were
+    accepted."""
     queue_seconds: float
     compute_seconds: float
     """Duration of the batch's forward."""
@@ -117,3 +127,8 @@ class ChunkRecord(StepRecord):
     def drafted(self) -> tuple[int, ...]:
         """Tokens that the device proposed."""
         return self.draft.ids
+
+    @property
+    def sampled(self) -> bool:
+        """Its tokens were drawn."""
+        return bool(self.draft.proposals)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from runtime.clock import Clock
 from runtime.model.decoder import Decoder
-from runtime.model.exits import ExitLedger, Segment
+from runtime.model.distributions import propose
+from runtime.model.exits import ExitLedger, ExitWalk, Segment
+from runtime.sampling import Draws, Proposal, Purpose, Sampling
 from runtime.synera.chunk import DraftToken
 from runtime.synera.lens import Lens
 
@@ -84,6 +86,7 @@ class ModelDrafter:
         lens.require_fit(len(decoder.config.exit_layers), decoder.config.hidden)
         self._decoder, self._lens, self._clock, self._costs = decoder, lens, clock, costs
         self._prefix: list[int] = []
+        self._sampling: Sampling | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -94,9 +97,9 @@ class ModelDrafter:
         empty = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
         self._hidden = [torch.empty_like(empty) for _ in exits[:-1]]
 
-    def begin(self, prompt: Sequence[int]) -> None:
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
         """Start from a prompt; nothing is computed yet."""
-        self._prefix = list(prompt)
+        self._prefix, self._sampling = list(prompt), sampling
         self._reset()
 
     def push(self, token: int) -> None:
@@ -118,8 +121,27 @@ class ModelDrafter:
     @torch.inference_mode()
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         """Draft one token: run to each exit in turn, leave at the first whose margin reaches `exit_margin`."""
+        walk, said, proposal = self._ask(exit_index, exit_margin)
+        token = said.token
+        if proposal is not None and self._sampling is not None:
+            token = proposal.draw(Draws(self._sampling.seed, self._prefix).uniform(Purpose.TOKEN))
+        self._prefix.append(token)
+        return DraftToken(
+            token=token,
+            exit_index=walk.exit_index,
+            confidence=said.confidence,
+            margin=said.margin,
+            entropy=said.entropy,
+            runner_up=said.runner_up,
+            sketch=self._lens.sketch(said.hidden, walk.exit_index),
+            attention=said.attention,
+            proposal=proposal,
+        )
+
+    def _ask(self, exit_index: int, exit_margin: float) -> tuple[ExitWalk, Reading, Proposal | None]:
+        """What the SLM says after the prefix, whatever is then drawn from it; charged."""
         self._kv.truncate(len(self._prefix) - 1)
-        began, readings, waiting = self._clock.now(), list[Reading](), list[Segment]()
+        began, readings, waiting, logits = self._clock.now(), list[Reading](), list[Segment](), list[Tensor]()
 
         def run(segment: Segment, ask: bool) -> float:
             if waiting and waiting[-1].first != segment.first:  # the deeper one runs over more positions
@@ -131,23 +153,14 @@ class ModelDrafter:
             state = self._run(waiting)
             waiting.clear()
             assert self._kv.probed is not None  # every walk runs the first segment
-            readings.append(read(self._decoder.logits(state[-1:]), state[-1], self._kv.probed[-1]))
+            logits.append(self._decoder.logits(state[-1:]))
+            readings.append(read(logits[-1], state[-1], self._kv.probed[-1]))
             return readings[-1].margin
 
         walk = self._ledger.walk(len(self._prefix), exit_index, exit_margin, run)
+        proposal = None if self._sampling is None else propose(logits[-1], self._sampling)
         self._clock.charge(self._costs.draft_seconds(walk.segments, walk.heads), since=began)
-        said = readings[-1]
-        self._prefix.append(said.token)
-        return DraftToken(
-            token=said.token,
-            exit_index=walk.exit_index,
-            confidence=said.confidence,
-            margin=said.margin,
-            entropy=said.entropy,
-            runner_up=said.runner_up,
-            sketch=self._lens.sketch(said.hidden, walk.exit_index),
-            attention=said.attention,
-        )
+        return walk, readings[-1], proposal
 
     def _run(self, segments: Sequence[Segment]) -> Tensor:
         """Run segments of the same positions in one go; keep and return the hidden states [positions, hidden] at the end.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.sampling import SampledDraft
 from runtime.wire.sizes import on_the_link, verify_request_bytes
 
 
@@ -23,11 +24,13 @@ class CheckRequest:
     draft: Sequence[int]
     cloud_tokens: int
     """Tokens that the LLM has to process for it."""
+    sampled: SampledDraft | None = None
+    """How the draft was sampled; None where it was not."""
 
     @property
     def link_bytes(self) -> int:
         """Bytes on the link."""
-        return on_the_link(verify_request_bytes(self.prefix_length, self.context, self.draft, self.seq))
+        return on_the_link(verify_request_bytes(self.prefix_length, self.context, self.draft, self.seq, self.sampled))
 
 
 class HeldHistory:
@@ -37,13 +40,13 @@ class HeldHistory:
         self._seq = 0
         self._tokens: list[int] = []
 
-    def request(self, history: Sequence[int], draft: Sequence[int]) -> CheckRequest:
+    def request(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> CheckRequest:
         """Number and trim the next check; `history` is all committed tokens, at least one."""
         prefix = _common_prefix(history, self._tokens)
         # The cloud's caches end before the token that it said last; the history's last token is always run.
         computed = max(0, min(prefix, len(self._tokens) - 1, len(history) - 1))
         self._seq += 1
-        return CheckRequest(self._seq, prefix, history[prefix:], draft, len(history) - computed + len(draft))
+        return CheckRequest(self._seq, prefix, history[prefix:], draft, len(history) - computed + len(draft), sampled)
 
     def settled(self, history: Sequence[int], draft: Sequence[int], accepted: int, next_token: int) -> None:
         """The check was answered: the cloud now holds what stands of it."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from runtime.clock import Clock
 from runtime.errors import ContextOverflowError
+from runtime.sampling import SampledDraft, Sampling
 from runtime.session import Ahead, Cost, Limits, Step
 from runtime.synera.ahead import BONUS_MARGIN, Agreement, AheadRun, GuessRule, likeliest
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft, DraftToken, Lost, Verdict
@@ -23,8 +24,8 @@ from runtime.synera.lens import Lens
 class Drafter(Protocol):
     """Proposes tokens; holds the prefix (prompt, committed and draft tokens)."""
 
-    def begin(self, prompt: Sequence[int]) -> None:
-        """Forget everything and start from a prompt."""
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None) -> None:
+        """Forget everything and start from a prompt; without `sampling` tokens are the likeliest."""
         ...
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
@@ -59,8 +60,8 @@ class Verifier(Protocol):
         """Round trip of `open`, once known."""
         ...
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
-        """Send a chunk. `history` is all committed tokens; only what the cloud has not seen travels."""
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None) -> None:
+        """Send a chunk. `history` is all committed tokens; only what the cloud has not seen travels. None is a greedy draft."""
         ...
 
     def ready(self) -> bool:
@@ -100,8 +101,21 @@ class Session:
         lens: Lens,
         limits: Limits,
         guess: GuessRule = likeliest,
+        sampling: Sampling | None = None,
     ) -> None:
-        self._guess = guess
+        """Put the collaborators together.
+
+        Args:
+            drafter: proposes tokens.
+            verifier: has them checked.
+            clock: times everything.
+            energy: what the device's time and radio cost.
+            lens: tells how important a chunk is.
+            limits: when an answer ends.
+            guess: guesses how a check ends.
+            sampling: how tokens are drawn; None decodes greedily. Its seed is that of each answer begun here.
+        """
+        self._guess, self._sampling = guess, sampling
         self._drafter, self._verifier, self._clock = drafter, verifier, clock
         self._energy, self._lens, self._limits = energy, lens, limits
         self._prompt: tuple[int, ...] = ()
@@ -142,7 +156,7 @@ class Session:
         self._ahead, self._agreement = [], Agreement()
         self._began = self._clock.now()
         self._verifier.open(len(prompt))
-        self._drafter.begin(prompt)
+        self._drafter.begin(prompt, self._sampling)
         return self._next_point(knobs)
 
     def advance(self, knobs: Knobs) -> Step[DecisionPoint, ChunkRecord]:
@@ -200,7 +214,8 @@ class Session:
         run: AheadRun | None = None
         if knobs.wants_offload(draft.confidence, draft.importance, len(self._records) + 1, self._offloaded):
             self._offloaded += 1
-            self._verifier.submit((*self._prompt, *self._answer), draft.ids)
+            sampled = None if self._sampling is None else SampledDraft(self._sampling, draft.proposals)
+            self._verifier.submit((*self._prompt, *self._answer), draft.ids, sampled)
             run = self._draft_ahead(draft, knobs)
             reply = self._verifier.result()
         waited = self._clock.now() - sent if reply is not None else 0.0

@@ -25,11 +25,13 @@ from runtime.errors import (
     TokenizerMismatchError,
 )
 from runtime.link import LinkEmulator
+from runtime.sampling import SampledDraft
 from runtime.settings import shown
 from runtime.synera.backoff import Backoff
 from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.held import HeldHistory
 from runtime.wire import synera_pb2 as pb
+from runtime.wire.sampled import proposals_message, sampling_message
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
 
 _LEFT_ALONE = (CloudUnavailableError, BadAnswerError, ModelChangedError)
@@ -126,7 +128,7 @@ class CloudVerifier:
         """Round trip of `open`, link included; None until it is known, and when it failed."""
         return self._opening.result() if self._opening is not None and self._opening.done() else None
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """See :class:`runtime.synera.session.Verifier`; while the cloud is left alone the check is lost at once.
 
         Raises:
@@ -139,7 +141,7 @@ class CloudVerifier:
             self._checking = Future()
             self._checking.set_result(refused)
         else:
-            self._checking = self._run(self._timed_check, tuple(history), tuple(draft))
+            self._checking = self._run(self._timed_check, tuple(history), tuple(draft), sampled)
 
     def ready(self) -> bool:
         """See :class:`runtime.synera.session.Verifier`."""
@@ -202,17 +204,17 @@ class CloudVerifier:
             return None
         return self._clock.now() - began
 
-    def _timed_check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict | Lost:
-        reply = self._check(history, draft)
+    def _timed_check(self, history: tuple[int, ...], draft: tuple[int, ...], sampled: SampledDraft | None) -> Verdict | Lost:
+        reply = self._check(history, draft, sampled)
         self._known_at = self._clock.now()
         return reply
 
-    def _check(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Verdict | Lost:
+    def _check(self, history: tuple[int, ...], draft: tuple[int, ...], sampled: SampledDraft | None) -> Verdict | Lost:
         if refused := self._refused():
             return refused
         began, self._uplink_bytes, self._downlink_bytes = self._clock.now(), 0, 0
         try:
-            checked = self._heal(history, draft)
+            checked = self._heal(history, draft, sampled)
         except CloudError as error:
             self._abandon(error)
             return Lost(error, self._uplink_bytes, self._downlink_bytes)
@@ -232,11 +234,11 @@ class CloudVerifier:
             load=float(checked.load),
         )
 
-    def _heal(self, history: tuple[int, ...], draft: tuple[int, ...]) -> Checked:
+    def _heal(self, history: tuple[int, ...], draft: tuple[int, ...], sampled: SampledDraft | None) -> Checked:
         try:
-            return self._send(self._remote or self._connect(), history, draft)
+            return self._send(self._remote or self._connect(), history, draft, sampled)
         except SessionLostError:
-            return self._send(self._connect(), history, draft)
+            return self._send(self._connect(), history, draft, sampled)
 
     def _connect(self) -> _Remote:
         """Open a session."""
@@ -251,8 +253,8 @@ class CloudVerifier:
             )
         return self._remote
 
-    def _send(self, remote: _Remote, history: tuple[int, ...], draft: tuple[int, ...]) -> Checked:
-        check = remote.held.request(history, draft)
+    def _send(self, remote: _Remote, history: tuple[int, ...], draft: tuple[int, ...], sampled: SampledDraft | None) -> Checked:
+        check = remote.held.request(history, draft, sampled)
         self._up(check.link_bytes)
         request = pb.VerifyRequest(
             session_id=remote.session_id,
@@ -260,6 +262,8 @@ class CloudVerifier:
             prefix_length=check.prefix_length,
             context=check.context,
             draft=check.draft,
+            sampling=sampling_message(sampled.sampling if sampled else None),
+            proposals=proposals_message(sampled),
         )
         said = read_checked(
             self._ask(self._client.verify, request),

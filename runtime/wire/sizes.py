@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runtime.sampling import MOST_IDS, SampledDraft
+
 SESSION_ID_CHARACTERS = 32
 TOKENIZER_HASH_CHARACTERS = 16
 FINGERPRINT_CHARACTERS = 16
@@ -15,10 +17,13 @@ GRPC_OVERHEAD_BYTES = 120
 """Added to every message, each way: an estimate of what HTTP/2, gRPC and TCP put around it once a connection's header
 table is warm (5 gRPC prefix, 9 to 18 frame headers, 20 to 60 indexed headers or trailers, 40 to 52 TCP/IP)."""
 
+GREEDY_HEADER_BYTES = 58
+"""Most bytes of a greedy VerifyRequest that are no token's: session, and the largest seq, prefix and lengths."""
+
 _LONGEST_VARINT = 5  # of a uint32
 _ROOM_BYTES = 1024
 _TAG = 1
-_DOUBLE = _TAG + 8
+_DOUBLE = _FIXED64 = _TAG + 8
 
 
 def on_the_link(serialized_bytes: int) -> int:
@@ -39,20 +44,38 @@ def _delimited(size: int) -> int:
     return _TAG + varint_bytes(size) + size if size else 0
 
 
+def _message(size: int) -> int:
+    return _TAG + varint_bytes(size) + size  # travels also when it is empty
+
+
 def _tokens(ids: Sequence[int]) -> int:
     return _delimited(sum(map(varint_bytes, ids)))
 
 
-def verify_request_bytes(prefix_length: int, context: Sequence[int], draft: Sequence[int], seq: int) -> int:
-    """Serialized bytes of a VerifyRequest.
+def verify_request_bytes(
+    prefix_length: int, context: Sequence[int], draft: Sequence[int], seq: int, sampled: SampledDraft | None = None
+) -> int:
+    """Serialized bytes of a VerifyRequest: greedy, at most GREEDY_HEADER_BYTES and five a token, three by ids below 2^21.
 
     Args:
         prefix_length: tokens that the cloud holds already.
         context: token ids that it has not seen.
         draft: token ids to check.
         seq: number of the check in its session.
+        sampled: how the draft was sampled; None asks for greedy acceptance.
     """
-    return _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length) + _tokens(context) + _tokens(draft)
+    greedy = _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length) + _tokens(context) + _tokens(draft)
+    return greedy + (0 if sampled is None else sampled_bytes(sampled))
+
+
+def sampled_bytes(sampled: SampledDraft) -> int:
+    """Bytes that sampling adds to a VerifyRequest: settings, and what each draft token was drawn from."""
+    sampling, proposals = sampled.sampling, sampled.proposals
+    settings = 2 * _DOUBLE + _integer(sampling.top_k) + (_FIXED64 if sampling.seed else 0)
+    ids = [token for each in proposals for token in each.ids]
+    weights = [weight for each in proposals for weight in each.weights[1:]]
+    drawn_from = _tokens([len(each.ids) for each in proposals]) + _tokens(ids) + _tokens(weights)
+    return _delimited(settings) + _message(drawn_from)
 
 
 def verify_response_bytes(accepted: int, next_token: int, processed_tokens: int, load: int) -> int:
@@ -85,4 +108,5 @@ def longest_request_bytes(context_tokens: int, max_draft_tokens: int) -> int:
         context_tokens: the model's longest history plus draft.
         max_draft_tokens: longest draft of one check.
     """
-    return _ROOM_BYTES + _LONGEST_VARINT * (context_tokens + max_draft_tokens)
+    proposed = 1 + MOST_IDS + (MOST_IDS - 1)  # size, ids, weights
+    return _ROOM_BYTES + _LONGEST_VARINT * (context_tokens + max_draft_tokens * (1 + proposed))

@@ -95,7 +95,7 @@ class SyneraServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Greedy decoding by the LLM alone: the cloud-only baseline.
+        """Decoding by the LLM alone: the cloud-only baseline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -18,9 +18,10 @@ from runtime.device import Connection, Device, LiveSession
 from runtime.errors import SettingError
 from runtime.model.loading import fingerprint
 from runtime.model.placement import Placement
+from runtime.sampling import Sampling
 from runtime.settings import shown
 from runtime.synera.lens import Lens
-from synera_env.arguments import Links, Source, read
+from synera_env.arguments import Links, Source, made, read
 from synera_env.base import Deployment
 from synera_env.episode import Episode, Start
 from synera_env.radio import Outages
@@ -163,8 +164,9 @@ class SyneraLiveEnv(SyneraEnv):
         preference: Preference | Mapping[str, float] | None = None,
         outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
+        sampling: Sampling | Mapping[str, float] | None = None,
     ) -> None:
-        """Connect. A preference or outages may be given as a mapping of their fields.
+        """Connect. A preference, outages or sampling may be given as a mapping of their fields.
 
         Args:
             cloud: `host:port` of a verifier (scripts/serve.py starts one), or a client, which stays its owner's.
@@ -177,6 +179,8 @@ class SyneraLiveEnv(SyneraEnv):
             preference: fixed weights; None samples them for each episode.
             outages: how often the emulated link is cut off; None takes the default, `Outages.never()` switches it off.
             render_mode: None, `ansi` or `rgb_array`.
+            sampling: how tokens are drawn; each answer has a seed of its own, made of this one's and a number that comes of the
+                seed of `reset`. None decodes greedily, as replays always do.
 
         Raises:
             SettingError: an argument is of a wrong type, or a field of it is unknown or wrong.
@@ -197,6 +201,7 @@ class SyneraLiveEnv(SyneraEnv):
             meta = GraphSet.load(bundled.graphs("test")).meta
             prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
             scorer = scorer or scorers.score
+        self._sampling = None if sampling is None else made("sampling", sampling, Sampling)
         self._prompts, self._scorer, self._emulate = _read_prompts(prompts), scorer, emulate_link
         slm = bundled.PAIR / "slm" if device is None else device
         self.device = read("device", slm, Device, lambda folder: load_device(Path(folder)))
@@ -216,7 +221,9 @@ class SyneraLiveEnv(SyneraEnv):
             raise
 
     def _begin(self, start: Start) -> Episode:
-        session = self._connection.open(start.radio if self._emulate else None)
+        number = int(start.rng.integers(2**63))
+        sampling = None if self._sampling is None else self._sampling.of_answer(number)
+        session = self._connection.open(start.radio if self._emulate else None, sampling)
         return LiveEpisode(self._prompts[start.prompt], self._encoded[start.prompt], session, self.device, self._scorer)
 
     def _end(self, episode: LiveEpisode) -> None:  # type: ignore[override]  # it is always this world's own

@@ -69,7 +69,7 @@ class ReplayEpisode:
 class SyneraReplayEnv(SyneraEnv):
     """`SyneraReplay-v0`: the environment over recorded token graphs, link traces and timing profiles.
 
-    Deterministic by seed; needs no model. Actions, observations, reward and what happens at the graphs' edge: see
+    Deterministic by seed; needs no model. Always greedy, as the graphs are: sampled answers are a live matter. Actions, observations, reward and what happens at the graphs' edge: see
     :class:`synera_env.synera.env.SyneraEnv`.
     """
 

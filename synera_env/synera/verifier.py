@@ -14,6 +14,7 @@ from runtime.clock import SimulatedClock
 from runtime.errors import CloudUnavailableError
 from runtime.link import LOST_AFTER_SECONDS
 from runtime.rules import accept_greedy
+from runtime.sampling import SampledDraft
 from runtime.synera.backoff import Backoff
 from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.held import HeldHistory
@@ -74,7 +75,7 @@ class ReplayVerifier:
         """Round trip of `open`, once its answer is there; None for good when it was lost."""
         return self._probe if self._clock.now() >= self._opened_at else None
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """Work out the verdict, or that there will be none, and when that is known."""
         self._checks += 1
         sent = max(self._clock.now(), self._opened_at)

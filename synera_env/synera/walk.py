@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from runtime.clock import SimulatedClock
-from runtime.errors import UncoveredError
+from runtime.errors import SettingError, UncoveredError
 from runtime.model.exits import ExitLedger
+from runtime.sampling import Sampling
 from runtime.settings import shown
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
@@ -64,8 +65,16 @@ class ReplayDrafter:
         self._ledger = ExitLedger(exit_layers)
         self._beyond = 0  # guessed tokens at the end of the prefix that lead out of the graph
 
-    def begin(self, prompt: Sequence[int]) -> None:
-        """Start from the graph's prompt."""
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
+        """Start from the graph's prompt.
+
+        Raises:
+            SettingError: tokens were to be drawn.
+        """
+        if sampling is not None:
+            raise SettingError(
+                "a graph holds greedy choices alone, so a replay cannot sample; sample live, or give no sampling"
+            )
         self._walk.nodes, self._beyond = [0], 0
         self._ledger.truncate(0)
 

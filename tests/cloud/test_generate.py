@@ -11,6 +11,7 @@ from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.generate import Generation
 from cloud.sessions import SessionTable
 from runtime.errors import CloudBusyError, CloudError, CloudRejectedError
+from runtime.sampling import Sampling
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_engine
 
 PROMPT = [1, 2, 3]
@@ -83,9 +84,11 @@ def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
     async def body(world: World) -> None:
         plain, closed = world.engine.stream, []
 
-        async def stream(prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+        async def stream(
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None
+        ) -> AsyncGenerator[Streamed, None]:
             try:
-                async for token in plain(prompt, max_new_tokens):
+                async for token in plain(prompt, max_new_tokens, sampling):
                     yield token
             finally:
                 closed.append(True)

@@ -40,6 +40,36 @@ TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=8) | st.lists(U32, max_siz
 ID = st.just(MINE) | st.text(st.sampled_from("0123456789abcdef"), min_size=32, max_size=32) | st.text(max_size=40)
 FEW = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8)
 WRONG = st.just([VOCAB]) | st.just([1] * 17) | st.just([1] * (CONTEXT + 1))
+SAMPLING = st.builds(
+    pb.Sampling,
+    temperature=st.sampled_from([0.0, 0.7, 1.0]) | st.floats(),
+    top_p=st.sampled_from([0.0, 0.9, 1.0]) | st.floats(),
+    top_k=st.sampled_from([0, 3]) | U32,
+    seed=st.integers(0, 2**64 - 1),
+)
+PROPOSALS = st.builds(pb.Proposals, sizes=TOKENS, ids=TOKENS, weights=TOKENS)
+
+
+@st.composite
+def sampled_checks(draw: st.DrawFn) -> pb.VerifyRequest:
+    """In order and with proposals that fit, but for what may be wrong with one field."""
+    draft = draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=5))
+    asked = draw(st.builds(pb.Sampling, temperature=st.just(0.7), top_p=st.just(0.9), seed=st.integers(0, 9)) | SAMPLING)
+    others = [draw(st.lists(st.integers(0, VOCAB), max_size=3, unique=True).map(set)) - {token} for token in draft]
+    request = pb.VerifyRequest(session_id=MINE, seq=NEXT, context=draw(FEW), draft=draft, sampling=asked)
+    for token, more in zip(draft, others, strict=True):
+        request.proposals.sizes.append(1 + len(more))
+        request.proposals.ids.extend([token, *more])
+        request.proposals.weights.extend([7] * len(more))
+    if draw(st.booleans()):
+        field = getattr(request.proposals, draw(st.sampled_from(["sizes", "ids", "weights"])))
+        if draw(st.booleans()):
+            field.append(draw(U32))
+        elif field:
+            field[draw(st.integers(0, len(field) - 1))] = draw(U32)
+    return request
+
+
 IN_ORDER = st.builds(
     pb.VerifyRequest,
     session_id=st.just(MINE),
@@ -49,8 +79,17 @@ IN_ORDER = st.builds(
     draft=FEW | WRONG,
 )
 MESSAGE = st.one_of(
-    st.builds(pb.VerifyRequest, session_id=ID, seq=NUMBER, prefix_length=NUMBER, context=TOKENS, draft=TOKENS),
-    st.builds(pb.GenerateRequest, prompt=TOKENS, max_new_tokens=NUMBER),
+    st.builds(
+        pb.VerifyRequest,
+        session_id=ID,
+        seq=NUMBER,
+        prefix_length=NUMBER,
+        context=TOKENS,
+        draft=TOKENS,
+        sampling=st.none() | SAMPLING,
+        proposals=st.none() | PROPOSALS,
+    ),
+    st.builds(pb.GenerateRequest, prompt=TOKENS, max_new_tokens=NUMBER, sampling=st.none() | SAMPLING),
     st.builds(pb.OpenRequest, tokenizer_hash=st.text(max_size=40) | st.just(MINE)),
     st.builds(pb.CloseRequest, session_id=ID),
 )
@@ -101,7 +140,7 @@ def world(tiny_llm: Path) -> Iterator[World]:
     with running_server(config, engine=fake_engine(forward, context_tokens=CONTEXT)) as port, channel_to(port) as channel:
         world = World(channel, tokenizer_hash(tiny_llm))
         yield world
-        assert {*KINDS, "VerifyResponse", "OpenResponse"} - world.seen <= {
+        assert {*KINDS, "VerifyResponse", "OpenResponse", "a sampled answer"} - world.seen <= {
             "CloudUnavailableError",
             "CloudError",
             "CloudBusyError",
@@ -111,7 +150,7 @@ def world(tiny_llm: Path) -> Iterator[World]:
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(message=IN_ORDER | MESSAGE)
+@given(message=IN_ORDER | sampled_checks() | MESSAGE)
 def test_any_message_gets_a_typed_status_or_a_valid_answer_and_harms_nobody(world: World, message: Any) -> None:
     got = world.send(message)
     world.seen.add(got.kind or "" if isinstance(got, Refusal) else type(got).__name__)
@@ -133,10 +172,12 @@ def is_valid(world: World, message: Any, got: Any) -> None:
         assert max(*message.context, *message.draft, 0, 0) < VOCAB
         assert 1 <= message.prefix_length + len(message.context) <= CONTEXT - len(message.draft)
         assert got.next_token < VOCAB
+        world.seen.add("a sampled answer" if message.HasField("sampling") else "")
         assert 1 <= got.processed_tokens <= CONTEXT
     elif isinstance(message, pb.GenerateRequest):
         assert max(message.prompt) < VOCAB
-        assert [each.token for each in got] == continuation(message.prompt, len(got))
+        assert message.HasField("sampling") or [each.token for each in got] == continuation(message.prompt, len(got))
+        assert all(each.token < VOCAB for each in got)
         assert len(message.prompt) + len(got) <= CONTEXT
     elif isinstance(message, pb.OpenRequest):
         assert len(got.session_id) == 32

@@ -44,7 +44,7 @@ class Failing:
     async def verify(self, request: object) -> object:
         raise self._error
 
-    async def generate(self, prompt: object, max_new_tokens: int) -> AsyncIterator[object]:
+    async def generate(self, prompt: object, max_new_tokens: int, sampling: object) -> AsyncIterator[object]:
         raise self._error
         yield
 
@@ -122,13 +122,14 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
         verification = Verification(engine, table, "hash", max_draft_tokens=4)
         servicer = SyneraServicer(verification, Generation(engine, table), lease_seconds=60, paced=False)
         session_id, context = await verification.open("hash"), cast(Any, None)
-        asked: Any = SimpleNamespace(session_id=session_id, seq=1, prefix_length=0, context=tokens, draft=[1])
+        greedy: Any = {"HasField": lambda name: False, "proposals": pb.Proposals()}
+        asked: Any = SimpleNamespace(session_id=session_id, seq=1, prefix_length=0, context=tokens, draft=[1], **greedy)
         with pytest.raises(CloudRejectedError, match="5000 tokens of history"):
             await servicer.Verify(asked, context)
-        asked = SimpleNamespace(session_id=session_id, seq=2, prefix_length=0, context=[1], draft=tokens)
+        asked = SimpleNamespace(session_id=session_id, seq=2, prefix_length=0, context=[1], draft=tokens, **greedy)
         with pytest.raises(CloudRejectedError, match="a draft of 5000 tokens"):
             await servicer.Verify(asked, context)
-        asked = SimpleNamespace(prompt=tokens, max_new_tokens=1)
+        asked = SimpleNamespace(prompt=tokens, max_new_tokens=1, **greedy)
         with pytest.raises(CloudRejectedError, match="a prompt of 5000"):
             await anext(aiter(servicer.Generate(asked, context)))
 

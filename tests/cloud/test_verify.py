@@ -16,6 +16,7 @@ from runtime.errors import (
     SessionLostError,
     TokenizerMismatchError,
 )
+from runtime.sampling import TOTAL, Proposal, SampledDraft, Sampling
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_engine
 
 PROMPT = [1, 2, 3]
@@ -158,6 +159,45 @@ def test_a_repeat_with_other_content_is_rejected_and_changes_nothing(
         assert await v.verify(asked) == await first
         assert (await v.verify(request(session_id, 2, 4, []))).next_token == continuation(PROMPT, 2)[1]
         assert world.forward.batches == [[4], [1]]
+
+    run(body)
+
+
+def sampled(
+    seed: int = 0, temperature: float = 1.0, weights: tuple[int, ...] = (TOTAL - 2, 2), ids: tuple[int, ...] = (5, 6)
+) -> SampledDraft:
+    return SampledDraft(Sampling(temperature, seed=seed), (Proposal(ids, weights),))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        sampled(seed=1),
+        sampled(temperature=1.5),
+        sampled(weights=(TOTAL - 3, 3)),
+        sampled(ids=(5, 7)),
+        sampled(ids=(6, 5)),
+    ],
+)
+def test_how_a_draft_was_sampled_is_part_of_what_a_repeat_repeats(other: SampledDraft | None) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        first = VerifyRequest(session_id, 1, Check(0, PROMPT, [5], sampled()))
+        got = await v.verify(first)
+        assert await v.verify(VerifyRequest(session_id, 1, Check(0, PROMPT, [5], sampled()))) == got
+        with pytest.raises(CloudRejectedError, match=r"seq=1 was asked before, with other content"):
+            await v.verify(VerifyRequest(session_id, 1, Check(0, PROMPT, [5], other)))
+
+    run(body)
+
+
+def test_a_proposed_token_that_the_llm_does_not_know_is_rejected() -> None:
+    async def body(v: Verification, world: World) -> None:
+        asked = VerifyRequest(await v.open("hash"), 1, Check(0, PROMPT, [5], sampled(ids=(5, VOCAB))))
+        with pytest.raises(CloudRejectedError, match=f"token {VOCAB} is outside the LLM's vocabulary"):
+            await v.verify(asked)
+        assert world.forward.batches == []
 
     run(body)
 

@@ -21,9 +21,10 @@ from transformers import AutoModelForCausalLM
 from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
+from runtime.sampling import Sampling
 from runtime.synera.knobs import Knobs
 from scripts import bench
-from scripts.benchmarks import device, env, exits, harness, precision, stall_free, system
+from scripts.benchmarks import device, env, exits, harness, precision, sampling, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 from traces import bundled
 from traces.synera.graph import Graph, GraphSet
@@ -82,6 +83,34 @@ def test_an_area_writes_its_figures(
         assert " ms, ours " in each["peer"]
     assert list(target.parent.iterdir()) == [target]  # nothing partial is left
     assert "peer and medians" in capsys.readouterr().out
+
+
+def test_sampling_counts_bytes_and_works_out_acceptance(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "MAX_NEW_TOKENS", 8)
+    target = tmp_path / "figures.json"
+    bench.main(bench.Arguments("sampling", json=target, pair=pair, repetitions=1))
+    found = {each["name"]: each["value"] for each in json.loads(target.read_text())}
+    sizes = {name: value for name, value in found.items() if "bytes" in name}
+    lost = {name: value for name, value in found.items() if "acceptance" in name}
+    assert {each["unit"] for each in json.loads(target.read_text())} == {"B", "%"}
+    greedy, *sampled = sizes.values()
+    assert 1 <= greedy <= 3  # a vocabulary of 771: two bytes an id at most, and the field's own two in four
+    assert all(greedy < value < 160 for value in sampled)
+    assert len(lost) == len(sampled) == 3
+    assert all(-100 < value < 100 for value in lost.values())
+
+
+def test_acceptance_is_worked_out_from_both_distributions(pair: Path) -> None:
+    """The same model on both sides: by its whole distribution every token stands, and what is cut is lost."""
+    slm = load_decoder(pair / "slm")
+    answer = sampling._Answer(slm, [5, 6, 7], [], [8, 9])
+    places = sampling._acceptance(answer, slm, Sampling(1.0, top_k=4))
+    assert places.shape == (2, 2)
+    assert places[:, 0].tolist() == pytest.approx([1, 1])
+    assert (places[:, 1] < 1).all()
+    assert places[:, 1].tolist() == pytest.approx([1, 1], abs=1e-4)
+    hot = sampling._acceptance(answer, slm, Sampling(100.0))
+    assert hot[:, 1].tolist() == pytest.approx([32 / slm.config.vocab] * 2, rel=0.5)
 
 
 def test_a_peer_that_writes_another_answer_is_an_error(pair: Path) -> None:

@@ -55,7 +55,9 @@ def test_a_line_holds_the_whole_record_but_for_the_arrays() -> None:
     assert written["knobs"]["offload_budget"] == 0.0
     assert written["cost"]["joules"] == 0.5
     assert [token["confidence"] for token in written["draft"]["tokens"]] == [0.9, 0.5]
-    assert set(written["draft"]["tokens"][0]) == {"token", "exit_index", "confidence", "margin", "entropy", "runner_up"}
+    token = written["draft"]["tokens"][0]
+    assert set(token) == {"token", "exit_index", "confidence", "margin", "entropy", "runner_up", "proposal"}
+    assert token["proposal"] is None
     assert (written["verdict"]["accepted"], written["verdict"]["load"]) == (1, "Infinity")
     assert (written["error"], written["committed"], written["committed_at"]) == ("why\n\u2028", [0, 1], 1.0)
 

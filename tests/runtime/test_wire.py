@@ -13,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import PlaintextRefusedError, SettingError
+from runtime.sampling import MOST_IDS, Proposal, SampledDraft, Sampling
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext, is_loopback
 from runtime.wire.generate import PROTO, ROOT, generate
+from runtime.wire.sampled import proposals_message, read_sampled, read_sampling, sampling_message
 from runtime.wire.sizes import (
+    GREEDY_HEADER_BYTES,
     SESSION_ID_CHARACTERS,
     TOKENIZER_HASH_CHARACTERS,
+    longest_request_bytes,
     open_request_bytes,
     open_response_bytes,
     verify_request_bytes,
@@ -35,6 +39,103 @@ SESSION = "0" * SESSION_ID_CHARACTERS
 def test_request_sizes_are_protobufs_own(prefix: int, context: list[int], draft: list[int], seq: int) -> None:
     message = pb.VerifyRequest(session_id=SESSION, seq=seq, prefix_length=prefix, context=context, draft=draft)
     assert verify_request_bytes(prefix, context, draft, seq) == message.ByteSize()
+
+
+@st.composite
+def sampled_drafts(draw: st.DrawFn) -> tuple[list[int], SampledDraft]:
+    """A draft and how it was sampled."""
+    draft, proposals = [], []
+    for _ in range(draw(st.integers(0, 16))):
+        ids = draw(st.lists(U32, min_size=1, max_size=MOST_IDS, unique=True))
+        shares = draw(st.lists(st.floats(1e-7, 1), min_size=len(ids), max_size=len(ids)))
+        proposals.append(Proposal.rounded(ids, shares))
+        draft.append(draw(st.sampled_from(proposals[-1].ids)))
+    settings = (
+        draw(st.floats(0.01, 100)),
+        draw(st.floats(0.001, 1)),
+        draw(st.integers(0, 2**24)),
+        draw(st.integers(0, 2**64 - 1)),
+    )
+    return draft, SampledDraft(Sampling(*settings), tuple(proposals))
+
+
+@given(U32, IDS, sampled_drafts(), U32)
+def test_what_is_sampled_travels_unchanged_and_in_as_many_bytes_as_are_counted(
+    prefix: int, context: list[int], case: tuple[list[int], SampledDraft], seq: int
+) -> None:
+    draft, sampled = case
+    message = pb.VerifyRequest(
+        session_id=SESSION,
+        seq=seq,
+        prefix_length=prefix,
+        context=context,
+        draft=draft,
+        sampling=sampling_message(sampled.sampling),
+        proposals=proposals_message(sampled),
+    )
+    assert verify_request_bytes(prefix, context, draft, seq, sampled) == message.ByteSize()
+    there = pb.VerifyRequest.FromString(message.SerializeToString())
+    assert read_sampled(there) == sampled
+    assert message.ByteSize() < longest_request_bytes(len(context), 16) or max([0, *context]) > 2**28
+
+
+def test_greedy_requests_are_what_they_were_before_there_was_sampling() -> None:
+    fields = {"session_id": SESSION, "seq": 2, "prefix_length": 300, "context": [5], "draft": [7, 300]}
+    greedy = pb.VerifyRequest(**fields, sampling=sampling_message(None), proposals=proposals_message(None))
+    assert greedy.SerializeToString() == pb.VerifyRequest(**fields).SerializeToString()
+    assert greedy.SerializeToString()[34:] == bytes.fromhex("100218ac022201052a0307ac02")
+    assert read_sampled(greedy) is None
+    assert read_sampling(pb.GenerateRequest(prompt=[1])) is None
+
+
+@given(U32, st.lists(U32, max_size=40), st.lists(U32, min_size=1, max_size=16), U32)
+def test_a_greedy_check_takes_a_header_and_at_most_eight_bytes_a_token(
+    prefix: int, context: list[int], draft: list[int], seq: int
+) -> None:
+    request = verify_request_bytes(prefix, context, draft, seq)
+    assert request <= GREEDY_HEADER_BYTES + 5 * len([*context, *draft]) <= GREEDY_HEADER_BYTES + 8 * len([*context, *draft])
+    small = [[token % 2**21 for token in tokens] for tokens in (context, draft)]
+    assert verify_request_bytes(prefix, *small, seq) <= GREEDY_HEADER_BYTES + 3 * len([*context, *draft])
+
+
+ONE = {"temperature": 1.0, "top_p": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "proposals", "message"),
+    [
+        (None, {}, "proposals without sampling"),
+        (None, {"sizes": [1], "ids": [7]}, "proposals without sampling"),
+        ({}, {"sizes": [1], "ids": [7]}, "temperature=0 is greedy"),
+        ({"temperature": float("nan"), "top_p": 1.0}, {"sizes": [1], "ids": [7]}, "temperature=nan must be"),
+        ({"temperature": 1.0}, {"sizes": [1], "ids": [7]}, "top_p=0 leaves no token"),
+        (ONE | {"top_k": 2**32 - 1}, {"sizes": [1], "ids": [7]}, "top_k=4294967295 must be"),
+        (ONE, None, "0 proposals for a draft of 1 tokens"),
+        (ONE, {"sizes": [1, 1], "ids": [7, 7]}, "2 proposals for a draft of 1 tokens"),
+        (ONE, {"sizes": [0]}, "proposals of 0 token ids come with 0 ids and 0 weights"),
+        (ONE, {"sizes": [2], "ids": [7]}, "proposals of 2 token ids come with 1 ids and 0 weights"),
+        (ONE, {"sizes": [1], "ids": [7], "weights": [1]}, "come with 1 ids and 1 weights"),
+        (ONE, {"sizes": [2**32 - 1], "ids": [7]}, "proposals of 4294967295 token ids come with 1 ids"),
+        (ONE, {"sizes": [2], "ids": [7, 8], "weights": [0]}, "each at least 1"),
+        (ONE, {"sizes": [2], "ids": [7, 8], "weights": [65536]}, "each at least 1"),
+        (ONE, {"sizes": [2], "ids": [7, 8], "weights": [2**32 - 1]}, "each at least 1"),
+        (ONE, {"sizes": [2], "ids": [7, 7], "weights": [1]}, "must differ"),
+        (ONE, {"sizes": [33], "ids": [*range(33)], "weights": [1] * 32}, "a proposal of 33 token ids must have 1..32"),
+        (ONE, {"sizes": [2], "ids": [8, 9], "weights": [1]}, "draft token 0, 7, has no weight in its own proposal"),
+    ],
+)
+def test_sampling_that_makes_no_sense_is_named_in_one_line(
+    sampling: dict[str, Any] | None, proposals: dict[str, Any] | None, message: str
+) -> None:
+    parts: dict[str, Any] = {}
+    if sampling is not None:
+        parts["sampling"] = pb.Sampling(**sampling)
+    if proposals is not None:
+        parts["proposals"] = pb.Proposals(**proposals)
+    with pytest.raises(SettingError, match=message) as raised:
+        read_sampled(pb.VerifyRequest(draft=[7], **parts))
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 300
 
 
 @given(U32, U32, U32, U32, MS, MS, MS)

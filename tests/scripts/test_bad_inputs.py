@@ -123,6 +123,8 @@ COUNTS = [  # command, option, smallest that is allowed
     ("serve", "--max-sessions", 1),
     ("deploy", "--max-new-tokens", 1),
     ("deploy", "--seed", 0),
+    ("deploy", "--top-k", 0),
+    ("deploy", "--sampling-seed", 0),
     ("train-pair", "--slm-steps", 1),
     ("train-pair", "--llm-steps", 1),
     ("train-pair", "--test-prompts", 1),
@@ -162,6 +164,8 @@ WORDS = [
     ("train", "--name", ("", ".", "..", "../x", "a/b", "/tmp/x", LONG, "a\nb", ESCAPES, " ")),
     ("deploy", "--preference.quality", ("-1", "nan", "inf", "1e400", "much", "")),
     ("deploy", "--preference.cost", ("-1", "nan", "-inf")),
+    ("deploy", "--temperature", ("-1", "0.001", "101", "nan", "1e400", "hot", "")),
+    ("deploy", "--top-p", ("-0.1", "0", "1.1", "nan", "0.9")),
 ]
 
 _PATHS = ("{f}/missing", f"{{f}}/{LONG}", "{f}/file/below", "{f}/loop", "{f}/dangling")

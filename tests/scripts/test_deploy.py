@@ -16,8 +16,9 @@ from agents.bundle import Bundle, BundleError
 from agents.scalars import GROUPS
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.device import Device
+from runtime.device import Connection, Device, LiveSession
 from runtime.errors import SettingError
+from runtime.sampling import Sampling
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
@@ -98,6 +99,23 @@ def test_a_cloud_that_is_lost_is_told_harmless(
     assert "answer: " in said
 
 
+def test_answers_are_sampled_with_a_seed_each_where_a_temperature_is_given(
+    given: dict[str, Any], pair: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, plain = [], Connection.open
+
+    def opens(self: Connection, link: object, sampling: Sampling | None) -> LiveSession:
+        opened.append(sampling)
+        return plain(self, None, sampling)
+
+    monkeypatch.setattr(Connection, "open", opens)
+    two = given | {"controller": "always", "prompt": ("the river .", "the river .")}
+    deploy.main(Arguments(**two))
+    deploy.main(Arguments(**two | {"temperature": 0.8, "top_p": 0.9, "top_k": 7, "sampling_seed": 3, "seed": 5}))
+    config = Sampling(0.8, 0.9, 7, seed=3)
+    assert opened == [None, None, config.of_answer(0), config.of_answer(1)]
+
+
 def test_a_bundle_meets_the_llm_that_it_was_trained_with_or_none(given: dict[str, Any], tiny_llm: Path, tmp_path: Path) -> None:
     bundle = str(trained(tiny_llm) / "bundle")
     deploy.main(Arguments(**given | {"controller": bundle}))
@@ -132,6 +150,12 @@ def test_more_tokens_than_the_models_have_room_for_are_refused(given: dict[str, 
         ({"seed": -1}, "seed=-1 must be a number in 0"),
         ({"prompt": ("fits", " \n")}, "prompt 2 is empty"),
         ({"prompt": ("\udcff",)}, r"prompt 1, '\\udcff', is not UTF-8"),
+        ({"temperature": -0.5}, "temperature=-0.5 must be a number in 0.01..100"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p=0 leaves no token"),
+        *[
+            ({name: value}, "need a temperature above 0")
+            for name, value in (("top_p", 0.9), ("top_k", 5), ("sampling_seed", 1))
+        ],
     ],
 )
 def test_arguments_are_refused_before_anything_is_loaded(wrong: dict[str, Any], message: str) -> None:

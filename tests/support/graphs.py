@@ -129,7 +129,7 @@ class InProcessVerifier:
     def probe_seconds(self) -> float | None:
         return None
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: object) -> None:
         self._checking, self._known_at = (tuple(history), tuple(draft)), self._clock.now() + self._seconds
 
     def ready(self) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.clock import SimulatedClock
 from runtime.errors import CloudUnavailableError
+from runtime.sampling import SampledDraft, Sampling
 from runtime.session import Limits
 from runtime.synera.ahead import GuessRule, likeliest
 from runtime.synera.chunk import ChunkRecord, DraftToken, Lost, Verdict
@@ -45,7 +46,8 @@ class ToyDrafter:
         self.prefix: list[int] = []
         self.asked: list[tuple[int, float]] = []
 
-    def begin(self, prompt: Sequence[int]) -> None:
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None) -> None:
+        assert sampling is None
         self.prefix = list(prompt)
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
@@ -93,7 +95,8 @@ class ToyVerifier:
     def probe_seconds(self) -> float | None:
         return 0.25
 
-    def submit(self, history: Sequence[int], draft: Sequence[int]) -> None:
+    def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None) -> None:
+        assert sampled is None
         assert draft, "an empty draft was sent"
         self._failure = self.failures.pop(0) if self.failures else None
         seconds = self.latencies.pop(0) if self.latencies else 0.1

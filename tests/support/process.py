@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.clock import RealClock
+from runtime.sampling import Sampling
 from runtime.session import Limits
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
@@ -33,7 +34,7 @@ class GuessingDrafter:
         self._prefix: list[int] = []
         self._prompt = 0
 
-    def begin(self, prompt: Sequence[int]) -> None:
+    def begin(self, prompt: Sequence[int], sampling: Sampling | None) -> None:
         self._prefix, self._prompt = list(prompt), len(prompt)
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:

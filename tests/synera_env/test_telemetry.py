@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from runtime.sampling import TOTAL, Proposal
 from runtime.session import Ahead, Cost
 from runtime.synera.chunk import ChunkRecord, Draft, DraftToken, Verdict
 from runtime.synera.knobs import Knobs
@@ -47,7 +48,8 @@ def same(one: Any, other: Any) -> bool:
 
 def _tokens() -> st.SearchStrategy[DraftToken]:
     arrays = {"sketch": st.just(np.ones(16, np.float32)), "attention": st.just(np.ones(8, np.float32))}
-    return st.builds(DraftToken, COUNT, st.integers(0, 3), ANY, ANY, ANY, COUNT, **arrays)
+    proposals = st.none() | st.sampled_from([Proposal((3,), (TOTAL,)), Proposal((7, 5), (TOTAL - 9, 9))])
+    return st.builds(DraftToken, COUNT, st.integers(0, 3), ANY, ANY, ANY, COUNT, **arrays, proposal=proposals)
 
 
 def _records() -> st.SearchStrategy[ChunkRecord]:

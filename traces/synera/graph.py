@@ -1,7 +1,7 @@
 """Token graphs: everything that any controller can cause on a prompt, recorded. Format, writer and reader.
 
 A node is a prefix (prompt + generated tokens). It stores what the SLM says there at every exit, what the LLM says, and
-where each of these tokens leads. What does not live here: the recorder (record.py) and the walk (synera_env/synera/walk.py).
+where each of these tokens leads. All choices are greedy; sampled answers cannot be replayed. What does not live here: the recorder (record.py) and the walk (synera_env/synera/walk.py).
 """
 
 from __future__ import annotations

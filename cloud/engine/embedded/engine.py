@@ -19,6 +19,7 @@ from cloud.engine.embedded.jobs import CheckJob, StreamJob
 from cloud.engine.embedded.pace import Arrivals, Pace
 from runtime.errors import CloudError, CloudUnavailableError, SessionLostError
 from runtime.model.loading import fingerprint, load_decoder
+from runtime.sampling import Sampling
 
 if TYPE_CHECKING:
     from cloud.config import ServerConfig
@@ -114,7 +115,7 @@ class EmbeddedEngine:
         history = session.catch_up(check)
         tokens = [*history[session.cached :], *check.draft]
         work = Work(session.cache, session.cached, tokens, wanted=len(check.draft) + 1)
-        session.job = CheckJob(work, check.draft)
+        session.job = CheckJob(work, check.draft, check.sampled, history)
         self._batcher.put(session.job, wait_seconds=arrival.wait_seconds)
         try:
             checked = await session.job.result
@@ -124,10 +125,12 @@ class EmbeddedEngine:
         session.history = [*history, *check.draft[: checked.accepted], checked.next_token]
         return replace(checked, load=checked.load + arrival.load) if arrival.load else checked
 
-    async def stream(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+    async def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         arrival = self._arrivals.draw()
-        job = StreamJob(self._forward.new_cache(), prompt, max_new_tokens, frozenset(self._info.eos_ids))
+        job = StreamJob(self._forward.new_cache(), prompt, max_new_tokens, frozenset(self._info.eos_ids), sampling)
         self._batcher.put(job, wait_seconds=arrival.wait_seconds)
         try:
             while (result := await job.results.get()) is not None:

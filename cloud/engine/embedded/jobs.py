@@ -14,23 +14,27 @@ from torch import Tensor
 
 from cloud.engine.base import Checked, Streamed
 from cloud.engine.embedded.batcher import Outcome
-from cloud.engine.embedded.forward import Work
+from cloud.engine.embedded.forward import Rows, Work
 from runtime.errors import CloudError
+from runtime.model.distributions import accept_sampled, draw, truncated
 from runtime.model.placement import moved
-from runtime.rules import accept_greedy
+from runtime.rules import Acceptance, accept_greedy
+from runtime.sampling import Draws, Purpose, SampledDraft, Sampling
 
 
 class CheckJob:
     """One forward over what is new of a history and a draft; awaited through `result`. Made on the event loop."""
 
-    def __init__(self, work: Work, draft: Sequence[int]) -> None:
+    def __init__(self, work: Work, draft: Sequence[int], sampled: SampledDraft | None, history: Sequence[int]) -> None:
         """Prepare.
 
         Args:
             work: ends with the draft and wants the position before it as well.
             draft: token ids to judge.
+            sampled: how it was sampled; None judges it greedily.
+            history: all tokens before the draft.
         """
-        self._work, self._draft = work, draft
+        self._work, self._draft, self._sampled, self._history = work, draft, sampled, history
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Checked] = self._loop.create_future()
 
@@ -40,13 +44,20 @@ class CheckJob:
 
     def deliver(self, outcome: Outcome) -> bool:
         """Judge the draft."""
-        checked = _judge(self._draft, outcome, len(self._work.tokens))
+        checked = _checked(self._draft, self._judge(outcome.rows), outcome, len(self._work.tokens))
         self._loop.call_soon_threadsafe(self._settle, checked)
         return False
 
     def fail(self, error: CloudError) -> None:
         """See :class:`cloud.engine.embedded.batcher.Job`."""
         self._loop.call_soon_threadsafe(self._settle, error)
+
+    def _judge(self, rows: Rows) -> Acceptance:
+        if self._sampled is None:
+            return accept_greedy(self._draft, rows.choices)
+        sampling = self._sampled.sampling
+        draws = Draws(sampling.seed, self._history)
+        return accept_sampled(self._draft, self._sampled.proposals, truncated(rows.logits, sampling), draws)
 
     def _settle(self, result: Checked | CloudError) -> None:
         if self.result.done():  # cancelled, or failed when its session was closed
@@ -60,8 +71,16 @@ class CheckJob:
 class StreamJob:
     """A forward a token, put back by the engine's thread itself so that streams stay together in a batch."""
 
-    def __init__(self, cache: Any, prompt: Sequence[int], max_new_tokens: int, eos_ids: frozenset[int]) -> None:
-        self._cache, self._eos_ids = cache, eos_ids
+    def __init__(
+        self,
+        cache: Any,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        eos_ids: frozenset[int],
+        sampling: Sampling | None = None,
+    ) -> None:
+        self._cache, self._eos_ids, self._sampling = cache, eos_ids, sampling
+        self._draws = None if sampling is None else Draws(sampling.seed, prompt)
         self._position, self._tokens, self._left = 0, tuple(prompt), max_new_tokens
         self._loop = asyncio.get_running_loop()
         self.results: asyncio.Queue[Streamed | CloudError | None] = asyncio.Queue()
@@ -76,6 +95,9 @@ class StreamJob:
     def deliver(self, outcome: Outcome) -> bool:
         """Hand out a token; go on unless it is the last."""
         [token] = outcome.rows.choices
+        if self._sampling is not None and self._draws is not None:
+            token = draw(truncated(outcome.rows.logits, self._sampling)[0], self._draws.uniform(Purpose.TOKEN))
+            self._draws = self._draws.after([token])
         self._position += len(self._tokens)
         self._tokens, self._left = (token,), self._left - 1
         self._put(Streamed(token, outcome.queue_ms, outcome.compute_ms))
@@ -92,8 +114,8 @@ class StreamJob:
         self._loop.call_soon_threadsafe(self.results.put_nowait, result)
 
 
-def _judge(draft: Sequence[int], outcome: Outcome, processed_tokens: int) -> Checked:
-    accepted, next_token = accept_greedy(draft, outcome.rows.choices)
+def _checked(draft: Sequence[int], acceptance: Acceptance, outcome: Outcome, processed_tokens: int) -> Checked:
+    accepted, next_token = acceptance
     judged = min(accepted + 1, len(draft))
     *of_draft, of_next = _logprobs(outcome.rows.logits, [*range(judged), accepted], [*draft[:judged], next_token])
     return Checked(

@@ -18,6 +18,7 @@ from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.errors import CloudUnavailableError, SessionLostError
 from runtime.model.tokenizer import tokenizer_hash
+from runtime.sampling import Sampling
 from runtime.wire import synera_pb2 as pb
 from tests.test_imports import ROOT
 
@@ -48,7 +49,9 @@ class Parrot:
         count = len(check.draft)
         return Checked(count, check.draft[0], (0.0,) * count, 0.0, 0.0, 1.0, 1.0, count + 1, 1)
 
-    async def stream(self, prompt: Sequence[int], max_new_tokens: int) -> AsyncGenerator[Streamed, None]:
+    async def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> AsyncGenerator[Streamed, None]:
         for _ in range(max_new_tokens):
             yield Streamed(prompt[0], 0.0, 1.0)
 

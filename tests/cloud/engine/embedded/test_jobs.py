@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
+import torch
 
 from cloud.engine.base import Check
 from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudError
+from runtime.model.distributions import accept_sampled, draw, propose, truncated
+from runtime.sampling import Draws, Proposal, Purpose, SampledDraft, Sampling
 from tests.support.embedded import Watched, held_back, run, tokens
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, logits_after
 
@@ -107,3 +111,58 @@ def test_a_stream_that_is_not_begun_holds_nothing() -> None:
         assert forward.batches == []
 
     run(body, Watched())
+
+
+# ---------------------------------------------------------------- sampled
+
+SAMPLING = Sampling(0.7, 0.95, 30, seed=5)
+
+
+def sampled_draft(history: list[int], count: int, seed: int) -> tuple[list[int], SampledDraft]:
+    """A draft from distributions flatter than the fake LLM's own."""
+    settings, draft, proposals = replace(SAMPLING, seed=seed), list[int](), list[Proposal]()
+    for _ in range(count):
+        before = [*history, *draft]
+        proposals.append(propose(0.5 * logits_after(before)[None], settings))
+        draft.append(proposals[-1].draw(Draws(seed, before).uniform(Purpose.TOKEN)))
+    return draft, SampledDraft(settings, tuple(proposals))
+
+
+def test_a_sampled_draft_is_judged_by_the_llms_cut_distribution_and_its_own_proposals() -> None:
+    outcomes = set()
+
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        await engine.open("a")
+        for seed in range(30):
+            draft, sampled = sampled_draft(PROMPT, 3, seed)
+            got = await engine.check("a", Check(0, PROMPT, draft, sampled))
+            logits = torch.stack([logits_after([*PROMPT, *draft[:i]]) for i in range(4)])
+            targets = truncated(logits, sampled.sampling)
+            said = (got.accepted, got.next_token)
+            assert said == accept_sampled(draft, sampled.proposals, targets, Draws(seed, PROMPT))
+            plain = logits[got.accepted].log_softmax(-1)
+            assert got.next_logprob == pytest.approx(plain[got.next_token].item(), abs=1e-6)
+            assert len(got.draft_logprobs) == min(got.accepted + 1, 3)
+            outcomes.add(got.accepted)
+            after = [*PROMPT, *draft[: got.accepted], got.next_token]
+            more = await engine.check("a", Check(len(after), [], *sampled_draft(after, 2, seed)))
+            assert more.processed_tokens == 3  # the session holds what was accepted, and its recovered or bonus token
+
+    run(body)
+    assert outcomes == {0, 1, 2, 3}
+
+
+def test_a_sampled_stream_is_the_llms_own_sampling_by_the_numbers_of_its_places() -> None:
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        async def stream(seed: int) -> list[int]:
+            return [each.token async for each in engine.stream(PROMPT, 12, replace(SAMPLING, seed=seed))]
+
+        wanted = list(PROMPT)
+        for _ in range(12):
+            target = truncated(logits_after(wanted)[None], SAMPLING)[0]
+            wanted.append(draw(target, Draws(SAMPLING.seed, wanted).uniform(Purpose.TOKEN)))
+        together = await asyncio.gather(*(stream(seed) for seed in (5, 5, 6)))
+        assert together[0] == together[1] == wanted[3:]
+        assert together[2] != wanted[3:] != continuation(PROMPT, 12)
+
+    run(body)
