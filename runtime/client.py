@@ -5,6 +5,7 @@ What does not live here: which answers are believed (answers.py), and the sessio
 
 from __future__ import annotations
 
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from runtime.settings import plain, shown, within
 from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
+from runtime.wire.sizes import KEY_CHARACTERS
 from runtime.wire.statuses import STATUS
 
 _NAMED = {kind.__name__: (kind, status) for kind, status in STATUS.items()}
@@ -61,6 +63,11 @@ class Deadlines:
     def __post_init__(self) -> None:
         for each in fields(self):
             within(each.name, getattr(self, each.name), 0.001, 86_400.0)
+
+
+def new_key() -> str:
+    """Draw the key of an Open, by which a repeat gets the same session."""
+    return secrets.token_hex(KEY_CHARACTERS // 2)
 
 
 def _authority(path: Path) -> bytes:
@@ -136,8 +143,7 @@ class CloudClient:
             TokenizerMismatchError: the cloud's model has another tokenizer.
             CloudError: no session.
         """
-        request = pb.OpenRequest(tokenizer_hash=tokenizer_hash)
-        # Repeating an open is safe: a session whose id got lost on the way expires by its lease.
+        request = pb.OpenRequest(tokenizer_hash=tokenizer_hash, key=new_key())
         return read_opened(self._call(self._stub.Open, request, self.deadlines.open_seconds))
 
     def verify(self, request: pb.VerifyRequest) -> pb.VerifyResponse:

@@ -38,7 +38,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def open(self, tokenizer_hash: str) -> str:
+    async def open(self, tokenizer_hash: str, key: str) -> str:
         raise self._error
 
     async def verify(self, request: object) -> object:

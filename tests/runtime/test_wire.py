@@ -17,6 +17,7 @@ from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext, is_loopback
 from runtime.wire.generate import PROTO, ROOT, generate
 from runtime.wire.sizes import (
+    KEY_CHARACTERS,
     SESSION_ID_CHARACTERS,
     TOKENIZER_HASH_CHARACTERS,
     open_request_bytes,
@@ -54,8 +55,9 @@ def test_response_sizes_are_protobufs_own_whatever_the_durations(
 
 
 def test_open_sizes_are_protobufs_own() -> None:
-    assert open_request_bytes() == pb.OpenRequest(tokenizer_hash="0" * TOKENIZER_HASH_CHARACTERS).ByteSize()
-    assert open_request_bytes(64) == pb.OpenRequest(tokenizer_hash="0" * 64).ByteSize()
+    key = "0" * KEY_CHARACTERS
+    assert open_request_bytes() == pb.OpenRequest(tokenizer_hash="0" * TOKENIZER_HASH_CHARACTERS, key=key).ByteSize()
+    assert open_request_bytes(64) == pb.OpenRequest(tokenizer_hash="0" * 64, key=key).ByteSize()
     assert (
         open_response_bytes()
         == pb.OpenResponse(session_id=SESSION, fingerprint="0123456789abcdef", lease_seconds=0.0).ByteSize()
