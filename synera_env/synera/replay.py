@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import logger
 
 from runtime.clock import SimulatedClock
+from runtime.deadline import CHECK_DEADLINE
 from runtime.model.exits import Segment
 from runtime.session import Cost, Limits
 from runtime.synera.lens import Lens
@@ -45,13 +46,14 @@ class ReplayEpisode:
         lens: Lens,
         rng: np.random.Generator,
         lost: frozenset[int] | None = None,
+        check_deadline: float = CHECK_DEADLINE,
     ) -> None:
         """Put the answer together; see the collaborators for the arguments."""
         meta, graph = graphs.meta, graphs[index]
         self._graphs, self._walk = graphs, Walk(graph)
         clock = SimulatedClock()
         drafter = ReplayDrafter(self._walk, meta.exit_layers, clock, device)
-        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost)
+        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
         self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
