@@ -262,7 +262,6 @@ OTHERS = [
         for texts in ((" ",), ("",), ("fits", "\n"), ("\udcff",))
     ],
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
-    Case("deploy", ("--cloud", NOBODY), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
