@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,11 @@ from tests.support.process import ALWAYS
 from tests.support.recorded import foreign_copy
 from tests.support.surviving import PROMPT, finish
 
-pytestmark = pytest.mark.usefixtures("nothing_else_happens")
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("verifier")]
 
 
 @pytest.fixture
