@@ -33,7 +33,7 @@ _MOST_REPETITIONS, _MOST_THREADS = 1_000_000, 1024
 class Arguments:
     """Arguments of `bench.py`."""
 
-    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision"]]
+    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "faults"]]
     """What to measure."""
     json: Path | None = None
     """File to write the figures to: a list of name, value, unit, goal, better, peer."""
