@@ -4,9 +4,11 @@ Examples:
     synera bench device
     synera bench device --json runs/bench/device.json --repetitions 60
     synera bench cloud --pair my_pair --threads 4
+    synera bench faults --repetitions 200
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
-value is the median over the turns. `precision` counts differences instead. A missed goal is shown and is no failure.
+value is the median over the turns. `precision` counts differences instead, and `faults` what becomes of so many answers whose
+cloud fails at a random moment. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Arguments:
     pair: Path = bundled.PAIR
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
-    """Pairs of timings behind each figure; for `precision`, prompts."""
+    """Pairs of timings behind each figure; for `precision`, prompts; for `faults`, answers that meet one."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike."""
 

@@ -79,10 +79,10 @@ class Cable:
 
 
 @contextlib.contextmanager
-def cable(port: int) -> Iterator[Cable]:
+def cable(port: int, kind: type[Cable] = Cable) -> Iterator[Cable]:
     """Put a cable in front of a port, which need not listen yet."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        made = Cable(listening, port)
+        made = kind(listening, port)
         accepting = threading.Thread(target=made.serve, name="cable", daemon=True)
         accepting.start()
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from runtime.client import CloudClient
 from runtime.device import Connection, Device
 from runtime.synera.caution import CloudState
-from runtime.synera.chunk import Lost
+from runtime.synera.chunk import ChunkRecord, Lost
 from runtime.synera.remote import Terms
 from runtime.synera.verifier import CloudVerifier
 from tests.support.engine import greedy
@@ -26,15 +26,15 @@ LATE = "did not answer in time"
 def test_a_stopped_cloud_is_waited_for_once_and_found_again(device: Device, tiny_llm: Path) -> None:
     truth = greedy(tiny_llm, PROMPT, device.max_new_tokens)
 
-    def answer() -> list[str]:
-        """Why checks of an answer were lost."""
+    def answer() -> list[ChunkRecord]:
+        """The checks of an answer that were lost."""
         with connection.open() as session:
             finish(session)
         assert len(session.answer) == len(truth)
-        errors = [record.error for record in session.records if record.error is not None]
-        if not errors:
+        lost = [record for record in session.records if record.error is not None]
+        if not lost:
             assert list(session.answer) == truth
-        return errors
+        return lost
 
     with (
         served(tiny_llm) as cloud,
@@ -43,10 +43,10 @@ def test_a_stopped_cloud_is_waited_for_once_and_found_again(device: Device, tiny
     ):
         assert answer() == []
         cloud.process.send_signal(signal.SIGSTOP)
-        lost = [error for _ in range(8) for error in answer()]
-        waited_for = [error for error in lost if "(" not in error]  # all others were refused at once
-        assert len(waited_for) <= 1  # none, where the release of the session before found out
-        assert all(LATE in error for error in lost)
+        lost = [record for _ in range(8) for record in answer()]
+        stalled = [record.cost.wait_seconds for record in lost if record.cost.wait_seconds >= 0.5]
+        assert len(stalled) == 1  # all others were refused at once
+        assert all(LATE in str(record.error) for record in lost)
         assert len(lost) > 8
         cloud.process.send_signal(signal.SIGCONT)
         ends = time.monotonic() + 60

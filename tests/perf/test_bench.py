@@ -124,7 +124,7 @@ def test_help_shows_examples_and_every_area(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert "synera bench device" in shown
-    assert "{device,cloud,env,precision}" in shown
+    assert "{device,cloud,env,precision,faults}" in shown
 
 
 @pytest.mark.parametrize("name", ["repetitions", "threads"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
+from scripts.benchmarks._cut import Cable, cable
 from tests.support.engine import VOCAB, continuation
 from tests.support.verifying import NOBODY, PROMPT, ManualClock, World, lost, try_all, verdict_of
 
@@ -529,3 +531,51 @@ def test_a_lost_answer_of_a_check_is_told_by_its_repeat(world: World, monkeypatc
     assert [other for *_, other in asked] == [False, True]  # the repeat took the other channel
     assert asked[0][:2] == asked[1][:2]
     assert len(world.forward.batches) == 1
+
+
+class StuckCable(Cable):
+    """Carries, but nothing of its first connection once that is stuck: TCP would try for minutes, and tell nobody."""
+
+    def __init__(self, listening: socket.socket, port: int) -> None:
+        super().__init__(listening, port)
+        self.first: socket.socket | None = None
+        self.moves = threading.Event()
+        self.moves.set()
+
+    def _start(self, here: socket.socket) -> None:
+        self.first = self.first or here
+        super()._start(here)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        super()._pump(Held(source, self.moves) if self.first in (source, sink) else source, sink)  # type: ignore[arg-type]
+
+
+class Held:
+    """A socket from which nothing more is heard while it may not move."""
+
+    def __init__(self, source: socket.socket, moves: threading.Event) -> None:
+        self._source, self._moves = source, moves
+
+    def recv(self, size: int) -> bytes:
+        data = self._source.recv(size)
+        self._moves.wait()
+        return data
+
+    def shutdown(self, how: int) -> None:
+        self._source.shutdown(how)
+
+
+def test_a_connection_that_is_stuck_costs_no_check_and_is_left_for_the_other(world: World) -> None:
+    with (
+        cable(int(world.client.target.split(":")[1]), StuckCable) as wire,
+        CloudClient(wire.target) as client,
+        CloudVerifier(client, world.terms) as verifier,
+    ):
+        assert isinstance(wire, StuckCable)
+        first = check(verifier)
+        wire.moves.clear()
+        once = verify_request_bytes(3, [], [], 2) + GRPC_OVERHEAD_BYTES
+        assert check(verifier).uplink_bytes == 2 * once, "the repeat took another connection"
+        again = check(verifier)
+        assert (again.uplink_bytes, again.next_token) == (once, first.next_token), "which is used first from now on"
+        wire.moves.set()
