@@ -53,7 +53,7 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> pb.OpenResponse:
         """Start a session."""
-        session_id = await self._verification.open(request.tokenizer_hash)
+        session_id = await self._verification.open(request.tokenizer_hash, request.key)
         return pb.OpenResponse(
             session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
         )
@@ -74,7 +74,7 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        await self._verification.close(request.session_id)
+        await self._verification.close(request.session_id, request.key)
         return pb.CloseResponse()
 
     async def Generate(

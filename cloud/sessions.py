@@ -15,11 +15,12 @@ from typing import Any
 
 from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
 from runtime.settings import above, shown, whole
-from runtime.wire.sizes import SESSION_ID_CHARACTERS
+from runtime.wire.sizes import KEY_CHARACTERS, SESSION_ID_CHARACTERS
 
 MOST_SESSIONS = 100_000
 """Largest `max_sessions`."""
 _SESSION_ID = re.compile(f"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
+_KEY = re.compile(f"[0-9a-f]{{{KEY_CHARACTERS}}}")
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,8 @@ class Session:
     """Result of the last request, or its running; a repeat gets the same."""
     running: int = 0
     """Requests in flight; a running session does not expire."""
+    ended: Callable[[], object] | None = None
+    """Called when it leaves the table."""
 
 
 def check_session_id(session_id: str) -> None:
@@ -49,6 +52,16 @@ def check_session_id(session_id: str) -> None:
         raise CloudRejectedError(
             f"session_id={shown(session_id)} is not {SESSION_ID_CHARACTERS} lower-case hex characters, as Open returns them"
         )
+
+
+def check_key(key: str) -> None:
+    """Do nothing for what may be the key of an Open.
+
+    Raises:
+        CloudRejectedError: it has not the form of one, so that it might be long, or easy to guess.
+    """
+    if not _KEY.fullmatch(key):
+        raise CloudRejectedError(f"key={shown(key)} is not {KEY_CHARACTERS} lower-case hex characters; draw them at random")
 
 
 class SessionTable:
@@ -88,8 +101,11 @@ class SessionTable:
         self.sweep()
         return len(self._sessions)
 
-    async def open(self) -> Session:
+    async def open(self, ended: Callable[[], object] | None = None) -> Session:
         """Take a place under a fresh id.
+
+        Args:
+            ended: called when the session leaves the table again, whichever way.
 
         Raises:
             CloudBusyError: the table is full.
@@ -102,7 +118,7 @@ class SessionTable:
             raise CloudBusyError(
                 f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions"
             )
-        session = Session(secrets.token_hex(SESSION_ID_CHARACTERS // 2), self._now() + self.lease_seconds)
+        session = Session(secrets.token_hex(SESSION_ID_CHARACTERS // 2), self._now() + self.lease_seconds, ended=ended)
         self._sessions[session.session_id] = session
         return session
 
@@ -135,7 +151,9 @@ class SessionTable:
 
     def remove(self, session_id: str) -> None:
         """Begin to end a session, for who cannot wait; nothing happens when there is none."""
-        if self._sessions.pop(session_id, None) is not None:
+        if (session := self._sessions.pop(session_id, None)) is not None:
+            if session.ended is not None:
+                session.ended()
             task = asyncio.get_running_loop().create_task(self._close(session_id))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -11,14 +11,16 @@ import logging
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cloud.engine.base import Check, Checked, Engine
 from cloud.log import fields
-from cloud.sessions import Session, SessionTable, check_session_id
+from cloud.sessions import Session, SessionTable, check_key, check_session_id
 from runtime.errors import CloudBusyError, CloudRejectedError, SyneraError, TokenizerMismatchError
 from runtime.settings import shown
 
 _log = logging.getLogger(__name__)
+_Outcome = TypeVar("_Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,18 @@ class Verification:
     def __init__(self, engine: Engine, table: SessionTable, tokenizer_hash: str, *, max_draft_tokens: int) -> None:
         self.info, self.tokenizer_hash, self.max_draft_tokens = engine.info, tokenizer_hash, max_draft_tokens
         self._engine, self._table = engine, table
+        self._keyed: dict[str, asyncio.Task[str]] = {}  # the session of each key, or its opening, as long as it lives
 
-    async def open(self, tokenizer_hash: str) -> str:
+    async def open(self, tokenizer_hash: str, key: str = "") -> str:
         """Start a session; return its id.
+
+        Args:
+            tokenizer_hash: the device's.
+            key: a repeat with the same one gets the same session, as long as that lives; empty gets another each time.
 
         Raises:
             TokenizerMismatchError: the device's tokens would mean something else here.
+            CloudRejectedError: that is no key.
             CloudBusyError: too many sessions.
             CloudUnavailableError: the engine has stopped or died.
         """
@@ -51,7 +59,26 @@ class Verification:
             raise TokenizerMismatchError(
                 f"the device's tokenizer is {shown(tokenizer_hash)}, that of the cloud's {self.info.model} is {self.tokenizer_hash!r}; use models that share one"
             )
-        session = await self._table.open()
+        if not key:
+            return await self._open()
+        check_key(key)
+        self._table.sweep()
+        if (opening := self._keyed.get(key)) is None:
+            opening = self._keyed[key] = asyncio.create_task(self._open(key))
+        session_id = await _result(opening)
+        if self._keyed.get(key) is opening:  # it has not ended meanwhile
+            self._table.get(session_id)
+        return session_id
+
+    async def _open(self, key: str = "") -> str:
+        def forget() -> None:
+            self._keyed.pop(key, None)
+
+        try:
+            session = await self._table.open(forget)
+        except BaseException:
+            forget()
+            raise
         try:
             await self._engine.open(session.session_id)
         except BaseException:
@@ -59,12 +86,25 @@ class Verification:
             raise
         return session.session_id
 
-    async def close(self, session_id: str) -> None:
+    async def close(self, session_id: str, key: str = "") -> None:
         """Release a session; nothing happens when there is none.
 
+        Args:
+            session_id: its id.
+            key: that of its Open, for who never got the id; the id is then not looked at.
+
         Raises:
-            CloudRejectedError: that is no session's id.
+            CloudRejectedError: that is no session's id, or no key.
         """
+        if key:
+            check_key(key)
+            opening = self._keyed.get(key)
+            if opening is None:
+                return
+            try:
+                session_id = await _result(opening)
+            except SyneraError:
+                return  # it did not come to be
         check_session_id(session_id)
         await self._table.close(session_id)
 
@@ -139,8 +179,8 @@ def _digest(check: Check) -> bytes:
     return hashlib.blake2b(tokens + repr(check.sampled).encode(), digest_size=16).digest()
 
 
-async def _result(answer: asyncio.Task[Checked]) -> Checked:
-    """Wait for a check; when this caller goes away the work goes on, for a repeat to find."""
+async def _result(answer: asyncio.Task[_Outcome]) -> _Outcome:
+    """Wait for a check or an opening; when this caller goes away the work goes on, for a repeat to find."""
     try:
         return await asyncio.shield(answer)
     except asyncio.CancelledError:
@@ -148,8 +188,8 @@ async def _result(answer: asyncio.Task[Checked]) -> Checked:
         raise
 
 
-def _unseen(answer: asyncio.Task[Checked]) -> None:
-    """Take the outcome of a check whose caller went away, and log it when it is a bug."""
+def _unseen(answer: asyncio.Task[_Outcome]) -> None:
+    """Take the outcome of work whose caller went away, and log it when it is a bug."""
     error = None if answer.cancelled() else answer.exception()
     if error is not None and not isinstance(error, SyneraError):
-        _log.error("check failed", exc_info=error, extra=fields(reason=error))
+        _log.error("unwatched work failed", exc_info=error, extra=fields(reason=error))

@@ -1,11 +1,12 @@
-"""The device's side of the wire: one channel, one call with deadline and retries, one map from status to exception.
+"""The device's side of the wire: a call with deadline and retries, one map from status to exception.
 
-What does not live here: which answers are believed (answers.py), and the session over it with its healing (synera/verifier.py).
+What does not live here: which answers are believed (answers.py), a request that is repeated and crosses an emulated link
+(courier.py), and the session over it with its healing (synera/verifier.py).
 """
 
 from __future__ import annotations
 
-import ssl
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -14,48 +15,43 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened
+from runtime.channels import Channels
+from runtime.deadline import LONGEST_CHECK_SECONDS, LONGEST_OPEN_SECONDS
 from runtime.errors import (
     BadAnswerError,
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
-    SettingError,
+    LateError,
     SyneraError,
 )
 from runtime.sampling import Sampling
-from runtime.settings import plain, shown, within
-from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
+from runtime.settings import plain, within
+from runtime.wire import ERROR_KIND_KEY
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
 from runtime.wire.sampled import sampling_message
+from runtime.wire.sizes import KEY_CHARACTERS
 from runtime.wire.statuses import STATUS
 
 _NAMED = {kind.__name__: (kind, status) for kind, status in STATUS.items()}
-_RETRIES = 3
+RETRIES = 3
+"""How often a call is made again that was refused, as no connection could be made or it broke."""
 _RETRY_SECONDS = 0.1
-_CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
-    # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.address_http_proxy_enabled_addresses", ""),
-    ("grpc.max_receive_message_length", 64 * 1024),  # a legal answer has less than 16 KiB
-    # No compression either way, so that what is small on the wire is small in memory.
-    ("grpc.compression_enabled_algorithms_bitset", 1),
-    ("grpc.per_message_decompression", 0),
-)
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How long a call may take, retries included, in seconds; past it the cloud counts as unavailable."""
+    """How long a call may take at most, retries included, in seconds; past it the cloud counts as unavailable.
+
+    A session waits no longer for an Open or a check than what it has measured gives reason to (deadline.py).
+    """
 
     info_seconds: float = 5.0
-    open_seconds: float = 5.0
-    verify_seconds: float = 30.0
+    open_seconds: float = LONGEST_OPEN_SECONDS
+    verify_seconds: float = LONGEST_CHECK_SECONDS
     close_seconds: float = 1.0
     generate_seconds: float = 300.0
     """For the whole stream."""
@@ -65,24 +61,48 @@ class Deadlines:
             within(each.name, getattr(self, each.name), 0.001, 86_400.0)
 
 
-def _authority(path: Path) -> bytes:
-    """Read the certificate of an authority.
+def retry_seconds(refusals: int) -> float:
+    """How long to wait after a call was refused for the n-th time, from 1, before it is made again."""
+    return _RETRY_SECONDS * 2 ** (refusals - 1)
 
-    Raises:
-        SettingError: the file holds none; gRPC would only fail to connect.
-    """
-    content = path.read_bytes()
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError as error:
-        raise SettingError(
-            f"tls_ca={shown(str(path), 200)} holds no certificate ({plain(str(error))}); give the PEM file of the authority"
-        ) from None
-    return content
+
+def new_key() -> str:
+    """Draw the key of an Open, by which a repeat gets the same session."""
+    return secrets.token_hex(KEY_CHARACTERS // 2)
+
+
+class Asked:
+    """A call under way; over once `on_end` was called."""
+
+    def __init__(self, client: CloudClient, future: Any, channel: int) -> None:
+        self._client, self._future, self._channel = client, future, channel
+
+    def cancel(self) -> None:
+        """Have it end now, if it has not."""
+        self._future.cancel()
+
+    @property
+    def refused(self) -> bool:
+        """Whether no connection could be made, or it broke: once it is over."""
+        return self._future.code() is grpc.StatusCode.UNAVAILABLE
+
+    def answer(self) -> Any:
+        """What was answered, once it is over, as it came: see answers.py. Its channel is then the first to be used.
+
+        Raises:
+            CloudError: no answer, or one that cannot be read.
+        """
+        if self._future.code() is not grpc.StatusCode.OK:
+            raise self._client.error_of(self._future)
+        self._client.prefer(self._channel)
+        answer = self._future.result()
+        if isinstance(answer, BadAnswerError):
+            raise answer
+        return answer
 
 
 class CloudClient:
-    """A channel to one verifier; threads may share it."""
+    """Calls of one verifier; threads may share it."""
 
     def __init__(
         self, target: str, *, tls_ca: Path | None = None, allow_plaintext: bool = False, deadlines: Deadlines | None = None
@@ -104,13 +124,7 @@ class CloudClient:
         self.target = str(address)
         way_out = "give tls_ca, or set allow_plaintext if the network is trusted"
         check_plaintext(address.host, encrypted=tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
-        if tls_ca is None:
-            self._channel = grpc.insecure_channel(address.uri, options=_CHANNEL_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(_authority(tls_ca))
-            self._channel = grpc.secure_channel(address.uri, credentials, options=_CHANNEL_OPTIONS)
-        self._stub = synera_pb2_grpc.SyneraStub(_Careful(self._channel))
-        self._closed = False
+        self._channels = Channels(address.uri, tls_ca)
 
     def __enter__(self) -> Self:
         return self
@@ -119,9 +133,8 @@ class CloudClient:
         self.close()
 
     def close(self) -> None:
-        """Close the channel; calls in flight and later ones fail as unavailable."""
-        self._closed = True
-        self._channel.close()
+        """Close the channels; calls in flight and later ones fail as unavailable."""
+        self._channels.close()
 
     def model_info(self) -> ModelInfo:
         """Ask what is served.
@@ -138,8 +151,7 @@ class CloudClient:
             TokenizerMismatchError: the cloud's model has another tokenizer.
             CloudError: no session.
         """
-        request = pb.OpenRequest(tokenizer_hash=tokenizer_hash)
-        # Repeating an open is safe: a session whose id got lost on the way expires by its lease.
+        request = pb.OpenRequest(tokenizer_hash=tokenizer_hash, key=new_key())
         return read_opened(self._call(self._stub.Open, request, self.deadlines.open_seconds))
 
     def verify(self, request: pb.VerifyRequest) -> pb.VerifyResponse:
@@ -157,6 +169,42 @@ class CloudClient:
             CloudError: no answer; its lease will release it.
         """
         self._call(self._stub.Close, pb.CloseRequest(session_id=session_id), self.deadlines.close_seconds, retries=0)
+
+    def ask(
+        self, method: str, request: Any, seconds: float, on_end: Callable[[Asked], None], *, elsewhere: bool = False
+    ) -> Asked:
+        """Make a call and do not wait for it.
+
+        Args:
+            method: of the service; one that answers with one message.
+            request: its message.
+            seconds: how long it may take.
+            on_end: called with it once it is over, on a thread of gRPC's, or before this returns.
+            elsewhere: over the channel that would not be used first.
+
+        Raises:
+            CloudUnavailableError: the client is closed.
+        """
+        channels = self._channels
+        number = channels.preferred ^ elsewhere
+
+        def call() -> Any:
+            return getattr(channels.stub(number), method).future(request, timeout=max(0.001, seconds))
+
+        future = self._unless_closed(call)
+        asked = Asked(self, future, number)
+        future.add_done_callback(lambda _: on_end(asked))
+        return asked
+
+    def prefer(self, channel: int) -> None:
+        """Use that channel first."""
+        self._channels.preferred = channel
+
+    def late_error(self) -> LateError:
+        """What an answer that did not come in time is told as."""
+        return LateError(
+            f"the verifier at {self.target} did not answer in time; it may be overloaded or stopped, or allow a longer deadline"
+        )
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
@@ -178,21 +226,21 @@ class CloudClient:
                     raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
                 yield read_generated(answer, longest)
         except grpc.RpcError as failed:
-            raise self._error(failed) from None
+            raise self.error_of(failed) from None
         finally:
             call.cancel()
 
-    def _call(self, method: Callable[..., Any], request: Any, deadline_seconds: float, retries: int = _RETRIES) -> Any:
+    def _call(self, method: Callable[..., Any], request: Any, deadline_seconds: float, retries: int = RETRIES) -> Any:
         """One call: deadline, retries while the cloud is unavailable, status to exception."""
         ends = time.monotonic() + deadline_seconds
         for attempt in range(retries + 1):
             try:
                 answer = self._attempt(method, request, max(0.001, ends - time.monotonic()))
             except grpc.RpcError as failed:
-                wait = _RETRY_SECONDS * 2**attempt
+                wait = retry_seconds(attempt + 1)
                 last = attempt == retries or time.monotonic() + wait >= ends
                 if last or failed.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise self._error(failed) from None
+                    raise self.error_of(failed) from None
                 time.sleep(wait)
             else:
                 if isinstance(answer, BadAnswerError):
@@ -201,15 +249,22 @@ class CloudClient:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
+        return self._unless_closed(lambda: method(request, timeout=timeout))
+
+    def _unless_closed(self, call: Callable[[], Any]) -> Any:
         try:
-            return method(request, timeout=timeout)
+            return call()
         except ValueError:  # how gRPC refuses a closed channel
-            if not self._closed:
+            if not self._channels.closed:
                 raise
             raise CloudUnavailableError(f"the channel to {self.target} was closed") from None
 
-    def _error(self, failed: Any) -> SyneraError:
-        """The exception that a status stands for: by the cloud's own word where that fits, else by the status alone."""
+    @property
+    def _stub(self) -> Any:
+        return self._channels.stub(self._channels.preferred)
+
+    def error_of(self, failed: Any) -> SyneraError:
+        """The exception that a call's status stands for: by the cloud's own word where that fits, else by the status alone."""
         code, details = failed.code(), plain(failed.details() or "")
         kind, status = _NAMED.get(str(dict(failed.trailing_metadata() or ()).get(ERROR_KIND_KEY)), (None, None))
         if kind is not None and status is code:
@@ -219,36 +274,9 @@ class CloudClient:
                 f"no verifier answers at {self.target} ({details}); check the address, or start one with: synera serve"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return CloudUnavailableError(
-                f"the verifier at {self.target} did not answer in time; it may be overloaded or stopped, or allow a longer deadline"
-            )
+            return self.late_error()
         if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED):
             return CloudRejectedError(
                 f"{self.target} does not take this request ({code.name}: {details}); is it a verifier of this version?"
             )
         return CloudError(f"the verifier at {self.target} failed ({code.name}: {details}); its log says more")
-
-
-class _Careful:
-    """A channel whose unreadable answers come back as errors; gRPC would log a trace for each."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._channel = channel
-
-    def unary_unary(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
-        return self._channel.unary_unary(method, response_deserializer=_careful(response_deserializer), **named)
-
-    def unary_stream(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
-        return self._channel.unary_stream(method, response_deserializer=_careful(response_deserializer), **named)
-
-
-def _careful(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read(message: bytes) -> Any:
-        try:
-            return parse(message)
-        except DecodeError:
-            return BadAnswerError(
-                f"the verifier's answer of {len(message)} bytes cannot be read; is it a verifier of this version?"
-            )
-
-    return read

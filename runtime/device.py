@@ -10,15 +10,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from tokenizers import Tokenizer
 
+from runtime.answers import ModelInfo
 from runtime.client import CloudClient
 from runtime.clock import Clock, PacedClock, RealClock
-from runtime.errors import CheckpointError, CloudError, ContextOverflowError, TokenizerMismatchError
+from runtime.deadline import CHECK_DEADLINE
+from runtime.errors import (
+    CheckpointError,
+    CloudError,
+    CloudUnavailableError,
+    ContextOverflowError,
+    LimitsChangedError,
+    ModelChangedError,
+    TokenizerMismatchError,
+)
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
@@ -26,12 +37,14 @@ from runtime.model.placement import Placement
 from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
 from runtime.sampling import Sampling
 from runtime.session import Limits
-from runtime.synera.backoff import Backoff
+from runtime.settings import shown
+from runtime.synera.caution import CloudState
 from runtime.synera.drafter import DraftCosts, ModelDrafter
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
 from runtime.synera.lens import Lens
+from runtime.synera.remote import Terms
 from runtime.synera.session import EnergyModel, Session
-from runtime.synera.verifier import CloudVerifier, Terms
+from runtime.synera.verifier import CloudVerifier
 
 
 class Profile(DraftCosts, EnergyModel, Protocol):
@@ -110,47 +123,60 @@ class Device:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not special))
 
 
+@dataclass(frozen=True)
+class Alone:
+    """Leave to begin though no cloud answers, and what is then expected of it."""
+
+    llm_fingerprint: str | None = None
+    """The model that it must serve; None takes any that fits the device."""
+
+
 class Connection:
     """A device and the cloud that it works with: they fit, and what both can take is known.
 
-    Owns the threads of its sessions, and what they learn of the cloud: how long to leave it alone.
+    Owns the threads of its sessions, and what they learn of the cloud: how long to wait for it, and when to leave it alone.
+
+    Where it may begin alone and no cloud answers, answers begin within the SLM's own limits, and nothing is asked but whether the cloud
+    is there now. Once it is, what it serves is looked at before any check is sent. If it does not fit, all checks are lost. If it
+    ends answers elsewhere than the SLM alone (another context, other end tokens), those sessions that were opened before
+    go on alone, and later ones are checked.
     """
 
-    def __init__(self, device: Device, client: CloudClient) -> None:
+    def __init__(
+        self, device: Device, client: CloudClient, *, alone: Alone | None = None, check_deadline: float = CHECK_DEADLINE
+    ) -> None:
         """Ask the cloud what it serves.
 
         Args:
             device: what is loaded here.
-            client: the channel; stays its owner's, who closes it after this.
+            client: the channels; stays its owner's, who closes it after this.
+            alone: begin also where no cloud answers; None does not.
+            check_deadline: a check is abandoned, and its draft kept, after so many times what it should take at most, 1..1000;
+                see :class:`runtime.deadline.Patience`.
 
         Raises:
             CloudUnavailableError: no verifier answers.
             TokenizerMismatchError: it reads other tokens than the device.
             CloudError: what it says makes no sense, or it takes no drafts as long as the device makes them.
+            SettingError: `check_deadline` is outside its range.
         """
-        self.device, self._client = device, client
-        info = client.model_info()
-        if info.tokenizer_hash != device.tokenizer_hash:
-            raise TokenizerMismatchError(
-                f"the cloud {client.target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
-                "serve an LLM that shares the SLM's tokenizer"
-            )
-        if info.max_draft_tokens < MAX_DRAFT_LENGTH:
-            raise CloudError(
-                f"the cloud {client.target} checks drafts of at most {info.max_draft_tokens} tokens, the device drafts up to {MAX_DRAFT_LENGTH}; "
-                f"have it configured for {MAX_DRAFT_LENGTH} (max_draft_tokens)"
-            )
+        self.device, self._client, self._alone = device, client, alone
+        self._state = CloudState(check_deadline)
         config = device.slm.config
-        self.llm_fingerprint = info.fingerprint
-        context = min(info.context_tokens, config.context)
-        self.limits = Limits(device.max_new_tokens, frozenset(info.eos_ids) | frozenset(config.eos_ids), context)
-        self._terms = Terms(device.tokenizer_hash, info.fingerprint, min(info.vocab, config.vocab))
-        self._backoff = Backoff()
+        self.limits = Limits(device.max_new_tokens, frozenset(config.eos_ids), config.context)
+        """Those of sessions that are opened now."""
         self._lock = threading.Lock()
         # Below: under the lock.
+        self._terms: Terms | None = None
         self._sessions: dict[LiveSession, ThreadPoolExecutor] = {}
         self._retired: deque[tuple[ThreadPoolExecutor, Future[None]]] = deque()
         self._closed = False
+        try:
+            self._agree(client.model_info())
+        except CloudUnavailableError as error:
+            if alone is None:
+                raise
+            self._state.breaker.failed(RealClock().now(), str(error))
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +189,11 @@ class Connection:
     def close(self) -> None:
         """Shut down all sessions and wait until they are released, each call within its deadline."""
         self._end(None)
+
+    @property
+    def llm_fingerprint(self) -> str | None:
+        """Of the cloud's model; None as long as there was no cloud."""
+        return self._terms.llm_fingerprint if self._terms is not None else None
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Turn a prompt into token ids.
@@ -196,12 +227,40 @@ class Connection:
             if self._closed:
                 raise RuntimeError("this connection is closed; make a new one")
             worker = self._retired.popleft()[0] if self._retired else ThreadPoolExecutor(1, thread_name_prefix="verifier")
-            verifier = CloudVerifier(
-                self._client, self._terms, emulator=emulator, clock=clock, backoff=self._backoff, worker=worker
-            )
+            terms = self._terms or partial(self._meet, self.limits)
+            verifier = CloudVerifier(self._client, terms, emulator=emulator, clock=clock, state=self._state, worker=worker)
             session = LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits, self._take_back, sampling)
             self._sessions[session] = worker
         return session
+
+    def _meet(self, begun: Limits, info: ModelInfo) -> Terms:
+        """Agree with a cloud that was not there at first, for a session that was opened within these limits."""
+        expected = self._alone.llm_fingerprint if self._alone is not None else None
+        if expected not in (None, info.fingerprint):
+            raise ModelChangedError(f"the verifier serves the model {shown(info.fingerprint)}, {shown(expected)} is expected")
+        terms = self._agree(info)
+        if self.limits != begun:
+            raise LimitsChangedError("the cloud came later than this answer began, and its model ends answers elsewhere")
+        return terms
+
+    def _agree(self, info: ModelInfo) -> Terms:
+        device, target = self.device, self._client.target
+        if info.tokenizer_hash != device.tokenizer_hash:
+            raise TokenizerMismatchError(
+                f"the cloud {target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
+                "serve an LLM that shares the SLM's tokenizer"
+            )
+        if info.max_draft_tokens < MAX_DRAFT_LENGTH:
+            raise CloudError(
+                f"the cloud {target} checks drafts of at most {info.max_draft_tokens} tokens, the device drafts up to {MAX_DRAFT_LENGTH}; "
+                f"have it configured for {MAX_DRAFT_LENGTH} (max_draft_tokens)"
+            )
+        config = device.slm.config
+        eos_ids, context = frozenset(info.eos_ids) | frozenset(config.eos_ids), min(info.context_tokens, config.context)
+        with self._lock:
+            self.limits = Limits(device.max_new_tokens, eos_ids, context)
+            self._terms = Terms(device.tokenizer_hash, info.fingerprint, min(info.vocab, config.vocab))
+            return self._terms
 
     def _take_back(self, session: LiveSession, released: Future[None]) -> None:
         """Keep a session's thread for another, whose work then comes after the release."""
@@ -221,6 +280,8 @@ class Connection:
             worker.shutdown(wait=released in done)
         for released in done:
             released.result()
+        if wait_seconds is None:
+            self._state.leftovers.settle(self._client.deadlines.close_seconds)
 
 
 class LiveSession(Session):

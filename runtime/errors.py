@@ -45,8 +45,16 @@ class CloudUnavailableError(CloudError):
     """No verifier answers: absent, dead, unreachable, or past its deadline."""
 
 
-class LinkDownError(CloudUnavailableError):
-    """The emulated link is in an outage; of the cloud itself that says nothing."""
+class LateError(CloudUnavailableError):
+    """No answer came within the time that it was given."""
+
+
+class LinkDownError(LateError):
+    """The emulated link carried none within that time; of the cloud itself that says nothing."""
+
+
+class GivenUpError(CloudUnavailableError):
+    """The device itself no longer waits for the answer; of the cloud that says nothing."""
 
 
 class SessionLostError(CloudError):
@@ -63,6 +71,10 @@ class BadAnswerError(CloudError):
 
 class ModelChangedError(CloudError):
     """The verifier serves another model or tokenizer than the session began with."""
+
+
+class LimitsChangedError(CloudError):
+    """The verifier's model ends answers elsewhere than was assumed when this one began, before it could be asked."""
 
 
 class CloudRejectedError(CloudError):

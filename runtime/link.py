@@ -1,6 +1,6 @@
-"""The network between device and cloud: what a link must answer, and its live emulation by sleeping.
+"""The network between device and cloud: what a link must answer, and its live emulation.
 
-What does not live here: recorded or generated links (traces/) and message sizes (wire/sizes.py).
+What does not live here: recorded or generated links (traces/), message sizes (wire/sizes.py), and the waiting (courier.py).
 """
 
 from __future__ import annotations
@@ -8,11 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Protocol
-
-from runtime.errors import LinkDownError
-
-LOST_AFTER_SECONDS = 0.7
-"""How long a message that cannot get through keeps a device waiting: what the retries of a refused call take. Ours."""
 
 
 class Link(Protocol):
@@ -32,36 +27,23 @@ class Link(Protocol):
 
 
 class LinkEmulator:
-    """Makes a fast connection feel like `link`: each message sleeps its one-way time before it goes on."""
+    """Tells how long a link takes for each message, from now on; whoever sends it waits."""
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, link: Link, *, now: Callable[[], float] = time.monotonic) -> None:
         """Start the link.
 
         Args:
             link: the times to emulate.
             now: monotonic seconds.
-            sleep: waits so many seconds.
         """
-        self._link, self._now, self._sleep = link, now, sleep
+        self._link, self._now = link, now
         self._zero = now()
 
-    def uplink(self, size_bytes: int) -> None:
-        """Sleep as long as a message takes to the cloud.
+    def uplink(self, size_bytes: int) -> float | None:
+        """Seconds that a message sent now takes to the cloud; None: it meets an outage and never arrives."""
+        at = self._now() - self._zero
+        return self._link.uplink_seconds(at, size_bytes) if self._link.reachable(at) else None
 
-        Raises:
-            LinkDownError: it is lost in an outage, which is known after `LOST_AFTER_SECONDS`.
-        """
-        if not self._link.reachable(self._now() - self._zero):
-            self._sleep(LOST_AFTER_SECONDS)
-            raise LinkDownError("the emulated link is down, so the cloud could not be reached")
-        self._sleep(self._link.uplink_seconds(self._now() - self._zero, size_bytes))
-
-    def downlink(self, size_bytes: int) -> None:
-        """Sleep as long as a message takes to the device."""
-        self._sleep(self._link.downlink_seconds(self._now() - self._zero, size_bytes))
+    def downlink(self, size_bytes: int) -> float:
+        """Seconds that a message sent now takes to the device."""
+        return self._link.downlink_seconds(self._now() - self._zero, size_bytes)

@@ -4,10 +4,12 @@ Examples:
     synera bench device
     synera bench device --json runs/bench/device.json --repetitions 60
     synera bench cloud --pair my_pair --threads 4
+    synera bench faults --repetitions 200
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and
-acceptance, `stall-free` simulated and paced seconds. A missed goal is shown and is no failure.
+acceptance, `stall-free` simulated and paced seconds, `faults` what becomes of so many answers whose cloud fails at a random
+moment. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -34,14 +36,14 @@ _MOST_REPETITIONS, _MOST_THREADS = 1_000_000, 1024
 class Arguments:
     """Arguments of `bench.py`."""
 
-    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "exits", "stall-free", "sampling"]]
+    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults"]]
     """What to measure."""
     json: Path | None = None
     """File to write the figures to: a list of name, value, unit, goal, better, peer."""
     pair: Path = bundled.PAIR
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
-    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts."""
+    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike."""
 

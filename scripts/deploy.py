@@ -1,7 +1,8 @@
 """Answer prompts on the device runtime, a controller deciding what the live cloud verifier checks.
 
-Start a verifier first (synera serve). By default the device is paced to a phone and the link is emulated,
-as the bundled pair is far faster than a phone; --unpaced and --no-emulate-link use this machine and network as they are.
+Start a verifier first (synera serve); where none answers the device answers alone until one does. By default the device is
+paced to a phone and the link is emulated, as the bundled pair is far faster than a phone; --unpaced and --no-emulate-link use
+this machine and network as they are.
 
 Examples:
     synera deploy                                   # a test prompt, hand-set thresholds
@@ -125,7 +126,7 @@ def main(arguments: Arguments) -> None:
     import torch
 
     from runtime.client import CloudClient
-    from runtime.device import Connection
+    from runtime.device import Alone, Connection
     from synera_env.synera.live import deployment_of
 
     torch.set_num_threads(1)
@@ -142,8 +143,11 @@ def main(arguments: Arguments) -> None:
         schema = synera_schema(len(device.slm.config.exit_layers))
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
         policy = ControllerPolicy(chosen, schema, arguments.preference)
-        with Connection(device, client) as connection:
-            if bundle:
+        alone = Alone(bundle.meta.fingerprints.get("llm") if bundle else None)
+        with Connection(device, client, alone=alone) as connection:
+            if connection.llm_fingerprint is None:
+                _say_alone(client.target)
+            elif bundle:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
             _check_room(device.max_new_tokens, connection.limits.context)
             encoded = [connection.encode(text) for text in texts]
@@ -224,6 +228,13 @@ def _looking_at(log: Path, bundle: Bundle | None, controller: str) -> tuple[str,
     if bundle is not None and training.is_dir():
         shown = os.path.relpath(os.path.commonpath([os.path.abspath(training), os.path.abspath(shown)]))
     return shlex.join(["synera", "inspect-run", str(log)]), shlex.join(["tensorboard", "--logdir", shown])
+
+
+def _say_alone(target: str) -> None:
+    console.print(
+        f"no verifier answers at {harmless(target)}: the device answers alone until one does; start one with: synera serve",
+        style="yellow",
+    )
 
 
 def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from runtime.sampling import MOST_IDS, SampledDraft
 
 SESSION_ID_CHARACTERS = 32
+KEY_CHARACTERS = 32
 TOKENIZER_HASH_CHARACTERS = 16
 FINGERPRINT_CHARACTERS = 16
 GRPC_OVERHEAD_BYTES = 120
@@ -91,8 +92,8 @@ def verify_response_bytes(accepted: int, next_token: int, processed_tokens: int,
 
 
 def open_request_bytes(tokenizer_hash_characters: int = TOKENIZER_HASH_CHARACTERS) -> int:
-    """Serialized bytes of an OpenRequest."""
-    return _delimited(tokenizer_hash_characters)
+    """Serialized bytes of an OpenRequest with its key."""
+    return _delimited(tokenizer_hash_characters) + _delimited(KEY_CHARACTERS)
 
 
 def open_response_bytes() -> int:

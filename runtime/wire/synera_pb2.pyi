@@ -35,10 +35,12 @@ class ModelInfoResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokenizer_hash: _Optional[str] = ..., context_tokens: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., eos_ids: _Optional[_Iterable[int]] = ..., vocab: _Optional[int] = ..., engine: _Optional[str] = ..., paced: bool = ...) -> None: ...
 
 class OpenRequest(_message.Message):
-    __slots__ = ("tokenizer_hash",)
+    __slots__ = ("tokenizer_hash", "key")
     TOKENIZER_HASH_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     tokenizer_hash: str
-    def __init__(self, tokenizer_hash: _Optional[str] = ...) -> None: ...
+    key: str
+    def __init__(self, tokenizer_hash: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("session_id", "lease_seconds", "fingerprint")
@@ -109,10 +111,12 @@ class VerifyResponse(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., compute_share_ms: _Optional[float] = ..., processed_tokens: _Optional[int] = ..., load: _Optional[int] = ...) -> None: ...
 
 class CloseRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "key")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    key: str
+    def __init__(self, session_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
 
 class CloseResponse(_message.Message):
     __slots__ = ()

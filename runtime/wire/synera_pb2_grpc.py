@@ -72,7 +72,8 @@ class SyneraServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Open(self, request, context):
-        """Start a session. FAILED_PRECONDITION: another tokenizer. RESOURCE_EXHAUSTED: too many sessions.
+        """Start a session; idempotent by key, as long as the session lives. FAILED_PRECONDITION: another tokenizer.
+        RESOURCE_EXHAUSTED: too many sessions. INVALID_ARGUMENT: that is no key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +89,7 @@ class SyneraServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Close(self, request, context):
-        """Release a session; unknown sessions are released already. INVALID_ARGUMENT: that is no session_id.
+        """Release a session; unknown sessions are released already. INVALID_ARGUMENT: that is no session_id, or no key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

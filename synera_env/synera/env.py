@@ -63,11 +63,14 @@ class SyneraEnv(DecisionEnv, ABC):
     ## Network and cloud
 
     An episode plays on a link trace from some time on. At its start outages are drawn (`synera_env.radio.Outages`): gaps in
-    which nothing gets through, and blips that cost one check. A check that is sent in one keeps the device waiting 0.7 s,
-    its request is paid for, the draft stands, and the cloud is left alone for 0.5 s, then 1, 2, 4 and 8 s; meanwhile checks
-    are lost at once and free. The next one that is sent opens another session and sends everything again. Live they are
-    emulated with the link. How long a check waits at the cloud, and how many requests of others it meets there, is drawn
-    from the cloud profile in replay, and is what it is live.
+    which nothing gets through, and blips that cost a request its first copy. A check is given `check_deadline` times what it should
+    take at most, by the round trips, queue and compute times that the answer has measured (`runtime.deadline.Patience`; RFC 6298),
+    1 s at least, 2 s before anything is known. Half-way it is sent once more, whichever answer is there first counts, and both copies
+    are paid for. What has no answer by then is abandoned: the draft stands, and the cloud is left alone for 0.5 s, after further
+    losses in a row for 1, 2, 4 and 8 s; meanwhile checks are lost at once and free. Then it is tried in the background, by opening
+    another session, which no check waits for; once that is open checks are sent again, the first one with the whole history. Live
+    the outages are emulated with the link. How long a check waits at the cloud, and how many requests of others it meets there, is
+    drawn from the cloud profile in replay, and is what it is live.
 
     ## Reset options
 
@@ -76,9 +79,9 @@ class SyneraEnv(DecisionEnv, ABC):
 
     ## Arguments
 
-    Of `SyneraReplay-v0`: `graphs`, `links`, `device`, `cloud`, `preference`, `outages`, `render_mode`; all have bundled
-    defaults. Of `SyneraLive-v0`: `cloud` (`host:port`), `device`, `prompts`, `scorer`, `links`, `emulate_link`,
-    `preference`, `outages`, `render_mode`. What lies in a file may be given by its path, what has few fields as a mapping of
+    Of `SyneraReplay-v0`: `graphs`, `links`, `device`, `cloud`, `preference`, `outages`, `render_mode`, `check_deadline` (1..1000);
+    all have bundled defaults. Of `SyneraLive-v0`: `cloud` (`host:port`), `device`, `prompts`, `scorer`, `links`, `emulate_link`,
+    `preference`, `outages`, `render_mode`, `check_deadline`. What lies in a file may be given by its path, what has few fields as a mapping of
     them; both are checked at once. See the classes.
 
     ## Render modes
@@ -87,9 +90,10 @@ class SyneraEnv(DecisionEnv, ABC):
 
     ## Versions
 
-    v0: the only one so far, and not yet frozen. Since its first form: the knob `draft_ahead` and the feature `guess_hits`
-    came; outages, lost checks and the load of others are drawn (before, no replayed check was ever lost, and `load` was 0 or 1/8); the weights' features are bounded to a hundredth and a
-    hundred times the default; leaving the graph is charged for; each episode has its own generator. So rewards,
+    v0: the only one so far, and not yet frozen. Since its first form: the knob `draft_ahead` and the feature
+    `guess_hits` came; outages, lost checks and the load of others are drawn (before, no replayed check was ever lost, and `load` was 0 or 1/8); the weights' features are bounded to a hundredth and a
+    hundred times the default; leaving the graph is charged for; each episode has its own generator; a check has a
+    deadline and is repeated, and a lost cloud is tried in the background. So rewards,
     observations and the schema's hash differ from those of before, and what was trained then is refused.
     """
 

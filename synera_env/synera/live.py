@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.client import CloudClient
+from runtime.deadline import CHECK_DEADLINE, check_factor
 from runtime.device import Connection, Device, LiveSession
 from runtime.errors import SettingError
 from runtime.model.loading import fingerprint
@@ -165,6 +166,7 @@ class SyneraLiveEnv(SyneraEnv):
         outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
         sampling: Sampling | Mapping[str, float] | None = None,
+        check_deadline: float = CHECK_DEADLINE,
     ) -> None:
         """Connect. A preference, outages or sampling may be given as a mapping of their fields.
 
@@ -181,9 +183,11 @@ class SyneraLiveEnv(SyneraEnv):
             render_mode: None, `ansi` or `rgb_array`.
             sampling: how tokens are drawn; each answer has a seed of its own, made of this one's and a number that comes of the
                 seed of `reset`. None decodes greedily, as replays always do.
+            check_deadline: a check is abandoned, and its draft kept, after so many times what it should take at most,
+                1..1000; see :class:`runtime.deadline.Patience`.
 
         Raises:
-            SettingError: an argument is of a wrong type, or a field of it is unknown or wrong.
+            SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
             CheckpointError, TraceError: a file is missing or damaged.
             CloudUnavailableError: no verifier answers.
             TokenizerMismatchError: it reads other tokens than the device.
@@ -195,6 +199,7 @@ class SyneraLiveEnv(SyneraEnv):
             raise SettingError(f"emulate_link={shown(emulate_link)} must be True or False")
         if scorer is not None and not callable(scorer):
             raise SettingError(f"scorer={shown(scorer)} must be a function of prompt and answer")
+        check_factor(check_deadline)
         if prompts is None:
             from traces.tasks import scorers
 
@@ -214,7 +219,7 @@ class SyneraLiveEnv(SyneraEnv):
         if client is not cloud:
             self._at_close.callback(client.close)
         try:
-            self._connection = self._at_close.enter_context(Connection(self.device, client))
+            self._connection = self._at_close.enter_context(Connection(self.device, client, check_deadline=check_deadline))
             self._encoded = [self._connection.encode(p.text) for p in self._prompts]
         except BaseException:
             self._at_close.close()

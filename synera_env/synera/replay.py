@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import logger
 
 from runtime.clock import SimulatedClock
+from runtime.deadline import CHECK_DEADLINE, check_factor
 from runtime.model.exits import Segment
 from runtime.session import Cost, Limits
 from runtime.synera.lens import Lens
@@ -45,13 +46,14 @@ class ReplayEpisode:
         lens: Lens,
         rng: np.random.Generator,
         lost: frozenset[int] | None = None,
+        check_deadline: float = CHECK_DEADLINE,
     ) -> None:
         """Put the answer together; see the collaborators for the arguments."""
         meta, graph = graphs.meta, graphs[index]
         self._graphs, self._walk = graphs, Walk(graph)
         clock = SimulatedClock()
         drafter = ReplayDrafter(self._walk, meta.exit_layers, clock, device)
-        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost)
+        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
         self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
@@ -82,6 +84,7 @@ class SyneraReplayEnv(SyneraEnv):
         preference: Preference | Mapping[str, float] | None = None,
         outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
+        check_deadline: float = CHECK_DEADLINE,
     ) -> None:
         """Open the world. A profile, a preference or outages may be given as a mapping of their fields.
 
@@ -93,11 +96,15 @@ class SyneraReplayEnv(SyneraEnv):
             preference: fixed weights; None samples them for each episode.
             outages: how often the link is cut off; None takes the default, `Outages.never()` switches it off.
             render_mode: None, `ansi` or `rgb_array`.
+            check_deadline: a check is abandoned, and its draft kept, after so many times what it should take at most,
+                1..1000; see :class:`runtime.deadline.Patience`.
 
         Raises:
-            SettingError: an argument is of a wrong type, or a field of it is unknown or wrong.
+            SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
             TraceError: a file is missing or damaged, or no recorded prompt can be begun.
         """
+        check_factor(check_deadline)
+        self.check_deadline = check_deadline
         self.graphs = read("graphs", bundled.graphs("train") if graphs is None else graphs, GraphSet, GraphSet.load)
         self.lens = Lens.from_tensors(self.graphs.lens_tensors)
         phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
@@ -112,7 +119,7 @@ class SyneraReplayEnv(SyneraEnv):
         warn_without_energy(self.device.name, self.device, self._fixed_preference)
 
     def _begin(self, start: Start) -> Episode:
-        parts = (self.device, self.cloud, self.lens, start.rng, start.lost)
+        parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline)
         return ReplayEpisode(self.graphs, start.prompt, start.radio, *parts)
 
     def _undone(self, *, settled: bool) -> Cost:
@@ -144,6 +151,7 @@ class SyneraReplayEnv(SyneraEnv):
             "split": self.graphs.meta.split,
             "device_profile": self.device.name,
             "cloud_profile": self.cloud.name,
+            "check_deadline": self.check_deadline,
             "llm_fingerprint": self.graphs.meta.llm_fingerprint,
         }
 

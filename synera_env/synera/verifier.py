@@ -1,21 +1,23 @@
 """The replayed cloud: what the LLM says is read off a token graph, and how long it takes is told by a link and a profile.
 
-It follows the rules of the live verifier (runtime/synera/verifier.py): opening, loss, back-off, healing. What does not live
+It follows the rules of the live verifier (runtime/synera/verifier.py): waiting, opening, leaving alone, healing. What does not live
 here: the walk through the graph (walk.py) and what a verdict means for the answer (runtime/synera/session.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from runtime.breaker import Breaker
 from runtime.clock import SimulatedClock
+from runtime.deadline import CHECK_DEADLINE, Patience, repeat_at
 from runtime.errors import CloudUnavailableError
-from runtime.link import LOST_AFTER_SECONDS
 from runtime.rules import accept_greedy
 from runtime.sampling import SampledDraft
-from runtime.synera.backoff import Backoff
 from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.held import HeldHistory
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
@@ -24,8 +26,32 @@ from synera_env.synera.walk import Walk
 from traces.profile import CloudProfile
 from traces.synera.graph import GraphMeta
 
-_LOST = "the replayed link is down, so the cloud could not be reached"
+_LOST = "the replayed cloud gave no answer in time"
 _OPEN_UP, _OPEN_DOWN = on_the_link(open_request_bytes()), on_the_link(open_response_bytes())
+
+
+Work = Callable[[], tuple[float, int]]
+"""Does what a request asks for: the seconds that it takes, and the bytes of the answer."""
+
+
+class _Answer(NamedTuple):
+    """When an answer is there, in seconds of the clock."""
+
+    at: float
+    seconds: float
+    """From the sending of the copy that was answered."""
+    repeated: bool
+    """It was the second one."""
+
+
+class _Opening(NamedTuple):
+    """An Open under way."""
+
+    over: float
+    """When it is answered, or given up."""
+    answer: _Answer | None
+    probes: bool
+    """It is the breaker's probe."""
 
 
 class ReplayVerifier:
@@ -40,6 +66,7 @@ class ReplayVerifier:
         cloud: CloudProfile,
         rng: np.random.Generator,
         lost: frozenset[int] | None = None,
+        check_deadline: float = CHECK_DEADLINE,
     ) -> None:
         """Put the cloud together; an answer opens its session.
 
@@ -50,39 +77,45 @@ class ReplayVerifier:
             radio: times of the messages, and whether they get through.
             cloud: times of the cloud, and how busy others keep it.
             rng: draws how busy it is at each check.
-            lost: numbers of the checks that get lost, from 1, and no others; None loses those that meet an outage.
+            lost: numbers of the checks that get lost, from 1, and no others; None loses those that are not answered in time.
+            check_deadline: see :class:`runtime.deadline.Patience`.
         """
         self._walk, self._meta, self._clock, self._radio, self._cloud, self._rng = walk, meta, clock, radio, cloud, rng
-        self._lost, self._checks = lost, 0
-        self._backoff = Backoff()
+        self._lost, self._checks, self._check_deadline = lost, 0, check_deadline
+        self._breaker, self._patience = Breaker(), Patience(check_deadline)
         self._held: HeldHistory | None = None  # what the session in the cloud holds, while there is one
-        self._opened_at = self._known_at = 0.0
-        self._probe: float | None = None
+        self._opening: _Opening | None = None
+        self._known_at = 0.0
+        self._probe: tuple[float, float] | None = None  # when the round trip was known, and what it was
         self._pending: tuple[float, Verdict | Lost] | None = None
+        self._uplink_bytes = self._downlink_bytes = 0
 
     def open(self, prompt_tokens: int) -> None:
         """Start a session without waiting for it; the first check waits for its end."""
-        self._backoff, self._checks, self._held, self._pending = Backoff(), 0, None, None
-        now = self._clock.now()
-        if self._lost is not None or self._radio.reachable(now):
-            self._held, self._opened_at = HeldHistory(), self._opening(now)
-            self._probe = self._opened_at - now
-        else:
-            self._opened_at, self._probe = now + LOST_AFTER_SECONDS, None
-            self._backoff.failed(self._opened_at, _LOST)
+        self._breaker, self._patience = Breaker(), Patience(self._check_deadline)
+        self._checks, self._held, self._pending, self._probe = 0, None, None, None
+        self._open_ahead(self._clock.now(), probes=False)
+        if self._opening is not None and self._opening.answer is not None:
+            self._probe = self._opening.over, self._opening.answer.seconds
+        self._uplink_bytes = self._downlink_bytes = 0
 
     def probe_seconds(self) -> float | None:
         """Round trip of `open`, once its answer is there; None for good when it was lost."""
-        return self._probe if self._clock.now() >= self._opened_at else None
+        known = self._probe is not None and self._clock.now() >= self._probe[0]
+        return self._probe[1] if self._probe is not None and known else None
 
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """Work out the verdict, or that there will be none, and when that is known."""
         self._checks += 1
-        sent = max(self._clock.now(), self._opened_at)
-        if refusal := self._backoff.refusal(sent):
-            self._pending = sent, Lost(CloudUnavailableError(refusal))
+        now = self._clock.now()
+        self._settle_opening(now)
+        claimed = self._breaker.refusal(now) is not None and self._breaker.claim(now)
+        if refusal := self._breaker.refusal(now):
+            self._pending = now, Lost(CloudUnavailableError(refusal))
+            if claimed:
+                self._open_ahead(now, probes=True)
         else:
-            self._pending = self._check(sent, history, draft)
+            self._pending = self._check(now, history, draft)
 
     def ready(self) -> bool:
         """Whether the verdict has arrived by now, or the certainty that none will."""
@@ -104,55 +137,154 @@ class ReplayVerifier:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _opening(self, at: float) -> float:
-        """When an Open that is sent `at` is answered."""
-        reached = at + self._radio.uplink_seconds(at, _OPEN_UP)
-        return reached + self._radio.downlink_seconds(reached, _OPEN_DOWN)
+    # ------------------------------------------------------------ Open
 
-    def _check(self, sent: float, history: Sequence[int], draft: Sequence[int]) -> tuple[float, Verdict | Lost]:
-        """When a check that is sent is over, and how; after a loss another session is opened first."""
-        at, uplink_bytes, downlink_bytes = sent, 0, 0
+    def _open_ahead(self, at: float, *, probes: bool) -> None:
+        """Open a session before a check needs it."""
+        self._held = None
+        deadline = at + self._patience.open_seconds()
+        answer = self._open_trip(at, deadline)
+        self._opening = _Opening(deadline if answer is None else answer.at, answer, probes)
+
+    def _settle_opening(self, now: float) -> None:
+        """Take note of an Open that is over by then."""
+        if self._opening is None or now < self._opening.over:
+            return
+        over, answer, probes = self._opening
+        self._opening = None
+        if answer is None:
+            self._open_was_late(over)
+            return
+        self._held = HeldHistory()
+        self._patience.opened(answer.seconds)
+        if probes:
+            self._breaker.answered()
+
+    def _open_trip(self, at: float, deadline: float) -> _Answer | None:
+        answer = self._exchange(at, deadline if self._lost is None else math.inf, _OPEN_UP, lambda: (0.0, _OPEN_DOWN))
+        if answer is not None:
+            self._downlink_bytes += _OPEN_DOWN
+        return answer
+
+    def _open_was_late(self, known: float) -> None:
+        self._patience.open_was_late()
+        if self._lost is None:
+            self._breaker.failed(known, _LOST)
+
+    # ------------------------------------------------------------ Verify
+
+    def _check(self, submitted: float, history: Sequence[int], draft: Sequence[int]) -> tuple[float, Verdict | Lost]:
+        """When a check that is submitted is over, and how."""
+        began = max(submitted, self._opening.over if self._opening is not None else 0.0)
+        self._settle_opening(began)
+        if refusal := self._breaker.refusal(began):
+            return began, Lost(CloudUnavailableError(refusal))
+        deadline = submitted + self._patience.check_seconds(len(history) + len(draft))
+        at = began
         if self._held is None:
-            uplink_bytes += _OPEN_UP
-            if not self._gets_through(at):
-                return self._gone(at, uplink_bytes, downlink_bytes)
-            at, self._held = self._opening(at), HeldHistory()
-            downlink_bytes += _OPEN_DOWN
-        check = self._held.request(history, draft)
-        uplink_bytes += check.link_bytes
-        if not self._gets_through(at):
-            return self._gone(at, uplink_bytes, downlink_bytes)
+            opened = self._open_trip(at, deadline)
+            if opened is None:
+                known = max(began, deadline)
+                self._open_was_late(known)
+                return known, Lost(CloudUnavailableError(_LOST), *self._take_bytes())
+            at, self._held = opened.at, HeldHistory()
+            self._patience.opened(opened.seconds)
+        return self._verify(began, at, deadline, self._held, history, draft)
+
+    def _verify(
+        self, began: float, at: float, deadline: float, held: HeldHistory, history: Sequence[int], draft: Sequence[int]
+    ) -> tuple[float, Verdict | Lost]:
+        """The check itself, sent `at`, in a session that is open; a check that began then."""
+        check = held.request(history, draft)
         accepted, next_token = accept_greedy(draft, self._choices(len(history), draft))
-        busy = float(self._rng.random())  # who waits long meets many: one draw for both
-        load = 1 + self._cloud.background_load(busy)
-        queue, compute = self._cloud.queue_seconds(busy), self._cloud.forward_seconds(check.cloud_tokens)
-        response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, load))
-        answered = at + self._radio.uplink_seconds(at, check.link_bytes) + queue + compute
-        arrives = answered + self._radio.downlink_seconds(answered, response)
-        self._held.settled(history, draft, accepted, next_token)
-        self._backoff.succeeded()
-        return arrives, Verdict(
+        compute, queue, load, response = self._cloud.forward_seconds(check.cloud_tokens), 0.0, 0, 0
+
+        def work() -> tuple[float, int]:
+            nonlocal queue, load, response
+            busy = float(self._rng.random())  # who waits long meets many: one draw for both
+            load, queue = 1 + self._cloud.background_load(busy), self._cloud.queue_seconds(busy)
+            response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, load))
+            return queue + compute, response
+
+        lost = self._lost is not None and self._checks in self._lost
+        until = deadline if self._lost is None or lost else math.inf
+        answer = self._exchange(at, until, check.link_bytes, work, lost=lost)
+        if answer is None:
+            return self._check_was_late(max(at, deadline))
+        worked = queue + compute
+        held.settled(history, draft, accepted, next_token)
+        self._breaker.succeeded()
+        network = None if answer.repeated else max(0.0, answer.seconds - worked)
+        self._patience.checked(network, queue, compute, check.cloud_tokens)
+        uplink_bytes, downlink_bytes = self._take_bytes()
+        return answer.at, Verdict(
             accepted=accepted,
             next_token=next_token,
             queue_seconds=queue,
             compute_seconds=compute,
             cloud_seconds=compute,
-            network_seconds=arrives - sent - queue - compute,
+            network_seconds=max(0.0, answer.at - began - worked),
             cloud_tokens=check.cloud_tokens,
             uplink_bytes=uplink_bytes,
             downlink_bytes=downlink_bytes + response,
             load=float(load),
         )
 
-    def _gets_through(self, at: float) -> bool:
-        return self._radio.reachable(at) if self._lost is None else self._checks not in self._lost
-
-    def _gone(self, at: float, uplink_bytes: int, downlink_bytes: int) -> tuple[float, Lost]:
-        """A message that is sent `at` is lost: the session is given up, and the cloud left alone for a while."""
-        known, self._held = at + LOST_AFTER_SECONDS, None
+    def _check_was_late(self, known: float) -> tuple[float, Lost]:
+        """A check is given up, its session with it."""
+        self._patience.check_was_late()
+        self._held = None
         if self._lost is None:
-            self._backoff.failed(known, _LOST)
-        return known, Lost(CloudUnavailableError(_LOST), uplink_bytes, downlink_bytes)
+            self._breaker.failed(known, _LOST)
+        return known, Lost(CloudUnavailableError(_LOST), *self._take_bytes())
+
+    # ------------------------------------------------------------ messages
+
+    def _exchange(self, at: float, deadline: float, size: int, work: Work, *, lost: bool = False) -> _Answer | None:
+        """A request that is sent `at`, and repeated half-way to the deadline; None where no answer is there by then.
+
+        Args:
+            at: when.
+            deadline: no copy is sent, nor an answer waited for, any longer.
+            size: bytes of each copy.
+            work: what the cloud does for it, whichever copy comes first; asked once, and only if one comes.
+            lost: no copy gets through, whatever the radio says.
+        """
+        if at >= deadline:
+            return None
+        first = self._reaches(at, deadline, size, lost)
+        seconds, answer_size = work() if first < math.inf else (0.0, 0)
+        there = self._answer(first, first + seconds, answer_size)
+        again = repeat_at(at, deadline)
+        if there <= again:
+            return _Answer(there, there - at, repeated=False)
+        second = self._reaches(again, deadline, size, lost)
+        if first == math.inf and second < math.inf:
+            seconds, answer_size = work()
+        done = min(first, second) + seconds
+        there, there_again = (self._answer(each, done, answer_size) for each in (first, second))
+        if min(there, there_again) > deadline:
+            return None
+        repeated = there_again < there
+        return _Answer(there_again, there_again - again, True) if repeated else _Answer(there, there - at, False)
+
+    def _reaches(self, at: float, deadline: float, size: int, lost: bool) -> float:
+        """When a copy that is sent `at` is there; infinity for never, or too late to be answered."""
+        self._uplink_bytes += size
+        if lost or (self._lost is None and not self._radio.reachable(at)):
+            return math.inf
+        there = at + self._radio.uplink_seconds(at, size)
+        return there if there < deadline else math.inf
+
+    def _answer(self, reached: float, done: float, size: int) -> float:
+        """When the answer to a copy is here."""
+        leaves = max(reached, done)
+        return leaves + self._radio.downlink_seconds(leaves, size) if leaves < math.inf else math.inf
+
+    def _take_bytes(self) -> tuple[int, int]:
+        taken = self._uplink_bytes, self._downlink_bytes
+        self._uplink_bytes = self._downlink_bytes = 0
+        return taken
 
     def _choices(self, history_tokens: int, draft: Sequence[int]) -> Iterator[int]:
         """What the LLM would say after the history and each beginning of the draft; read no further than asked."""

@@ -22,6 +22,9 @@ from runtime.errors import (
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
+    GivenUpError,
+    LateError,
+    LimitsChangedError,
     LinkDownError,
     ModelChangedError,
     SyneraError,
@@ -38,7 +41,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def open(self, tokenizer_hash: str) -> str:
+    async def open(self, tokenizer_hash: str, key: str) -> str:
         raise self._error
 
     async def verify(self, request: object) -> object:
@@ -84,7 +87,9 @@ def test_every_error_arrives_as_itself_with_its_message(kind: type[Exception], n
 
 def test_every_cloud_error_but_the_devices_own_has_a_status() -> None:
     named = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, CloudError)}
-    assert named - set(STATUS) == {BadAnswerError, LinkDownError, ModelChangedError}
+    assert named - set(STATUS) == {
+        *(BadAnswerError, GivenUpError, LateError, LimitsChangedError, LinkDownError, ModelChangedError)
+    }
     assert len(set(STATUS.values())) == len(STATUS)
 
 

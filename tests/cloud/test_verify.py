@@ -223,7 +223,7 @@ def test_a_bug_is_logged_also_when_nobody_stayed_to_see_it(caplog: pytest.LogCap
 
     run(body)
     [record] = caplog.records
-    assert record.getMessage() == "check failed"
+    assert record.getMessage() == "unwatched work failed"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
 
@@ -387,5 +387,102 @@ def test_a_check_of_a_session_that_is_closed_meanwhile_is_lost() -> None:
         await v.close(session_id)
         with pytest.raises(SessionLostError):
             await task
+
+    run(body)
+
+
+# ---------------------------------------------------------------- keys
+
+KEY, OTHER_KEY = "0" * 31 + "1", "0" * 31 + "2"
+
+
+def test_a_repeated_open_gets_the_same_session_as_long_as_it_lives() -> None:
+    async def body(v: Verification, world: World) -> None:
+        first = await v.open("hash", KEY)
+        assert await v.open("hash", KEY) == first
+        assert await v.open("hash", OTHER_KEY) not in (first, await v.open("hash"))
+        assert len(world.table) == 3
+        await v.close(first)
+        again = await v.open("hash", KEY)
+        assert again != first
+        world.seconds += LEASE / 2
+        assert await v.open("hash", KEY) == again  # which renews the lease
+        world.seconds += LEASE / 2
+        assert await v.open("hash", KEY) == again
+        world.seconds += LEASE
+        assert await v.open("hash", KEY) not in (first, again)
+        assert len(v._keyed) == len(world.table) == 1  # nothing is kept of those that ended
+
+    run(body)
+
+
+def test_repeats_that_come_while_it_opens_get_the_same_session_and_may_go_away() -> None:
+    async def body(v: Verification, world: World) -> None:
+        plain, opening, allowed = world.engine.open, asyncio.Event(), asyncio.Event()
+
+        async def slow(session_id: str) -> None:
+            opening.set()
+            await allowed.wait()
+            await plain(session_id)
+
+        world.engine.open = slow  # type: ignore[method-assign]
+        tasks = [asyncio.create_task(v.open("hash", KEY)) for _ in range(3)]
+        await opening.wait()
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        allowed.set()
+        assert await tasks[1] == await tasks[2] == world.opened[0]
+        assert (len(world.opened), world.closed, len(world.table)) == (1, [], 1)
+
+    run(body)
+
+
+def test_an_open_whose_caller_never_got_the_id_is_released_by_its_key() -> None:
+    async def body(v: Verification, world: World) -> None:
+        await v.open("hash", KEY)
+        await v.close("", OTHER_KEY)
+        assert world.closed == []
+        await v.close("", KEY)
+        await v.close("", KEY)
+        assert (world.closed, len(world.table), v._keyed) == (world.opened, 0, {})
+
+    run(body)
+
+
+def test_a_key_keeps_nothing_of_an_open_that_failed() -> None:
+    async def body(v: Verification, world: World) -> None:
+        opened = [await v.open("hash") for _ in range(4)]
+        for _ in range(2):
+            with pytest.raises(CloudBusyError):
+                await v.open("hash", KEY)
+        await v.close("", KEY)
+        await v.close(opened[0])
+        await v.open("hash", KEY)  # a place is free: it is not told what it was told before
+        await v.close(world.opened[-1])
+        await world.engine.stop()
+        with pytest.raises(CloudUnavailableError):
+            await v.open("hash", KEY)
+        assert v._keyed == {}
+
+    run(body)
+
+
+@pytest.mark.parametrize("key", ["0" * 31, "0" * 33, "0" * 100_000, "A" * 32, "\n" * 32])
+def test_what_is_no_key_is_refused(key: str) -> None:
+    async def body(v: Verification, world: World) -> None:
+        for asked in (v.open("hash", key), v.close("", key)):
+            with pytest.raises(CloudRejectedError, match="is not 32 lower-case hex characters") as caught:
+                await asked
+            assert len(str(caught.value)) < 200
+        assert len(world.table) == 0
+
+    run(body)
+
+
+def test_another_tokenizer_under_the_same_key_is_refused() -> None:
+    async def body(v: Verification, world: World) -> None:
+        await v.open("hash", KEY)
+        with pytest.raises(TokenizerMismatchError):
+            await v.open("other", KEY)
 
     run(body)

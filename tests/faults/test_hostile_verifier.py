@@ -185,7 +185,7 @@ def test_no_wrong_answer_costs_the_answer(name: str, device: Device, alone: tupl
 
 @pytest.mark.parametrize("name", ["open: another model", "reopened: another model"])
 def test_sessions_of_another_model_are_released(name: str, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.synera.backoff.FIRST_SECONDS", 8.0)  # longer than the answer, however slow the machine
+    monkeypatch.setattr("runtime.breaker.FIRST_SECONDS", 8.0)  # longer than the answer, however slow the machine
     with hostile(info_of(device), KINDS[name].answers) as server, met(device, server.target) as connection:
         finish(connection.open())
     opened = [place for place, (method, _) in enumerate(server.asked, 1) if method == "Open"]
@@ -194,13 +194,13 @@ def test_sessions_of_another_model_are_released(name: str, device: Device, monke
 
 
 def test_the_cloud_is_believed_again_when_it_tells_the_truth(device: Device) -> None:
-    """A model that is changed back, after the back-off has passed."""
+    """A model that is changed back, after the pause has passed."""
     with hostile(info_of(device), {"Open": but(fingerprint="0")}) as server, met(device, server.target) as connection:
         with connection.open() as session:
             finish(session)
         assert all(record.error for record in session.records)
         del server.answers["Open"]
-        connection._backoff.succeeded()  # time has passed
+        connection._state.breaker.succeeded()  # time has passed
         with connection.open() as session:
             finish(session)
         assert not any(record.error for record in session.records)

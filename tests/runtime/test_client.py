@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from runtime.client import CloudClient, Deadlines
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, PlaintextRefusedError, SettingError
+from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, LateError, PlaintextRefusedError, SettingError
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.sizes import (
     verify_request_bytes,
@@ -84,7 +84,7 @@ class Refused(grpc.RpcError):
     ("code", "calls", "kind"),
     [
         (grpc.StatusCode.UNAVAILABLE, 4, CloudUnavailableError),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, 1, CloudUnavailableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 1, LateError),
         (grpc.StatusCode.CANCELLED, 1, CloudUnavailableError),
         (grpc.StatusCode.UNIMPLEMENTED, 1, CloudRejectedError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, CloudRejectedError),

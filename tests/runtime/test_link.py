@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import pytest
-
-from runtime.errors import CloudUnavailableError
-from runtime.link import LOST_AFTER_SECONDS, LinkEmulator
+from runtime.link import LinkEmulator
 
 
 class Rising:
@@ -19,21 +16,14 @@ class Rising:
         return at_seconds + size_bytes / 2
 
 
-def test_messages_sleep_what_the_link_says_at_that_time() -> None:
+def test_messages_take_what_the_link_says_at_that_time_and_in_an_outage_for_ever() -> None:
     time = [100.0]
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        time[0] += seconds
-
-    link = LinkEmulator(Rising(), now=lambda: time[0], sleep=sleep)
-    link.uplink(3)
-    link.downlink(1)
-    assert slept == [3.0, 3.5]
+    link = LinkEmulator(Rising(), now=lambda: time[0])
+    assert link.uplink(3) == 3.0
+    time[0] = 103.0
+    assert link.downlink(1) == 3.5
     time[0] = 104.5
-    with pytest.raises(CloudUnavailableError, match="link is down"):
-        link.uplink(1)
-    assert slept[2:] == [LOST_AFTER_SECONDS]
-    link.uplink(1)
-    assert slept[3] == pytest.approx(4.5 + LOST_AFTER_SECONDS + 1)
+    assert link.uplink(1) is None
+    assert link.downlink(1) == 5.0  # what the cloud says is not held up
+    time[0] = 105.0
+    assert link.uplink(1) == 6.0

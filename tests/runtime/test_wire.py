@@ -20,6 +20,7 @@ from runtime.wire.generate import PROTO, ROOT, generate
 from runtime.wire.sampled import proposals_message, read_sampled, read_sampling, sampling_message
 from runtime.wire.sizes import (
     GREEDY_HEADER_BYTES,
+    KEY_CHARACTERS,
     SESSION_ID_CHARACTERS,
     TOKENIZER_HASH_CHARACTERS,
     longest_request_bytes,
@@ -155,8 +156,9 @@ def test_response_sizes_are_protobufs_own_whatever_the_durations(
 
 
 def test_open_sizes_are_protobufs_own() -> None:
-    assert open_request_bytes() == pb.OpenRequest(tokenizer_hash="0" * TOKENIZER_HASH_CHARACTERS).ByteSize()
-    assert open_request_bytes(64) == pb.OpenRequest(tokenizer_hash="0" * 64).ByteSize()
+    key = "0" * KEY_CHARACTERS
+    assert open_request_bytes() == pb.OpenRequest(tokenizer_hash="0" * TOKENIZER_HASH_CHARACTERS, key=key).ByteSize()
+    assert open_request_bytes(64) == pb.OpenRequest(tokenizer_hash="0" * 64, key=key).ByteSize()
     assert (
         open_response_bytes()
         == pb.OpenResponse(session_id=SESSION, fingerprint="0123456789abcdef", lease_seconds=0.0).ByteSize()

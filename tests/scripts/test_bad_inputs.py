@@ -291,8 +291,6 @@ OTHERS = [
         for name in ("margin=", "margin=2", "nope=1")
     ],
     Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "without the tables"),
-    Case("deploy", ("--cloud", NOBODY), "synera serve"),
-    Case("deploy", ("--cloud", NOBODY, "--log", "{f}/new"), "synera serve"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}"), "holds files"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}/run-twice"), "holds a live run"),
     Case("deploy", ("--cloud", NOBODY, "--log-prompts"), "--log FOLDER"),

@@ -11,10 +11,13 @@ import pytest
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient, Deadlines
+from runtime.clock import RealClock
+from runtime.courier import Inbox
 from runtime.errors import CloudBusyError, CloudError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.chunk import Lost, Verdict
-from runtime.synera.verifier import CloudVerifier, Terms
+from runtime.synera.remote import Terms
+from runtime.synera.verifier import CloudVerifier
 from tests.support.engine import VOCAB, FakeForward, fake_engine
 
 PROMPT = (1, 2, 3)
@@ -53,8 +56,25 @@ class ManualClock:
     def now(self) -> float:
         return self.seconds
 
+    def wait(self, inbox: Inbox, seconds: float, calls: int) -> object:
+        """Let time pass only while no call is under way: calls take none."""
+        if calls:
+            return inbox.get(timeout=30)
+        self.seconds += seconds
+        return None
+
     def charge(self, seconds: float, since: float) -> None:
         raise AssertionError("a verifier charges nothing")
+
+
+class SkippingClock(RealClock):
+    """Real time, of which a test may skip some."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.skipped
 
 
 class World:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from runtime.client import CloudClient
-from runtime.errors import CloudBusyError, CloudRejectedError, CloudUnavailableError, ModelChangedError
-from runtime.link import LOST_AFTER_SECONDS, LinkEmulator
-from runtime.synera.backoff import Backoff
-from runtime.synera.chunk import Verdict
+from runtime.courier import Inbox
+from runtime.errors import (
+    CloudRejectedError,
+    CloudUnavailableError,
+    LateError,
+    LinkDownError,
+    ModelChangedError,
+)
+from runtime.link import LinkEmulator
+from runtime.synera import remote
+from runtime.synera.caution import CloudState
+from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire.sizes import (
     GRPC_OVERHEAD_BYTES,
@@ -21,6 +31,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
+from scripts.benchmarks._cut import Cable, cable
 from tests.support.engine import VOCAB, continuation
 from tests.support.verifying import NOBODY, PROMPT, ManualClock, World, lost, try_all, verdict_of
 
@@ -28,6 +39,11 @@ from tests.support.verifying import NOBODY, PROMPT, ManualClock, World, lost, tr
 def check(verifier: CloudVerifier) -> Verdict:
     verifier.submit(PROMPT, [])
     return verdict_of(verifier)
+
+
+def verifier_of(world: World, clock: ManualClock, **more: Any) -> CloudVerifier:
+    """One whose time passes by the clock alone."""
+    return CloudVerifier(world.client, world.terms, clock=clock, wait=clock.wait, **more)
 
 
 def wait_for(verifier: CloudVerifier) -> None:
@@ -65,29 +81,28 @@ def test_the_device_may_go_elsewhere(world: World) -> None:
 
 
 class RecordingLink:
-    """An emulator that only takes notes, and lets the clock pass."""
+    """An emulator that takes notes; a round trip takes 0.4 s."""
 
-    def __init__(self, clock: ManualClock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.sent: list[tuple[str, int]] = []
 
-    def uplink(self, size_bytes: int) -> None:
+    def uplink(self, size_bytes: int) -> float:
         self.sent.append(("up", size_bytes - GRPC_OVERHEAD_BYTES))
-        self._clock.seconds += 0.25
+        return 0.15
 
-    def downlink(self, size_bytes: int) -> None:
+    def downlink(self, size_bytes: int) -> float:
         self.sent.append(("down", size_bytes - GRPC_OVERHEAD_BYTES))
-        self._clock.seconds += 0.5
+        return 0.25
 
 
 def test_every_message_goes_over_the_link_and_into_the_network_time(world: World) -> None:
-    link = RecordingLink(world.clock)
-    with CloudVerifier(world.client, world.terms, emulator=link, clock=world.clock) as verifier:  # type: ignore[arg-type]
+    link, clock = RecordingLink(), world.clock
+    with verifier_of(world, clock, emulator=link) as verifier:
         verifier.open(3)
         verifier.submit(PROMPT, [])
         verdict = verdict_of(verifier)
-        assert verifier.probe_seconds() == 0.75
-    assert verdict.network_seconds == pytest.approx(0.75 - verdict.queue_seconds - verdict.compute_seconds)
+        assert verifier.probe_seconds() == pytest.approx(0.4)
+    assert verdict.network_seconds == pytest.approx(0.4 - verdict.queue_seconds - verdict.compute_seconds)
     assert link.sent == [
         ("up", open_request_bytes()),
         ("down", open_response_bytes()),
@@ -135,8 +150,10 @@ def test_a_cloud_of_another_model_is_lost_and_its_session_released(world: World)
         verifier.submit(PROMPT, [])
         assert "next try in 0.5 s" in str(lost(verifier).error)
         clock.seconds += 0.5
-        verifier.submit(PROMPT, [])
-        assert isinstance(lost(verifier).error, ModelChangedError)
+        assert "it is being tried again" in str(lost_of(verifier).error)
+        wait_for(verifier)
+        assert "next try in 1.0 s" in str(lost_of(verifier).error)  # and found to be the same
+    assert not list(try_all(world))
 
 
 def test_a_rejected_check_leaves_the_next_one_a_clean_session(world: World) -> None:
@@ -160,26 +177,65 @@ def test_a_full_cloud_is_busy_and_a_new_answer_releases_the_old_session(world: W
             verifiers[2].open(3)
             verifiers[2].submit(PROMPT, [])
             refused = lost(verifiers[2]).error
-            assert isinstance(refused, CloudBusyError)
             assert "all 2 sessions are in use" in str(refused)
+            assert "next try in" in str(refused)  # it is full for the next check, too
         verifiers[0].close()
         wait_for(verifiers[0])
+        verifiers[2]._state.breaker.succeeded()  # time has passed
         assert answer(verifiers[2]) == continuation(PROMPT, 1)[0]
     finally:
         for each in verifiers:
             each.__exit__(None, None, None)
 
 
-def test_a_dead_cloud_is_left_alone_ever_longer(absent: str) -> None:
+def test_a_full_cloud_is_asked_ever_less_often(world: World) -> None:
+    """It was asked at every chunk: 21 Opens for one answer."""
+    held = [world.client.open(world.tokenizer_hash).session_id for _ in range(2)]
+    clock, opens = ManualClock(), Counting(world.client, "Open")
+    with CloudVerifier(opens, world.terms, clock=clock, wait=clock.wait) as verifier:  # type: ignore[arg-type]
+        verifier.open(3)
+        for _ in range(40):
+            verifier.submit(PROMPT, [])
+            refused = lost(verifier).error
+            assert "all 2 sessions are in use" in str(refused)
+            wait_for(verifier)
+            clock.seconds += 0.15
+        assert opens.count == 4  # at 0, 0.5, 1.5 and 3.5 of 6 s
+        world.client.close_session(held[0])
+        clock.seconds += 8.0
+        verifier.submit(PROMPT, [])
+        assert "it is being tried again" in str(lost(verifier).error)
+        wait_for(verifier)
+        assert check(verifier).next_token == continuation(PROMPT, 1)[0]
+        assert opens.count == 5
+
+
+class Counting:
+    """A client that counts what it is asked of one method."""
+
+    def __init__(self, client: CloudClient, method: str) -> None:
+        self._client, self._method, self.count = client, method, 0
+
+    def ask(self, method: str, *arguments: Any, **named: Any) -> Any:
+        self.count += method == self._method
+        return self._client.ask(method, *arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def test_a_dead_cloud_is_left_alone_ever_longer_and_tried_in_the_background(absent: str) -> None:
     clock = ManualClock()
-    with CloudClient(absent) as client, CloudVerifier(client, NOBODY, clock=clock) as verifier:
+    with CloudClient(absent) as client, CloudVerifier(client, NOBODY, clock=clock, wait=clock.wait) as verifier:
         verifier.open(3)  # does not raise, does not wait
         waits = []
-        for _ in range(6):
+        for tries in range(6):
             verifier.submit(PROMPT, [])
             gone = lost(verifier)
             assert isinstance(gone.error, CloudUnavailableError)
             assert "no verifier answers" in str(gone.error)
+            assert ("it is being tried again" in str(gone.error)) == (tries > 0)
+            wait_for(verifier)
             assert verifier.probe_seconds() is None
             verifier.submit(PROMPT, [])
             refused = lost(verifier)
@@ -216,21 +272,28 @@ def test_who_has_retired_released_its_session_and_takes_no_more_work(world: Worl
     assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("verifier")]
 
 
-def test_a_cloud_that_is_left_alone_is_not_even_asked_to_release(world: World) -> None:
-    clock, backoff = ManualClock(), Backoff()
-    with CloudVerifier(world.client, world.terms, clock=clock, backoff=backoff) as verifier:
+def test_a_cloud_that_is_left_alone_is_asked_to_release_once_it_answers_again(world: World) -> None:
+    clock, state = ManualClock(), CloudState()
+    with verifier_of(world, clock, state=state) as verifier:
         check(verifier)
-        backoff.failed(clock.now(), "another session found it dead")
+        state.breaker.failed(clock.now(), "another session found it dead")
         verifier.close()
         wait_for(verifier)
-        assert list(try_all(world))  # its lease will release it
-        clock.seconds += 1
+        assert len(state.leftovers) == 1
+        assert list(try_all(world))
+        clock.seconds += 0.5
+        verifier.submit(PROMPT, [])
+        lost(verifier)
+        wait_for(verifier)
+        state.leftovers.settle(30)
+        assert len(state.leftovers) == 0
+    assert not list(try_all(world))
 
 
 def test_an_open_is_not_even_tried_while_the_cloud_is_left_alone(world: World) -> None:
-    clock, backoff = ManualClock(), Backoff()
-    backoff.failed(clock.now(), "dead")
-    with CloudVerifier(world.client, world.terms, clock=clock, backoff=backoff) as verifier:
+    clock, state = ManualClock(), CloudState()
+    state.breaker.failed(clock.now(), "dead")
+    with verifier_of(world, clock, state=state) as verifier:
         verifier.open(3)
         verifier.submit(PROMPT, [])
         assert str(lost(verifier).error) == "dead (next try in 0.5 s)"
@@ -238,8 +301,57 @@ def test_an_open_is_not_even_tried_while_the_cloud_is_left_alone(world: World) -
         assert verifier.probe_seconds() is None
         assert not list(try_all(world))
         clock.seconds += 0.5
-        assert check(verifier).next_token == continuation(PROMPT, 1)[0]  # opens within the check
+        verifier.submit(PROMPT, [])
+        assert str(lost(verifier).error) == "dead (it is being tried again)"
+        wait_for(verifier)
+        found = check(verifier)
+        assert found.next_token == continuation(PROMPT, 1)[0]
+        opened, asked = open_request_bytes(), verify_request_bytes(0, PROMPT, [], 1)
+        assert found.uplink_bytes == opened + asked + 2 * GRPC_OVERHEAD_BYTES  # what found it counts into the first check
         assert verifier.probe_seconds() is None
+
+
+def test_one_session_at_a_time_finds_out_whether_the_cloud_is_back(world: World) -> None:
+    clock, state = ManualClock(), CloudState()
+    opens = Counting(world.client, "Open")
+    verifiers = [CloudVerifier(opens, world.terms, clock=clock, wait=clock.wait, state=state) for _ in range(2)]  # type: ignore[arg-type]
+    world.clock, held = clock, threading.Event()
+    with verifiers[0], verifiers[1]:
+        state.breaker.failed(clock.now(), "dead")
+        clock.seconds += 0.5
+        verifiers[0]._worker.submit(held.wait, 30)  # its probe takes long
+        for verifier in verifiers * 3:
+            verifier.submit(PROMPT, [])
+            assert str(lost(verifier).error) == "dead (it is being tried again)"
+        wait_for(verifiers[1])
+        assert opens.count == 0
+        held.set()
+        wait_for(verifiers[0])
+        assert opens.count == 1
+        for verifier in verifiers:
+            assert check(verifier).next_token == continuation(PROMPT, 1)[0]
+
+
+def test_a_probe_whose_session_ends_may_be_made_by_another(world: World) -> None:
+    clock, state, held = ManualClock(), CloudState(), threading.Event()
+    with verifier_of(world, clock, state=state) as other:
+        with verifier_of(world, clock, state=state) as verifier:
+            state.breaker.failed(clock.now(), "dead")
+            clock.seconds += 0.5
+            verifier._worker.submit(held.wait, 30)
+            verifier.submit(PROMPT, [])
+            lost(verifier)
+            verifier.retire()
+            held.set()
+        assert str(lost_of(other).error) == "dead (it is being tried again)"
+        wait_for(other)
+        assert check(other).next_token == continuation(PROMPT, 1)[0]
+    assert not list(try_all(world))
+
+
+def lost_of(verifier: CloudVerifier) -> Lost:
+    verifier.submit(PROMPT, [])
+    return lost(verifier)
 
 
 class Outage:
@@ -260,69 +372,87 @@ class Outage:
         return 0.0
 
 
-def test_an_outage_of_the_emulated_link_is_a_dead_cloud(world: World) -> None:
+def test_an_outage_of_the_emulated_link_is_a_silent_cloud(world: World) -> None:
     """The rules that the replay mirrors, figure by figure."""
     clock, link = ManualClock(), Outage()
-
-    def sleep(seconds: float) -> None:
-        clock.seconds += seconds
-
-    emulator = LinkEmulator(link, now=clock.now, sleep=sleep)
-    with CloudVerifier(world.client, world.terms, emulator=emulator, clock=clock) as verifier:
+    with verifier_of(world, clock, emulator=LinkEmulator(link, now=clock.now)) as verifier:
         verifier.open(3)
         wait_for(verifier)
-        assert (verifier.probe_seconds(), clock.now()) == (None, LOST_AFTER_SECONDS)
+        assert (verifier.probe_seconds(), clock.now()) == (None, 1.0)  # sent at 0 and 0.5, given up at 1
         verifier.submit(PROMPT, [1])
         refused = lost(verifier)
-        assert "link is down" in str(refused.error)
+        assert "the emulated link carried no answer in time" in str(refused.error)
         assert "next try in 0.5 s" in str(refused.error)
-        assert (refused.uplink_bytes, refused.downlink_bytes, clock.now()) == (0, 0, LOST_AFTER_SECONDS)
+        assert (refused.uplink_bytes, refused.downlink_bytes, clock.now()) == (0, 0, 1.0)
 
         clock.seconds += 0.5
         link.messages = 1  # the open gets through, the check does not
+        assert "being tried again" in str(lost_of(verifier).error)
+        wait_for(verifier)
         verifier.submit(PROMPT, [1])
         gone = lost(verifier)
-        assert isinstance(gone.error, CloudUnavailableError)
+        assert isinstance(gone.error, LinkDownError)
         opened, asked = open_request_bytes(), verify_request_bytes(0, PROMPT, [1], 1)
-        assert gone.uplink_bytes == opened + asked + 2 * GRPC_OVERHEAD_BYTES
+        assert gone.uplink_bytes == opened + 2 * asked + 3 * GRPC_OVERHEAD_BYTES
         assert gone.downlink_bytes == open_response_bytes() + GRPC_OVERHEAD_BYTES
-        assert clock.now() == pytest.approx(0.5 + 2 * LOST_AFTER_SECONDS)
-        verifier.submit(PROMPT, [1])
-        assert "next try in 1.0 s" in str(lost(verifier).error)  # the second failure in a row
+        assert clock.now() == pytest.approx(1.5 + 2 * (0.0 + 0.5))  # no time on the link, 0.5 s for a cloud that is not known
+        assert "next try in 1.0 s" in str(lost_of(verifier).error)  # the second failure in a row
 
         clock.seconds += 1.0
         link.messages = 2
+        lost_of(verifier)
+        wait_for(verifier)
         healed = check(verifier)
         once = verify_request_bytes(0, PROMPT, [], 1)
         assert healed.uplink_bytes == opened + once + 2 * GRPC_OVERHEAD_BYTES  # another session, from its beginning
         verifier.submit((*PROMPT, healed.next_token), [])
         again = lost(verifier)
-        assert again.uplink_bytes == verify_request_bytes(4, [], [], 2) + GRPC_OVERHEAD_BYTES
-        verifier.submit(PROMPT, [])
-        assert "next try in 0.5 s" in str(lost(verifier).error)  # a verdict ended the row
+        assert again.uplink_bytes == 2 * (verify_request_bytes(4, [], [], 2) + GRPC_OVERHEAD_BYTES)
+        assert "next try in 0.5 s" in str(lost_of(verifier).error)  # a verdict ended the row
         clock.seconds += 1.0
+
+
+def test_a_blip_of_the_emulated_link_costs_half_of_the_deadline_and_no_check(world: World) -> None:
+    clock, link = ManualClock(), Outage()
+    with verifier_of(world, clock, emulator=LinkEmulator(link, now=clock.now)) as verifier:
+        link.messages = 1
+        verifier.open(3)
+        wait_for(verifier)
+        link.messages = 0
+
+        def later(inbox: Inbox, seconds: float, calls: int) -> object:
+            if not calls:
+                link.messages = 1  # it is over by the time of the repeat
+            return clock.wait(inbox, seconds, calls)
+
+        verifier._courier.wait = later
+        found = check(verifier)
+        assert clock.now() == pytest.approx(0.5)  # of 1 s
+        assert found.network_seconds == pytest.approx(0.5 - found.queue_seconds - found.compute_seconds)
+        assert found.uplink_bytes == 2 * (verify_request_bytes(0, PROMPT, [], 1) + GRPC_OVERHEAD_BYTES)
+        assert found.downlink_bytes == verify_response_bytes(0, found.next_token, 3, 1) + GRPC_OVERHEAD_BYTES
 
 
 def test_an_outage_of_the_emulated_link_says_nothing_of_the_cloud(world: World) -> None:
     """The next answer has a link of its own, so it asks at once; as the replay does, where each answer starts afresh."""
-    clock, backoff = ManualClock(), Backoff()
+    clock, state = ManualClock(), CloudState()
 
     def answer(link: Outage) -> CloudVerifier:
-        def sleep(seconds: float) -> None:
-            clock.seconds += seconds
-
-        emulator = LinkEmulator(link, now=clock.now, sleep=sleep)
-        return CloudVerifier(world.client, world.terms, emulator=emulator, clock=clock, backoff=backoff)
+        return verifier_of(world, clock, emulator=LinkEmulator(link, now=clock.now), state=state)
 
     with answer(Outage()) as verifier:
         verifier.open(3)
         wait_for(verifier)
-        verifier.submit(PROMPT, [])
-        assert "link is down" in str(lost(verifier).error)
+        assert "emulated link" in str(lost_of(verifier).error)
     link = Outage()
     link.messages = 2
     with answer(link) as verifier:
         verifier.open(3)
+        assert check(verifier).next_token >= 0
+        link.messages = 0
+        lost_of(verifier)
+        verifier.open(3)  # and so does another answer of the same session
+        link.messages = 2
         assert check(verifier).next_token >= 0
 
 
@@ -334,3 +464,118 @@ def test_what_travelled_for_a_lost_check_is_counted(world: World) -> None:
         rejected = lost(verifier)
     assert rejected.uplink_bytes == verify_request_bytes(len(PROMPT), [], [VOCAB], 2) + GRPC_OVERHEAD_BYTES
     assert rejected.downlink_bytes == 0
+
+
+# ---------------------------------------------------------------- a cloud that is silent
+
+
+def test_a_silent_cloud_stalls_one_check_for_its_deadline_and_no_other(world: World) -> None:
+    """Its session is released once it answers again."""
+    state = CloudState()
+    with CloudVerifier(world.client, world.terms, state=state) as verifier:
+        check(verifier)
+        world.forward.gate.clear()
+        late = lost_of(verifier)
+        assert isinstance(late.error, LateError)
+        assert late.uplink_bytes == 2 * (verify_request_bytes(3, [], [], 2) + GRPC_OVERHEAD_BYTES)  # it was repeated
+        assert "next try in" in str(lost_of(verifier).error)
+        world.forward.gate.set()
+        assert len(state.leftovers) == 1
+        state.breaker.succeeded()  # time has passed
+        assert check(verifier).next_token == continuation(PROMPT, 1)[0]
+        state.leftovers.settle(30)
+        assert len(state.leftovers) == 0
+    assert not list(try_all(world))
+
+
+def test_an_open_whose_answer_got_lost_is_repeated_by_its_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cloud has two places: the session that nobody heard of would take one."""
+    read = remote.read_opened
+    unheard = [LateError("planted: the answer got lost")]
+    monkeypatch.setattr(remote, "read_opened", lambda answer: raise_from(unheard) or read(answer))
+    state = CloudState()
+    with CloudVerifier(world.client, world.terms, state=state) as verifier:
+        verifier.open(3)
+        assert "planted" in str(lost_of(verifier).error)
+        state.breaker.succeeded()
+        check(verifier)
+        world.client.close_session(world.client.open(world.tokenizer_hash).session_id)  # the other place is free
+        unheard.append(LateError("planted: the answer got lost"))
+        verifier.open(3)
+        lost_of(verifier)
+        state.breaker.succeeded()
+    state.leftovers.settle(30)  # released by its key
+    assert not list(try_all(world))
+
+
+def raise_from(errors: list[LateError]) -> None:
+    if errors:
+        raise errors.pop()
+
+
+def test_a_lost_answer_of_a_check_is_told_by_its_repeat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cloud runs it once; whichever answer is there first counts."""
+    ask, asked = world.client.ask, []
+
+    def lossy(method: str, request: Any, seconds: float, on_end: Any, *, elsewhere: bool = False) -> Any:
+        if method == "Verify":
+            asked.append((request.session_id, request.seq, elsewhere))
+            if len(asked) == 1:
+                return ask(method, request, seconds, lambda _: None)  # nobody hears its answer
+        return ask(method, request, seconds, on_end, elsewhere=elsewhere)
+
+    monkeypatch.setattr(world.client, "ask", lossy)
+    with CloudVerifier(world.client, world.terms) as verifier:
+        verifier.open(3)
+        assert check(verifier).next_token == continuation(PROMPT, 1)[0]
+    assert [other for *_, other in asked] == [False, True]  # the repeat took the other channel
+    assert asked[0][:2] == asked[1][:2]
+    assert len(world.forward.batches) == 1
+
+
+class StuckCable(Cable):
+    """Carries, but nothing of its first connection once that is stuck: TCP would try for minutes, and tell nobody."""
+
+    def __init__(self, listening: socket.socket, port: int) -> None:
+        super().__init__(listening, port)
+        self.first: socket.socket | None = None
+        self.moves = threading.Event()
+        self.moves.set()
+
+    def _start(self, here: socket.socket) -> None:
+        self.first = self.first or here
+        super()._start(here)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        super()._pump(Held(source, self.moves) if self.first in (source, sink) else source, sink)  # type: ignore[arg-type]
+
+
+class Held:
+    """A socket from which nothing more is heard while it may not move."""
+
+    def __init__(self, source: socket.socket, moves: threading.Event) -> None:
+        self._source, self._moves = source, moves
+
+    def recv(self, size: int) -> bytes:
+        data = self._source.recv(size)
+        self._moves.wait()
+        return data
+
+    def shutdown(self, how: int) -> None:
+        self._source.shutdown(how)
+
+
+def test_a_connection_that_is_stuck_costs_no_check_and_is_left_for_the_other(world: World) -> None:
+    with (
+        cable(int(world.client.target.split(":")[1]), StuckCable) as wire,
+        CloudClient(wire.target) as client,
+        CloudVerifier(client, world.terms) as verifier,
+    ):
+        assert isinstance(wire, StuckCable)
+        first = check(verifier)
+        wire.moves.clear()
+        once = verify_request_bytes(3, [], [], 2) + GRPC_OVERHEAD_BYTES
+        assert check(verifier).uplink_bytes == 2 * once, "the repeat took another connection"
+        again = check(verifier)
+        assert (again.uplink_bytes, again.next_token) == (once, first.next_token), "which is used first from now on"
+        wire.moves.set()

@@ -104,6 +104,8 @@ def test_the_bundled_links_and_profiles_are_the_default(akin_graphs: GraphSet) -
     ("changes", "error", "message"),
     [
         ({"render_mode": "human"}, ValueError, "render_mode='human'"),
+        ({"check_deadline": 0.5}, ValueError, r"check_deadline=0\.5 must be a number in 1\.\.1000"),
+        ({"check_deadline": None}, ValueError, r"check_deadline=None must be a number in 1\.\.1000"),
         ({"graphs": "nowhere/graphs.safetensors"}, TraceError, "no graph file at nowhere/graphs.safetensors"),
     ],
 )
@@ -112,6 +114,14 @@ def test_arguments_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         make(**({"graphs": akin_graphs} | changes))
+
+
+def test_the_deadline_s_factor_is_that_of_every_episode(akin_graphs: GraphSet) -> None:
+    env = make(akin_graphs, check_deadline=7.5)
+    assert env.provenance()["check_deadline"] == 7.5
+    episode: Any = env.episode(seed=0)
+    episode.session.begin(episode.prompt_tokens, env.schema.first_knobs)
+    assert episode.session._verifier._patience.check_deadline == 7.5
 
 
 # ---------------------------------------------------------------- seeds

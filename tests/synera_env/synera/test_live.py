@@ -150,6 +150,7 @@ def test_a_scorer_that_is_wrong_is_said_in_one_line_and_the_next_answer_begins(
         ({"preference": {"speed": 1}}, SettingError, "preference has no field 'speed'"),
         ({"outages": 3}, SettingError, "outages=3 must be"),
         ({"render_mode": "human"}, SettingError, "render_mode='human'"),
+        *[({"check_deadline": bad}, SettingError, "check_deadline=.* must be a number in 1") for bad in (0.9, 1001, True, "2")],
     ],
 )
 def test_what_does_not_fit_is_named_at_once(
@@ -244,3 +245,11 @@ def test_a_device_without_watts_is_said(
     bare = DeviceProfile("bare", "made up", call_ms=1, layer_ms=1, position_ms=0, head_ms=1)
     make(device=pair.device(profile=bare), preference={"energy": energy})
     assert any("device profile 'bare' states no watts" in str(w.message) for w in recwarn) == warned
+
+
+def test_the_deadline_s_factor_is_that_of_the_connection(make: Callable[..., SyneraLiveEnv]) -> None:
+    env = make(check_deadline=3.5)
+    try:
+        assert env._connection._state.patience.check_deadline == 3.5
+    finally:
+        env.close()

@@ -280,12 +280,12 @@ def test_a_check_takes_the_link_s_and_the_cloud_s_time_exactly(akin_graphs: Grap
 
 
 def test_the_first_check_waits_for_the_session_to_be_open(akin_graphs: GraphSet) -> None:
-    slow = constant_link(rtt_ms=4000.0)
+    slow = constant_link(rtt_ms=400.0)
     episode = replay(akin_graphs, 2, link=slow)
     always = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=1)
     first, second = run(episode, [always])[:2]
     opened = (
-        4.0 + (GRPC_OVERHEAD_BYTES + open_request_bytes()) * 8 / 10e6 + (GRPC_OVERHEAD_BYTES + open_response_bytes()) * 8 / 30e6
+        0.4 + (GRPC_OVERHEAD_BYTES + open_request_bytes()) * 8 / 10e6 + (GRPC_OVERHEAD_BYTES + open_response_bytes()) * 8 / 30e6
     )
     assert first.verdict is not None
     assert second.verdict is not None

@@ -1,0 +1,70 @@
+"""When a device leaves a cloud alone that failed it, and how it finds out that it is back; the same rule live and in replay.
+
+What does not live here: what counts as a failure (synera/verifier.py, the replay), how long an answer is waited for (deadline.py).
+"""
+
+from __future__ import annotations
+
+import threading
+
+FIRST_SECONDS = 0.5
+LONGEST_SECONDS = 8.0
+
+
+class Breaker:
+    """A circuit breaker. Thread-safe; it outlives an answer: all sessions of a device with one cloud share one.
+
+    Closed: the cloud is asked. Each failure opens it: the cloud is left alone for 0.5 s, after further failures in a row for
+    1, 2, 4 and 8 s. Half-open, once that has passed: one probe is allowed, to whoever claims it first; all others still leave
+    the cloud alone. A probe that is answered closes it, one that fails opens it again. Only a verdict ends the row of failures.
+    What fails while the cloud is already left alone was asked before that, and counts as the same failure.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+        self._until = 0.0
+        self._why: str | None = None  # None while closed
+        self._probed = False
+
+    def refusal(self, now: float) -> str | None:
+        """Say why the cloud is not waited for now; None while closed. `now` is in seconds of the caller's clock, as all here."""
+        with self._lock:
+            if self._why is None:
+                return None
+            left = self._until - now
+            return f"{self._why} ({f'next try in {left:.1f} s' if left > 0 else 'it is being tried again'})"
+
+    def claim(self, now: float) -> bool:
+        """Take the one probe that is allowed half-open; True also while closed, where nobody needs to."""
+        with self._lock:
+            if self._why is None:
+                return True
+            if now < self._until or self._probed:
+                return False
+            self._probed = True
+            return True
+
+    def withdraw(self) -> None:
+        """The probe that was claimed came to nothing; another may be."""
+        with self._lock:
+            self._probed = False
+
+    def failed(self, now: float, why: str) -> None:
+        """The cloud was asked in vain; `now` is when that was known."""
+        with self._lock:
+            self._probed = False
+            if self._why is not None and now < self._until:
+                return
+            self._seconds = min(max(FIRST_SECONDS, 2 * self._seconds), LONGEST_SECONDS)
+            self._until, self._why = now + self._seconds, why
+
+    def answered(self) -> None:
+        """The cloud answered a probe."""
+        with self._lock:
+            self._why, self._probed = None, False
+
+    def succeeded(self) -> None:
+        """The cloud gave a verdict."""
+        with self._lock:
+            self._seconds, self._why, self._probed = 0.0, None, False

@@ -1,0 +1,126 @@
+"""The gRPC channels of a client: how they are made, that they never trace what cannot be read, and which of them is used.
+
+What does not live here: calls (client.py).
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from runtime.errors import BadAnswerError, SettingError
+from runtime.settings import plain, shown
+from runtime.wire import synera_pb2_grpc
+
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
+    # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
+    ("grpc.max_receive_message_length", 64 * 1024),  # a legal answer has less than 16 KiB
+    # No compression either way, so that what is small on the wire is small in memory.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # or the two channels of a client would share one connection
+)
+
+
+class Channels:
+    """Two channels to one verifier. Thread-safe.
+
+    The second is made when a request is first repeated: on the channel of the first copy a repeat would queue behind what TCP is
+    still trying to get through.
+    """
+
+    def __init__(self, uri: str, tls_ca: Path | None) -> None:
+        """Make the first; nothing is sent yet.
+
+        Args:
+            uri: as gRPC takes it.
+            tls_ca: PEM file of the authority that signed the verifier's certificate; None is plaintext.
+
+        Raises:
+            SettingError: `tls_ca` holds no certificate.
+            OSError: it cannot be read.
+        """
+        self._uri, self._credentials = uri, None if tls_ca is None else _credentials(tls_ca)
+        self._lock = threading.Lock()
+        self._made: list[tuple[grpc.Channel, Any]] = []
+        self.closed = False
+        self.preferred = 0
+        """Number of the one that is used first: that which was answered last."""
+        self.stub(0)
+
+    def stub(self, number: int) -> Any:
+        """What makes calls on a channel, 0 or 1; once they are closed, its calls raise a ValueError.
+
+        Raises:
+            ValueError: they are closed, and this one was never made.
+        """
+        with self._lock:
+            while len(self._made) <= number:
+                if self.closed:
+                    raise ValueError("the channels are closed")
+                channel = self._make()
+                self._made.append((channel, synera_pb2_grpc.SyneraStub(_Careful(channel))))
+            return self._made[number][1]
+
+    def close(self) -> None:
+        """End all calls, and take no more."""
+        with self._lock:
+            self.closed = True
+        for channel, _ in self._made:
+            channel.close()
+
+    def _make(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self._uri, options=_OPTIONS)
+        return grpc.secure_channel(self._uri, self._credentials, options=_OPTIONS)
+
+
+def _credentials(path: Path) -> grpc.ChannelCredentials:
+    """Read the certificate of an authority.
+
+    Raises:
+        SettingError: the file holds none; gRPC would only fail to connect.
+    """
+    content = path.read_bytes()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise SettingError(
+            f"tls_ca={shown(str(path), 200)} holds no certificate ({plain(str(error))}); give the PEM file of the authority"
+        ) from None
+    return grpc.ssl_channel_credentials(content)
+
+
+class _Careful:
+    """A channel whose unreadable answers come back as errors; gRPC would log a trace for each."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def unary_unary(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
+        return self._channel.unary_unary(method, response_deserializer=_careful(response_deserializer), **named)
+
+    def unary_stream(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
+        return self._channel.unary_stream(method, response_deserializer=_careful(response_deserializer), **named)
+
+
+def _careful(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError:
+            return BadAnswerError(
+                f"the verifier's answer of {len(message)} bytes cannot be read; is it a verifier of this version?"
+            )
+
+    return read
