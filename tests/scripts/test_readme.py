@@ -37,6 +37,8 @@ SHORTER = {
     "synera bench device": "--repetitions 1",
     "synera bench cloud": "--repetitions 1",
     "synera bench env": "--repetitions 1",
+    "synera bench faults": "--repetitions 1",
+    "synera bench faults --repetitions 200": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
     "synera train --ppo.preference sampled": f"--name sampled {_LITTLE}",
@@ -80,6 +82,7 @@ def _commands(inline: str) -> list[str]:
     short = {
         "cloud": "synera bench cloud",
         "env": "synera bench env",
+        "faults": "synera bench faults",
         "precision": "synera bench precision",
         "serve --port 0": "synera serve --port 0",
         "deploy --cloud HOST:PORT": "synera deploy --cloud HOST:PORT",
