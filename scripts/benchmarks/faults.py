@@ -9,14 +9,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,19 +22,20 @@ import torch
 from runtime.client import CloudClient
 from runtime.deadline import LEAST_SECONDS
 from runtime.device import Connection, Device, LiveSession
-from runtime.errors import CloudBusyError, CloudError, CloudUnavailableError
+from runtime.errors import CloudBusyError, CloudError
 from runtime.model.decoder import Decoder
 from runtime.model.loading import load_decoder
-from scripts.benchmarks._cut import Cable, cable
+from scripts.benchmarks._faulty import Cable, Cloud, cable, verifier
 from scripts.benchmarks.harness import Figure, Setting
 from synera_env.synera.live import load_device
 from synera_env.synera.schema import ALWAYS
 from traces.tasks import tinyworld
 
-KINDS = ("kill", "stop", "cut", "restart", "silence")
-"""kill -9 and a start on the same port; SIGSTOP and SIGCONT; all connections reset; SIGTERM and a start; nothing gets through."""
+KINDS = ("stop", "cut", "silence", "kill", "restart")
+"""SIGSTOP and SIGCONT; all connections reset; nothing gets through; kill -9, or SIGTERM, and a start on the same port."""
 _SEED = 0
-_MAX_SESSIONS = 8
+MAX_SESSIONS = 8
+"""Of the verifier: all of them must be free after each fault."""
 _LONGEST_FAULT_SECONDS = 3.0  # of a stop or a silence
 _STALL_SECONDS = 0.3  # a wait that a user notices
 _PATIENCE_SECONDS = 60.0  # for the cloud to come back
@@ -92,6 +89,7 @@ class Found:
         def count(name: str, value: int, what: str) -> Figure:
             return Figure(name, float(value), "", 0.0, "lower", what)
 
+        deadline = f"until the cloud is back; the deadline is {LEAST_SECONDS:g} s"
         return [
             share("answers complete", self.complete, self.answers, f"answers; {said}"),
             count("tokens lost, doubled or wrong", self.wrong_tokens, f"of {self.tokens}, held against both models"),
@@ -101,7 +99,7 @@ class Found:
             count("threads left", self.threads_left, "after the connection was closed"),
             count("sockets left", self.sockets_left, "after the channels were closed"),
             *(
-                Figure(f"longest wait for a check, {kind}", wait, "s", 1.25 * LEAST_SECONDS, "lower", self._waits(kind))
+                Figure(f"longest wait for a check, {kind}", wait, "s", 1.25 * LEAST_SECONDS, "lower", deadline)
                 for kind, wait in self.longest_wait.items()
             ),
             *(
@@ -117,9 +115,6 @@ class Found:
             ),
         ]
 
-    def _waits(self, kind: str) -> str:
-        return f"deadline {LEAST_SECONDS:g} s; all of a fault that begins with a {kind}"
-
 
 def soak(pair: Path, kinds: Sequence[str], threads: int = 1, max_new_tokens: int = _MAX_NEW_TOKENS) -> Found:
     """Answer while faults happen, one after the other; each begins at a random moment of an answer.
@@ -134,7 +129,7 @@ def soak(pair: Path, kinds: Sequence[str], threads: int = 1, max_new_tokens: int
     device = load_device(pair / "slm", paced=False, max_new_tokens=max_new_tokens)
     llm = load_decoder(pair / "llm")
     before = _threads(), _sockets()
-    with _verifier(pair / "llm", threads) as cloud, cable(cloud.port) as wire:
+    with verifier(pair / "llm", threads, MAX_SESSIONS) as cloud, cable(cloud.port) as wire:
         with CloudClient(wire.target) as client, Connection(device, client) as connection:
             soaking = _Soak(connection, llm, found, rng)
             soaking.answer("none")
@@ -156,7 +151,7 @@ class _Soak:
         self._usual_seconds = 0.1
         self._stalls = 0
 
-    def meet(self, kind: str, fault: Fault, cloud: _Cloud, wire: Cable) -> None:
+    def meet(self, kind: str, fault: Fault, cloud: Cloud, wire: Cable) -> None:
         """Let one fault happen, and answer until the cloud is back."""
         self._found.faults += 1
         self._stalls = 0
@@ -231,74 +226,31 @@ def _choices(model: Decoder, prompt: tuple[int, ...], answer: tuple[int, ...]) -
 # ---------------------------------------------------------------- faults
 
 
-class _Cloud:
-    """A verifier process on a port of its own, which it keeps over its lives."""
-
-    def __init__(self, model: Path, threads: int) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        options = ("--threads", str(threads), "--max-sessions", str(_MAX_SESSIONS), "--log-level", "error")
-        self._command = [sys.executable, "-P", "-m", "scripts.serve", "--model", str(model), "--port", str(self.port), *options]
-        self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment
-        )
-        assert self._process.stdout is not None
-        if not self._process.stdout.readline().startswith(b"listening on "):
-            raise CloudUnavailableError(f"the verifier of {self._command[5]} does not start")
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Have it end by a signal, and wait for that."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.communicate()
-
-
-@contextmanager
-def _verifier(model: Path, threads: int) -> Iterator[_Cloud]:
-    cloud = _Cloud(model, threads)
-    cloud.start()
-    try:
-        yield cloud
-    finally:
-        cloud.send(signal.SIGCONT)
-        cloud.end()
-
-
-Fault = Callable[[_Cloud, Cable, float], None]
+Fault = Callable[[Cloud, Cable, float], None]
 """Lets a fault happen that lasts so many seconds, where that is not up to it; returns when it is over."""
 
 
-def _kill(cloud: _Cloud, wire: Cable, seconds: float) -> None:
+def _kill(cloud: Cloud, wire: Cable, seconds: float) -> None:
     cloud.end()
     cloud.start()
 
 
-def _restart(cloud: _Cloud, wire: Cable, seconds: float) -> None:
+def _restart(cloud: Cloud, wire: Cable, seconds: float) -> None:
     cloud.end(signal.SIGTERM)
     cloud.start()
 
 
-def _stop(cloud: _Cloud, wire: Cable, seconds: float) -> None:
+def _stop(cloud: Cloud, wire: Cable, seconds: float) -> None:
     cloud.send(signal.SIGSTOP)
     time.sleep(seconds)
     cloud.send(signal.SIGCONT)
 
 
-def _cut(cloud: _Cloud, wire: Cable, seconds: float) -> None:
+def _cut(cloud: Cloud, wire: Cable, seconds: float) -> None:
     wire.cut()
 
 
-def _silence(cloud: _Cloud, wire: Cable, seconds: float) -> None:
+def _silence(cloud: Cloud, wire: Cable, seconds: float) -> None:
     wire.silence(True)
     time.sleep(seconds)
     wire.silence(False)
@@ -330,15 +282,15 @@ def _held(port: int, device: Device) -> int:
     free: list[str] = []
     with CloudClient(f"127.0.0.1:{port}") as client:
         try:
-            while len(free) < _MAX_SESSIONS:
+            while len(free) < MAX_SESSIONS:
                 free.append(client.open(device.tokenizer_hash).session_id)
         except CloudBusyError:
             pass
         except CloudError:
-            return _MAX_SESSIONS
+            return MAX_SESSIONS
         for session_id in free:
             client.close_session(session_id)
-    return _MAX_SESSIONS - len(free)
+    return MAX_SESSIONS - len(free)
 
 
 def _left(count: Callable[[], int], seconds: float = 10.0) -> int:

@@ -45,7 +45,7 @@ def test_answers_survive_every_kind_of_fault_and_nothing_leaks(pair: Path, monke
 @pytest.fixture
 def soaking(pair: Path) -> Iterator[Any]:
     """A soak without faults, over a verifier in this process."""
-    config = ServerConfig(model=pair / "llm", max_sessions=faults._MAX_SESSIONS, grace_seconds=0)
+    config = ServerConfig(model=pair / "llm", max_sessions=faults.MAX_SESSIONS, grace_seconds=0)
     with (
         running_server(config) as port,
         CloudClient(f"127.0.0.1:{port}") as client,

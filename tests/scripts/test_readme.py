@@ -41,6 +41,9 @@ SHORTER = {
     "synera bench cloud": "--repetitions 1",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
+    "synera bench sampling": "--repetitions 1",
+    "synera bench faults": "--repetitions 1",
+    "synera bench faults --repetitions 200": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
     "synera train --ppo.preference sampled": f"--name sampled {_LITTLE}",
@@ -51,7 +54,10 @@ SHORTER = {
     "synera deploy --slm /models/small --controller runs/own/bundle --prompt ... --unpaced": "--no-emulate-link",
 }
 """By command, what makes it short. Later words win over earlier ones."""
-ELSEWHERE = {"make demo", "make test", "make check", "make wheel", "synera check-link"}
+ELSEWHERE = {
+    *("make demo", "make test", "make check", "make wheel"),
+    *("synera check-link", "synera bench stall-free", "synera validate-replay"),
+}
 """Run by others, as it takes long or not every machine allows it: here it is checked that the target or command is there."""
 
 
@@ -84,7 +90,11 @@ def _commands(inline: str) -> list[str]:
     short = {
         "cloud": "synera bench cloud",
         "env": "synera bench env",
+        "exits": "synera bench exits",
+        "faults": "synera bench faults",
         "precision": "synera bench precision",
+        "sampling": "synera bench sampling",
+        "stall-free": "synera bench stall-free",
         "serve --port 0": "synera serve --port 0",
         "deploy --cloud HOST:PORT": "synera deploy --cloud HOST:PORT",
         "--ppo.preference sampled": "synera train --ppo.preference sampled",

@@ -31,7 +31,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
-from scripts.benchmarks._cut import Cable, cable
+from scripts.benchmarks._faulty import Cable, cable
 from tests.support.engine import VOCAB, continuation
 from tests.support.verifying import NOBODY, PROMPT, ManualClock, World, lost, try_all, verdict_of
 

@@ -1,12 +1,19 @@
-"""A TCP address in front of a verifier whose connections can be cut or silenced, as a network's can."""
+"""A verifier process that can be killed, stopped and started again, and a TCP address in front of it that can be cut or silenced."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.errors import CloudUnavailableError
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -92,3 +99,47 @@ def cable(port: int, kind: type[Cable] = Cable) -> Iterator[Cable]:
                 listening.shutdown(socket.SHUT_RDWR)
             accepting.join()
             made.end()
+
+
+class Cloud:
+    """A verifier process on a port of its own, which it keeps over its lives."""
+
+    def __init__(self, model: Path, threads: int, max_sessions: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        options = ("--threads", str(threads), "--max-sessions", str(max_sessions), "--log-level", "error")
+        self._command = [sys.executable, "-P", "-m", "scripts.serve", "--model", str(model), "--port", str(self.port), *options]
+        self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment
+        )
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline().startswith(b"listening on "):
+            raise CloudUnavailableError(f"the verifier of {self._command[5]} does not start")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Have it end by a signal, and wait for that."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.communicate()
+
+
+@contextlib.contextmanager
+def verifier(model: Path, threads: int, max_sessions: int) -> Iterator[Cloud]:
+    """Run one, and have it gone in the end, whatever became of it."""
+    cloud = Cloud(model, threads, max_sessions)
+    cloud.start()
+    try:
+        yield cloud
+    finally:
+        cloud.send(signal.SIGCONT)
+        cloud.end()
