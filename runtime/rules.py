@@ -26,7 +26,7 @@ def wants_offload(
 
     Args:
         confidence: top-1 probability of the chunk's least confident token.
-        importance: the chunk's importance, a quantile in 0..1.
+        importance: how likely the LLM rejects a token of the chunk, as a quantile in 0..1 (runtime/synera/lens.py).
         chunk: number of this chunk in the answer, from 1.
         offloaded: chunks offloaded before it.
         confidence_threshold: below it a chunk is uncertain; at 1 every chunk is.

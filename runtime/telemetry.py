@@ -139,8 +139,8 @@ def plain(value: Any) -> Any:
 def written(kind: Any) -> tuple[str, ...]:
     """Return the fields of a dataclass that are written: all but arrays.
 
-    Arrays (a token's sketch and attention row) are what a network is shown. No metric needs them, they would make a line
-    three times as long, and a hidden state tells more of a prompt than its owner may think.
+    Arrays (a token's sketch) are what a network is shown. No metric needs them, they would make a line nearly twice
+    as long, and a hidden state tells more of a prompt than its owner may think.
     """
     hints = get_type_hints(kind)
     return tuple(f.name for f in fields(kind) if get_origin(hints[f.name]) is not np.ndarray)

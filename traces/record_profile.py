@@ -67,7 +67,7 @@ def _forward(model: Decoder, cache: SequenceKV, positions: int, stop: int) -> to
 
 
 def _warm_cache(model: Decoder) -> SequenceKV:
-    cache = model.new_cache(probe_layer=model.config.exit_layers[0] - 1)
+    cache = model.new_cache()
     ids = torch.arange(_CONTEXT) % model.config.vocab
     model.run(model.embed(ids), torch.arange(_CONTEXT), cache)
     return cache
@@ -89,10 +89,8 @@ def measure_device(slm: Decoder, name: str, energy: DeviceProfile, repetitions: 
             rows.append([1.0, stop, stop * (positions - 1), 0.0])
             taken.append(_time(slm, partial(_forward, slm, cache, positions, stop), repetitions))
     hidden = _forward(slm, cache, 1, layers)
-    assert cache.probed is not None
-    probed = cache.probed[-1]
     rows.append([0.0, 0.0, 0.0, 1.0])
-    taken.append(_time(slm, lambda: read(slm.logits(hidden), hidden[0], probed), repetitions))
+    taken.append(_time(slm, lambda: read(slm.logits(hidden), hidden[0]), repetitions))
     call, layer, position, head = _fit(rows, taken)
     source = f"{_source(_kind(slm))} Energy is not measured: watts and radio energy are those of the profile {energy.name!r}."
     powers = (energy.busy_watts, energy.wait_watts, energy.radio_joules_per_mb)

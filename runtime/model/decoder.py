@@ -73,17 +73,13 @@ class Decoder:
         turns = torch.stack([cos, cos, -sin, sin], 1).view(config.context, 2, 1, 2, -1) * rope_scale
         self._turns = turns.to(self._embedding)  # [context, cosines and sines, 1, halves, head_dim / 2]
 
-    def new_cache(self, probe_layer: int | None = None) -> SequenceKV:
-        """Return an empty cache of one sequence, on this decoder's device and in its type.
+    def new_cache(self) -> SequenceKV:
+        """Return an empty cache of one sequence, on this decoder's device and in its type."""
+        return SequenceKV(self.config.kv_shape, dtype=self.dtype, device=self.device)
 
-        Args:
-            probe_layer: the layer whose attention rows are kept (`SequenceKV.probed`); None keeps none.
-        """
-        return SequenceKV(self.config.kv_shape, probe_layer=probe_layer, dtype=self.dtype, device=self.device)
-
-    def new_tree(self, probe_layer: int | None = None) -> TreeKV:
+    def new_tree(self) -> TreeKV:
         """Return an empty cache of many prefixes that share their beginnings; see :meth:`new_cache`."""
-        return TreeKV(self.config.kv_shape, probe_layer=probe_layer, dtype=self.dtype, device=self.device)
+        return TreeKV(self.config.kv_shape, dtype=self.dtype, device=self.device)
 
     @cached_property
     def weight_bytes(self) -> int:

@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ATTENTION_WINDOW = 8
-"""Positions kept of an attention row: the query's own and the seven before it (the longest chunk is eight)."""
-
 
 class KVCache(Protocol):
     """What the decoder asks of a cache: append this step's keys and values, attend over all that is visible."""
@@ -44,29 +41,6 @@ class KVShape:
     head_dim: int
 
 
-def attention_rows(q: Tensor, k: Tensor, visible: Tensor, last: Tensor) -> Tensor:
-    """Head-mean attention of each query to its own and the previous positions.
-
-    Args:
-        q: [rows, heads, head_dim].
-        k: [rows or 1, kv_heads, length, head_dim].
-        visible: bool [rows, length].
-        last: int64 [rows], the index of each query's own position in `length`.
-
-    Returns:
-        float32 [rows, ATTENTION_WINDOW], computed in float32 whatever the type of q and k; column j is the position j
-        before the query; zero before the start.
-    """
-    rows, heads, dim = q.shape
-    kv_heads = k.shape[1]
-    grouped = q.float().view(rows, kv_heads, heads // kv_heads, dim)
-    scores = grouped @ k.float().mT * dim**-0.5  # [rows, kv_heads, heads / kv_heads, length]
-    scores = scores.masked_fill(~visible[:, None, None, :], -torch.inf)
-    mean = scores.softmax(-1).flatten(1, 2).mean(1)  # [rows, length]
-    at = last[:, None] - torch.arange(ATTENTION_WINDOW, device=last.device)
-    return mean.gather(1, at.clamp(min=0)).masked_fill(at < 0, 0.0)
-
-
 class _Slab:
     """Room for the keys and values of one layer, and the ways it is looked at, made once: each view is an operation."""
 
@@ -75,7 +49,6 @@ class _Slab:
         self.room = store.shape[1]
         self.rows = store.transpose(0, 1)
         self.keys, self.values = store.chunk(2)  # [kv_heads, room, head_dim]
-        self.keys_across = self.keys.mT
 
     def grown(self, room: int, used: int) -> _Slab:
         """Return a larger one that holds the first `used` positions."""
@@ -94,20 +67,15 @@ class SequenceKV:
         self,
         shape: KVShape,
         *,
-        probe_layer: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
         self.shape = shape
         self.lengths = [0] * shape.layers
-        self.probe_layer = probe_layer
-        self.probed: Tensor | None = None
-        """Attention rows of the last `attend` at the probe layer, float32 [tokens, ATTENTION_WINDOW]."""
         sizes = (2 * shape.kv_heads, 64, shape.head_dim)
         self._slabs = [_Slab(torch.empty(sizes, dtype=dtype, device=device)) for _ in range(shape.layers)]
-        self._nothing = torch.empty(1, 1, 1, dtype=dtype, device=device)
         self._masked: tuple[int, int, int | None] | None = None
-        self._visible = self._nothing
+        self._visible = torch.empty(0, device=device)
 
     @property
     def nbytes(self) -> int:
@@ -128,29 +96,9 @@ class SequenceKV:
             slab = self._slabs[layer] = slab.grown(max(stop, 2 * slab.room), start)
         slab.rows[start:stop] = kv
         first = 0 if window is None else max(0, start + 1 - window)  # what the first row sees
-        probe = layer == self.probe_layer
-        if tokens == 1 and q.dtype == torch.float32:
-            return self._attend_one(q, slab, first, stop, probe)
-        return self._attend_many(q, slab.keys[:, first:stop], slab.values[:, first:stop], window, probe)
-
-    def _attend_one(self, q: Tensor, slab: _Slab, first: int, stop: int, probe: bool) -> Tensor:
-        """One row, which sees all of first..stop: there is no mask, and these start sooner than torch's own attention."""
-        grouped = q.view(self.shape.kv_heads, -1, self.shape.head_dim)
-        keys, values = slab.keys_across.narrow(2, first, stop - first), slab.values.narrow(1, first, stop - first)
-        scores = torch.baddbmm(self._nothing, grouped, keys, beta=0, alpha=self.shape.head_dim**-0.5)
-        weights = scores.softmax(-1)  # [kv_heads, heads / kv_heads, stop - first]
-        if probe:
-            nearest = weights[:, :, -ATTENTION_WINDOW:].mean((0, 1)).flip(0)
-            self.probed = F.pad(nearest, (0, ATTENTION_WINDOW - len(nearest)))[None]
-        return torch.bmm(weights, values).view(q.shape)
-
-    def _attend_many(self, q: Tensor, keys: Tensor, values: Tensor, window: int | None, probe: bool) -> Tensor:
-        tokens, length = q.shape[0], keys.shape[1]
+        keys, values, length = slab.keys[:, first:stop], slab.values[:, first:stop], stop - first
         whole = tokens == length and window is None  # torch needs no mask for these
         mask = None if whole or tokens == 1 else self._mask(tokens, length, window)
-        if probe:
-            visible = self._mask(tokens, length, window) if mask is None else mask
-            self.probed = attention_rows(q, keys[None], visible, torch.arange(length - tokens, length, device=q.device))
         out = F.scaled_dot_product_attention(
             q.transpose(0, 1)[None],
             keys[None],
@@ -165,7 +113,7 @@ class SequenceKV:
         """Which of `length` positions the last `tokens` of them see, bool [tokens, length]; the layers of a forward share it."""
         if self._masked != (tokens, length, window):
             self._masked = (tokens, length, window)
-            self._visible = _causal_mask(tokens, length, window, self._nothing.device)
+            self._visible = _causal_mask(tokens, length, window, self._visible.device)
         return self._visible
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runtime.model.kv import KVShape, attention_rows
+from runtime.model.kv import KVShape
 from runtime.model.placement import moved
 
 
@@ -23,13 +23,10 @@ class TreeKV:
         self,
         shape: KVShape,
         *,
-        probe_layer: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.shape, self.probe_layer = shape, probe_layer
-        self.probed: Tensor | None = None
-        """Attention rows of the last `attend` at the probe layer, float32 [rows, ATTENTION_WINDOW]."""
+        self.shape = shape
         self._kv = torch.empty(shape.layers, 2, 1024, shape.kv_heads, shape.head_dim, dtype=dtype, device=device)
         self._slots = self._paths = self._last = torch.empty(0, dtype=torch.int64, device=device)
         self._visible = torch.empty(0, dtype=torch.bool, device=device)
@@ -62,8 +59,6 @@ class TreeKV:
         if window is not None:
             key = torch.arange(visible.shape[1], device=visible.device)[None]
             visible = visible & (key > self._last[:, None] - window)
-        if layer == self.probe_layer:
-            self.probed = attention_rows(q, keys, visible, self._last)
         out = F.scaled_dot_product_attention(
             q[:, :, None], keys, values, attn_mask=visible[:, None, None], enable_gqa=q.shape[1] != keys.shape[1]
         )

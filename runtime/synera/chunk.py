@@ -32,8 +32,6 @@ class DraftToken:
     runner_up: int
     sketch: NDArray[np.float32]
     """[16]: hidden state at the exit on the lens's principal directions."""
-    attention: NDArray[np.float32]
-    """[8]: attention row of the token before this one (the query that produced it)."""
     proposal: Proposal | None = None
     """What the token was drawn from; None of a greedy one. The figures above are of the SLM's plain distribution in any case:
     `confidence` is that of its likeliest token, which a drawn one need not be."""
@@ -45,7 +43,7 @@ class Draft:
 
     tokens: tuple[DraftToken, ...]
     importance: float
-    """Quantile in 0..1."""
+    """How likely the LLM rejects a token of it, as a quantile in 0..1; see :meth:`runtime.synera.lens.Lens.importance_quantile`."""
     seconds: float
     """Device time spent on it since the chunk before was settled; what was drafted ahead of that is part of that step's cost."""
 

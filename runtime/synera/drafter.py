@@ -64,19 +64,14 @@ class Reading(NamedTuple):
     entropy: float
     runner_up: int
     hidden: NDArray[np.float32]  # [hidden]
-    attention: NDArray[np.float32]  # [ATTENTION_WINDOW]
 
 
-def read(logits: Tensor, hidden: Tensor, attention: Tensor) -> Reading:
-    """Predict from logits [1, vocab] and bring it over with the row's hidden state and attention, in one transfer."""
+def read(logits: Tensor, hidden: Tensor) -> Reading:
+    """Predict from logits [1, vocab] and bring it over with the row's hidden state, in one transfer."""
     _, best, ids, entropy = _figures(logits)
     # Ids are below 2**24, hence exact in float32.
-    row = torch.cat([ids[0].float(), best[0], entropy, attention, hidden.float()]).cpu().numpy()
-    hidden_at = 5 + len(attention)
-    margin = row[2] - row[3]
-    return Reading(
-        int(row[0]), float(row[2]), float(margin), float(row[4]), int(row[1]), row[hidden_at:], row[5:hidden_at].copy()
-    )
+    row = torch.cat([ids[0].float(), best[0], entropy, hidden.float()]).cpu().numpy()
+    return Reading(int(row[0]), float(row[2]), float(row[2] - row[3]), float(row[4]), int(row[1]), row[5:])
 
 
 class ModelDrafter:
@@ -91,7 +86,7 @@ class ModelDrafter:
 
     def _reset(self) -> None:
         exits = self._decoder.config.exit_layers
-        self._kv = self._decoder.new_cache(probe_layer=exits[0] - 1)
+        self._kv = self._decoder.new_cache()
         self._ledger = ExitLedger(exits)
         # Hidden states kept at every exit but the last, for the positions that deeper layers may still have to run.
         empty = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
@@ -134,7 +129,6 @@ class ModelDrafter:
             entropy=said.entropy,
             runner_up=said.runner_up,
             sketch=self._lens.sketch(said.hidden, walk.exit_index),
-            attention=said.attention,
             proposal=proposal,
         )
 
@@ -152,9 +146,8 @@ class ModelDrafter:
                 return 0.0
             state = self._run(waiting)
             waiting.clear()
-            assert self._kv.probed is not None  # every walk runs the first segment
             logits.append(self._decoder.logits(state[-1:]))
-            readings.append(read(logits[-1], state[-1], self._kv.probed[-1]))
+            readings.append(read(logits[-1], state[-1]))
             return readings[-1].margin
 
         walk = self._ledger.walk(len(self._prefix), exit_index, exit_margin, run)

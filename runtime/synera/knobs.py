@@ -24,7 +24,8 @@ class Knobs:
     confidence_threshold: float = 0.0
     """0..1: a chunk whose least confident token is below it is uncertain; at 1 every chunk is."""
     importance_threshold: float = 0.0
-    """0..1, a quantile: a chunk whose importance is at least this is important; at 0 every chunk is."""
+    """0..1, a quantile: a chunk whose importance (how likely the LLM rejects a token of it) is at least this is important; at 0
+    every chunk is."""
     exit_index: int = -1
     """Which of the SLM's exits is the deepest layer run for a draft token; -1 is the last."""
     exit_margin: float = 1.0
@@ -51,7 +52,7 @@ class Knobs:
 
         Args:
             confidence: top-1 probability of the chunk's least confident token.
-            importance: the chunk's importance, a quantile.
+            importance: how likely the LLM rejects a token of the chunk, as a quantile.
             chunk: number of this chunk in the answer, from 1.
             offloaded: chunks offloaded before it.
         """

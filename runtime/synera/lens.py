@@ -1,14 +1,15 @@
 """What a device must carry, besides the SLM, to show a controller the features it was trained on.
 
-Two empirical tables fitted by the recorder: the principal directions of the hidden state at each exit, and the
-distribution of chunk importance, by chunk length, that turns a raw importance into a quantile.
+Three empirical tables fitted by the recorder: the principal directions of the hidden state at each exit; weights that tell,
+from what the SLM felt about a token, how likely the LLM is to reject it; and the distribution of chunk importance, by chunk
+length, that turns a raw importance into a quantile. What does not live here: how they are fitted (traces/synera/record_lens.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,55 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from runtime.errors import CheckpointError
+from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
 
 SKETCH_SIZE = 16
 """Principal directions kept of a hidden state."""
-_QUANTILES = 101
-_NAMES = ("lens.mean", "lens.directions", "lens.importance")
-_ROUNDING = 1e-5  # entries of the importance table are recorded values; a live forward may differ from them by less than this
+CLUES = 5 + SKETCH_SIZE
+"""What a token's rejection is told from: see :func:`clues`."""
+QUANTILES = 101
+"""Entries of the importance table for each chunk length: the quantiles 0, 0.01 .. 1."""
+_NAMES = ("lens.mean", "lens.directions", "lens.rejection", "lens.importance")
+_LEAST_DOUBT = 1e-4  # a live forward differs from the recorded one by 1e-6; below this the logarithm would show it
+_ROUNDING = 1e-5  # of probabilities
+_NEAR = 0.01  # log-odds; a live sketch may round the other way than the recorded one, which moved them by 0.0004 at most
 
 
-def chunk_importance(rows: Sequence[NDArray[np.float32]]) -> float | None:
-    """Return the largest attention that a token of a chunk receives from a later token of it. The formula is ours.
+def clues(
+    confidence: NDArray[np.floating],
+    margin: NDArray[np.floating],
+    entropy: NDArray[np.floating],
+    sketch: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Return what tokens' rejections are told from, [tokens, CLUES]: 1, confidence, margin, entropy, log of doubt, sketch.
 
     Args:
-        rows: for each token of the chunk that was read back in while drafting (all but the last), its attention row
-            [window]: column j is the position j before it.
-
-    Returns:
-        The raw importance in 0..1, or None where no later token was read (chunks of one or two tokens).
+        confidence: top-1 probability [tokens]; doubt is what is left of 1.
+        margin: top-1 minus top-2 probability [tokens].
+        entropy: nats [tokens].
+        sketch: as :meth:`Lens.sketch` makes it [tokens, SKETCH_SIZE].
     """
-    received = [float(row[back]) for place, row in enumerate(rows) for back in range(1, min(place, len(row) - 1) + 1)]
-    return max(received) if received else None
+    sure = np.asarray(confidence, np.float64)
+    felt = [np.ones_like(sure), sure, margin, entropy, np.log(np.maximum(1 - sure, _LEAST_DOUBT))]
+    return np.concatenate([np.stack(felt, -1), sketch], -1)
+
+
+def chunk_importance(rejected: NDArray[np.floating]) -> float:
+    """Return how likely the LLM rejects some token of a chunk, 1 - prod(1 - rejected): tokens are taken as independent.
+
+    The formula is ours. An earlier one, the most attention that a token receives from later ones of the chunk, was measured
+    on the bundled tasks and ranked chunks worse than chance.
+
+    Args:
+        rejected: for each token how likely it is rejected [tokens].
+    """
+    return float(1 - np.prod(1 - np.asarray(rejected)))
 
 
 @dataclass(frozen=True)
 class Lens:
-    """The two tables; arrays are float32.
+    """The tables; arrays are float32.
 
     Raises:
         CheckpointError: a table of another shape or type, or with values that make no sense.
@@ -54,8 +78,10 @@ class Lens:
     """[exits, hidden]."""
     directions: NDArray[np.float32]
     """[exits, SKETCH_SIZE, hidden], scaled so that each coordinate has unit variance on the recorded prompts."""
+    rejection: NDArray[np.float32]
+    """[exits, CLUES]: weights of a logistic model, for each exit, of whether the LLM would have chosen another token."""
     importance: NDArray[np.float32]
-    """[MAX_DRAFT_LENGTH + 1, 101]: quantiles 0..1 of the raw importance for each chunk length."""
+    """[MAX_DRAFT_LENGTH + 1, QUANTILES]: quantiles 0..1 of the raw importance of recorded chunks, for each chunk length."""
 
     def __post_init__(self) -> None:
         exits, hidden = self.mean.shape if self.mean.ndim == 2 else (0, 0)
@@ -88,12 +114,26 @@ class Lens:
         projected = (hidden - self.mean[exit_index]) @ self.directions[exit_index].T
         return projected.clip(-8, 8).astype(np.float16).astype(np.float32)
 
-    def importance_quantile(self, rows: Sequence[NDArray[np.float32]], length: int) -> float:
-        """Return a chunk's importance as a quantile among chunks of its length; 1.0 where it cannot be told."""
-        raw = chunk_importance(rows)
-        if raw is None:
-            return 1.0
-        return float(np.searchsorted(self.importance[length], raw + _ROUNDING, side="right") / _QUANTILES)
+    def rejected(self, exit_index: NDArray[np.integer] | int, clues: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return how likely the LLM is to choose another token, [tokens].
+
+        Args:
+            exit_index: where the tokens left, [tokens] or one for all.
+            clues: [tokens, CLUES], of :func:`clues`.
+        """
+        return 1 / (1 + np.exp(-np.clip((clues * self.rejection[exit_index]).sum(-1), -30, 30)))
+
+    def importance_quantile(self, tokens: Sequence[DraftToken]) -> float:
+        """Return a chunk's importance: :func:`chunk_importance` as a quantile among recorded chunks of its length.
+
+        It is 1.0 where none were recorded.
+        """
+        confidence, margin, entropy = np.array([(t.confidence, t.margin, t.entropy) for t in tokens]).T
+        told = clues(confidence, margin, entropy, np.stack([t.sketch for t in tokens]))
+        raw = chunk_importance(self.rejected(np.array([t.exit_index for t in tokens]), told))
+        # Entries are recorded chunks, and live these come out slightly otherwise.
+        reached = raw + _NEAR * raw * (1 - raw) + _ROUNDING
+        return float(np.searchsorted(self.importance[len(tokens)], reached, side="right") / QUANTILES)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,16 +142,17 @@ class Lens:
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The tables by name, as stored in graphs and bundles."""
-        return dict(zip(_NAMES, (self.mean, self.directions, self.importance), strict=True))
+        return dict(zip(_NAMES, (self.mean, self.directions, self.rejection, self.importance), strict=True))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Lens:
         """Inverse of :meth:`tensors`.
 
         Raises:
-            KeyError: a table is missing.
-            CheckpointError: one makes no sense.
+            CheckpointError: a table is missing, or makes no sense.
         """
+        if missing := [name for name in _NAMES if name not in tensors]:
+            raise CheckpointError(f"the lens lacks {missing[0]}; record the traces and train again")
         return cls(*(np.ascontiguousarray(tensors[name]) for name in _NAMES))
 
     @classmethod
@@ -123,7 +164,7 @@ class Lens:
         """
         try:
             with safe_open(path, framework="np") as opened:
-                return cls.from_tensors({name: opened.get_tensor(name) for name in _NAMES})
+                return cls.from_tensors({name: opened.get_tensor(name) for name in opened.keys() if name in _NAMES})  # noqa: SIM118
         except (OSError, SafetensorError, TypeError, CheckpointError) as error:  # TypeError: of a type that numpy lacks
             raise CheckpointError(f"no usable lens in {path}: {error}") from None
 
@@ -133,12 +174,11 @@ class Lens:
         return cls(*(np.zeros(shape, np.float32) for shape in _shapes(exits, hidden)))
 
     @classmethod
-    def fit(cls, hidden: Sequence[NDArray[np.float32]], raw_importance: dict[int, Sequence[float]]) -> Lens:
-        """Fit the tables.
+    def of_states(cls, hidden: Sequence[NDArray[np.float32]]) -> Lens:
+        """Fit what sketches are made with; importance is 1.0 until its tables are fitted, too.
 
         Args:
             hidden: for each exit, sampled hidden states [samples, hidden].
-            raw_importance: sampled raw importance values by chunk length.
         """
         means, directions = [], []
         for states in hidden:
@@ -151,13 +191,10 @@ class Lens:
             padded[: len(kept)][seen] = kept[seen] / np.sqrt(variance[seen])[:, None]
             means.append(mean)
             directions.append(padded)
-        table = np.zeros((MAX_DRAFT_LENGTH + 1, _QUANTILES), np.float32)  # where nothing was sampled, all are important
-        for length, values in raw_importance.items():
-            if len(values):
-                table[length] = np.quantile(values, np.linspace(0, 1, _QUANTILES))
-        return cls(np.stack(means).astype(np.float32), np.stack(directions).astype(np.float32), table)
+        neutral = cls.neutral(len(hidden), hidden[0].shape[1])
+        return replace(neutral, mean=np.stack(means).astype(np.float32), directions=np.stack(directions).astype(np.float32))
 
 
 def _shapes(exits: int, hidden: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the three arrays."""
-    return (exits, hidden), (exits, SKETCH_SIZE, hidden), (MAX_DRAFT_LENGTH + 1, _QUANTILES)
+    """Shapes of the arrays."""
+    return (exits, hidden), (exits, SKETCH_SIZE, hidden), (exits, CLUES), (MAX_DRAFT_LENGTH + 1, QUANTILES)

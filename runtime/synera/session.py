@@ -201,8 +201,7 @@ class Session:
         began, tokens, self._ahead = self._clock.now(), self._ahead, []
         while not self._full(tokens, min(knobs.draft_length, self._left)):
             tokens.append(self._drafter.next(knobs.exit_index, knobs.exit_margin))
-        importance = self._lens.importance_quantile([t.attention for t in tokens[1:]], len(tokens))
-        return Draft(tuple(tokens), importance, self._clock.now() - began)
+        return Draft(tuple(tokens), self._lens.importance_quantile(tokens), self._clock.now() - began)
 
     def _full(self, tokens: Sequence[DraftToken | None], most: int) -> bool:
         """Whether nothing is drafted after these."""

@@ -102,7 +102,7 @@ def _early_exit(setting: Setting) -> list[Figure]:
 
 
 def _drafting(setting: Setting) -> list[Figure]:
-    """What a draft token costs beside its forward: probabilities, attention, sketch, bookkeeping."""
+    """What a draft token costs beside its forward: probabilities, sketch, bookkeeping."""
     device = load_device(setting.pair / "slm", paced=False)
     slm, tokens = device.slm, MAX_DRAFT_LENGTH
     prompt = _ids(slm, _context(slm))

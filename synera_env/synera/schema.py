@@ -193,7 +193,12 @@ def _draft_features(exits: int) -> list[Feature]:
             scale=1.0,
         ),
         _unit("least_confidence", "probability", "lowest confidence of the draft", lambda v: v.point.draft.confidence),
-        _unit("importance", "quantile", "importance of the chunk", lambda v: v.point.draft.importance),
+        _unit(
+            "importance",
+            "quantile",
+            "how likely the LLM rejects a token of the draft, among recorded drafts of its length",
+            lambda v: v.point.draft.importance,
+        ),
         _unit(
             "mean_exit",
             "exit / last exit",

@@ -136,5 +136,4 @@ class ReplayDrafter:
             entropy=float(graph.entropy[node, left]),
             runner_up=int(graph.runner_up[node, left]),
             sketch=graph.sketch[node, left].astype(np.float32),
-            attention=graph.attention[node],
         )

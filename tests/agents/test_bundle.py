@@ -24,7 +24,7 @@ from runtime.synera.lens import Lens
 from synera_env import Deployment, Preference, PreferenceRange, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS
-from tests.support.recorded import Recorded
+from tests.support.recorded import TINY_RUN, Recorded
 
 SCHEMA = synera_schema(2)
 KNOBS = len(SCHEMA.rows)
@@ -83,7 +83,7 @@ def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
     assert meta.policy_sha256 == sha256((bundle / "policy.onnx").read_bytes()).hexdigest()
     assert meta.tables_sha256 == sha256((bundle / "tables.safetensors").read_bytes()).hexdigest()
     assert meta.provenance["algorithm"] == "PPO"
-    assert meta.provenance["config"]["seed"] == 0
+    assert meta.provenance["config"]["seed"] == TINY_RUN.seed
 
 
 # ---------------------------------------------------------------- refusals

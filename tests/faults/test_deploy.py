@@ -109,7 +109,7 @@ def test_another_slm_than_recorded_names_both(pair: Recorded, device: Device) ->
 
 def test_a_lens_of_another_slm_is_refused(cloud: CloudClient, pair: Recorded, device: Device) -> None:
     lens = Lens.from_tensors(pair.graphs.lens_tensors)
-    narrow = Lens(lens.mean[:1], lens.directions[:1], lens.importance)
+    narrow = Lens(lens.mean[:1], lens.directions[:1], lens.rejection[:1], lens.importance)
     env = SyneraLiveEnv(cloud, replace(device, lens=narrow), pair.prompts, emulate_link=False)
     try:
         with pytest.raises(CheckpointError, match="the lens is for 1 exits"):

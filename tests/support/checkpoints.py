@@ -12,7 +12,7 @@ import transformers
 
 from runtime.model.exits import Segment
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
-from runtime.synera.lens import SKETCH_SIZE, Lens
+from runtime.synera.lens import CLUES, SKETCH_SIZE, Lens
 
 VOCAB = 61
 _SIZES: dict[str, Any] = {
@@ -50,11 +50,12 @@ def random_ids(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def random_lens(exits: int, hidden: int, seed: int = 0) -> Lens:
-    """A lens with random directions and evenly spread importance."""
+    """A lens with random directions and weights, and evenly spread importance."""
     rng = np.random.default_rng(seed)
     return Lens(
         mean=rng.normal(size=(exits, hidden)).astype(np.float32),
         directions=0.3 * rng.normal(size=(exits, SKETCH_SIZE, hidden)).astype(np.float32),
+        rejection=(rng.normal(size=(exits, CLUES)) / 4).astype(np.float32),
         importance=np.tile(np.linspace(0, 1, 101, dtype=np.float32), (MAX_DRAFT_LENGTH + 1, 1)),
     )
 

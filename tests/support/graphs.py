@@ -103,16 +103,12 @@ def akin_graphs(akin_models: Models) -> GraphSet:
     return record_tiny(akin_models, AKIN_NEW_TOKENS)
 
 
-def last_row(
-    decoder: Decoder, tokens: Sequence[int], *, stop: int | None = None, probe_layer: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run one sequence afresh; return the probabilities [vocab] and the attention row [8] of its last token."""
+def last_row(decoder: Decoder, tokens: Sequence[int], *, stop: int | None = None) -> np.ndarray:
+    """Run one sequence afresh; return the probabilities [vocab] after its last token."""
     import torch
 
-    cache = decoder.new_cache(probe_layer)
-    hidden = decoder.run(decoder.embed(torch.tensor(tokens)), torch.arange(len(tokens)), cache, 0, stop)
-    attention = cache.probed[-1].cpu().numpy() if cache.probed is not None else np.zeros(0, np.float32)
-    return decoder.logits(hidden[-1:])[0].float().softmax(-1).cpu().numpy(), attention
+    hidden = decoder.run(decoder.embed(torch.tensor(tokens)), torch.arange(len(tokens)), decoder.new_cache(), 0, stop)
+    return decoder.logits(hidden[-1:])[0].float().softmax(-1).cpu().numpy()
 
 
 class InProcessVerifier:

@@ -55,9 +55,8 @@ class ToyDrafter:
         self.clock.charge(0.01, since=self.clock.now())
         noise = _hash(self.prefix, 4)
         token = self.language(self.prefix)
-        attention = np.array([(noise >> i) % 97 / 97 for i in range(8)], np.float32)
         self.prefix.append(token)
-        return DraftToken(token, max(exit_index, 0), noise % 101 / 101, 0.5, 0.1, 1, np.zeros(16, np.float32), attention)
+        return DraftToken(token, max(exit_index, 0), noise % 101 / 101, 0.5, 0.1, 1, np.zeros(16, np.float32))
 
     def rollback(self, length: int) -> None:
         assert length <= len(self.prefix)
@@ -152,7 +151,7 @@ class Toy:
         self.clock = SimulatedClock()
         self.drafter, self.verifier = ToyDrafter(draft, self.clock), ToyVerifier(target, self.clock, failures, latencies)
         self.limits = Limits(room, frozenset({EOS}), context)
-        self.session = Session(self.drafter, self.verifier, self.clock, Energy(), random_lens(1, 4), self.limits, guess)
+        self.session = Session(self.drafter, self.verifier, self.clock, Energy(), random_lens(3, 4), self.limits, guess)
 
     def run(self, prompt: Sequence[int], knobs: Sequence[Knobs]) -> tuple[int, ...]:
         """Run an answer with knobs in turn (the last ones repeat); check what must hold at every chunk."""

@@ -40,7 +40,7 @@ class GuessingDrafter:
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
         token = self._truth[len(self._prefix) - self._prompt] if self._rng.random() < 0.8 else self._rng.randrange(3, 700)
         self._prefix.append(token)
-        return DraftToken(token, 0, 0.5, 0.1, 1.0, 0, np.zeros(16, np.float32), np.zeros(8, np.float32))
+        return DraftToken(token, 0, 0.5, 0.1, 1.0, 0, np.zeros(16, np.float32))
 
     def rollback(self, length: int) -> None:
         del self._prefix[length:]
@@ -56,7 +56,7 @@ class NoEnergy:
 
 def device(verifier: Verifier, truth: Sequence[int], eos_ids: frozenset[int] = frozenset()) -> Session:
     """A session that answers with as many tokens as `truth` has."""
-    lens = Lens(np.zeros((1, 4), np.float32), np.zeros((1, 16, 4), np.float32), np.ones((9, 101), np.float32))
+    lens = Lens.neutral(1, 4)
     limits = Limits(max_new_tokens=len(truth), eos_ids=eos_ids, context=256)
     return Session(GuessingDrafter(truth), verifier, RealClock(), NoEnergy(), lens, limits)
 

@@ -14,7 +14,7 @@ from runtime.synera.knobs import Knobs
 
 def token(confidence: float = 0.5, exit_index: int = 0, **changes: Any) -> DraftToken:
     fields: dict[str, Any] = {"margin": 0.25, "entropy": 1.5, "runner_up": 4, "sketch": np.arange(16, dtype=np.float32) / 4}
-    return DraftToken(3, exit_index, confidence, attention=np.zeros(8, np.float32), **(fields | changes))
+    return DraftToken(3, exit_index, confidence, **(fields | changes))
 
 
 def draft(confidences: Sequence[float] = (0.9, 0.5), importance: float = 0.5, seconds: float = 0.1) -> Draft:

@@ -47,9 +47,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _tokens() -> st.SearchStrategy[DraftToken]:
-    arrays = {"sketch": st.just(np.ones(16, np.float32)), "attention": st.just(np.ones(8, np.float32))}
     proposals = st.none() | st.sampled_from([Proposal((3,), (TOTAL,)), Proposal((7, 5), (TOTAL - 9, 9))])
-    return st.builds(DraftToken, COUNT, st.integers(0, 3), ANY, ANY, ANY, COUNT, **arrays, proposal=proposals)
+    sketch = st.just(np.ones(16, np.float32))
+    return st.builds(DraftToken, COUNT, st.integers(0, 3), ANY, ANY, ANY, COUNT, sketch, proposal=proposals)
 
 
 def _records() -> st.SearchStrategy[ChunkRecord]:

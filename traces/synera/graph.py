@@ -83,7 +83,6 @@ class Graph:
     runner_up: NDArray[np.int32]
     sketch: NDArray[np.float16]
     llm_probability: NDArray[np.float32]
-    attention: NDArray[np.float32]
     llm_token: NDArray[np.int32]
     exit_child: NDArray[np.int32]
     llm_child: NDArray[np.int32]
@@ -153,6 +152,10 @@ class GraphSet:
     def lens_tensors(self) -> dict[str, NDArray[np.float32]]:
         """The lens that sketches and importance were made with (see `runtime.synera.lens`)."""
         return {name: self._arrays[name] for name in LENS}
+
+    def with_lens(self, lens: dict[str, NDArray[np.float32]]) -> GraphSet:
+        """Return the same graphs with the tables of another lens; sketches stay what they are."""
+        return GraphSet(self.meta, self._arrays | {name: np.asarray(lens[name], np.float32) for name in LENS}, self.path)
 
     @property
     def nodes(self) -> int:

@@ -31,14 +31,15 @@ NODE_ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
     "runner_up": (np.int32, (EXITS,)),
     "sketch": (np.float16, (EXITS, 16)),  # hidden state on the lens's principal directions, -8..8
     "llm_probability": (np.float32, (EXITS,)),  # that the LLM gives to the exit's token
-    "attention": (np.float32, (8,)),  # attention row of the node's last token
     "llm_token": (np.int32, ()),
     "exit_child": (np.int32, (EXITS,)),  # node reached by the exit's token, after this one; -1 where not recorded
     "llm_child": (np.int32, ()),
 }
-LENS = ("lens.mean", "lens.directions", "lens.importance")
+LENS = ("lens.mean", "lens.directions", "lens.rejection", "lens.importance")
 _OFFSETS = ("node_offsets", "prompt_offsets")
 _ALL = {*NODE_ARRAYS, *LENS, *_OFFSETS, "prompt_tokens"}
+_CLUES = 21
+"""Weights of the lens for each exit."""
 _IMPORTANCE = (9, 101)  # draft lengths from 0, quantiles
 _ROUNDING = 1e-5  # by which a probability may leave 0..1
 
@@ -69,6 +70,7 @@ def _layout(meta: GraphMeta, arrays: Arrays) -> Iterator[str]:
         **{name: (np.int64, (len(meta.prompts) + 1,)) for name in _OFFSETS},
         "lens.mean": (np.float32, (exits, *hidden)),
         "lens.directions": (np.float32, (exits, 16, *hidden)),
+        "lens.rejection": (np.float32, (exits, _CLUES)),
         "lens.importance": (np.float32, _IMPORTANCE),
     }
     for name, stop in (("node_offsets", nodes), ("prompt_offsets", arrays["prompt_tokens"].size)):
@@ -131,7 +133,7 @@ def _figures(meta: GraphMeta, arrays: Arrays) -> Iterator[str]:
     for name in ("exit_token", "llm_token", "runner_up"):
         if (arrays[name] < -1).any() or (arrays[name][inner] < 0).any():
             yield f"{name} is negative"
-    ranges = {name: (0.0, 1.0) for name in ("confidence", "margin", "llm_probability", "attention")}
+    ranges = {name: (0.0, 1.0) for name in ("confidence", "margin", "llm_probability")}
     for name, (low, high) in (ranges | {"entropy": (0.0, 100.0), "sketch": (-8.0, 8.0), "lens.importance": (0.0, 1.0)}).items():
         values = arrays[name]
         if not ((values >= low - _ROUNDING) & (values <= high + _ROUNDING)).all():  # also false for NaN

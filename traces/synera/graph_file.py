@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from traces.errors import TraceError
 from traces.files import replacing
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KEY = "synera_graphs"
 _UNSEALED = "0" * 64
 _SEAL = re.compile(rb'sha256\\": \\"([0-9a-f]{64})\\"')

@@ -22,7 +22,8 @@ from runtime.settings import shown, within
 from runtime.synera.lens import Lens
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphMeta, GraphSet
-from traces.synera.record_builder import GraphBuilder, fit_lens, said_tokens
+from traces.synera.record_builder import GraphBuilder, fit_directions, said_tokens
+from traces.synera.record_lens import fit_importance
 from traces.synera.record_models import Models, PairTree
 from traces.synera.record_texts import token_texts
 from traces.tasks.splits import Prompt
@@ -62,7 +63,7 @@ class Recorder:
             score: (prompt, answer) to task score in 0..1.
             max_new_tokens: where answers are cut.
             node_budget: most nodes that are run for one prompt.
-            lens: the lens to use; None fits one on the first batch.
+            lens: the lens to use; None fits one, its directions on the first batch, its importance on all that is recorded.
             keep_open: False leaves out the prompts whose graph is still open at its node budget.
             workers: batches of prompts run side by side, one thread each; set torch to one thread with more than one.
 
@@ -98,11 +99,11 @@ class Recorder:
         ]
         graphs: list[dict[str, NDArray[Any]]] = []
         kept: list[GraphBuilder] = []
-        done = 0
+        done, fits = 0, self._lens is None
         with ThreadPoolExecutor(self._workers, thread_name_prefix="recorder") as pool:
             for builders in pool.map(self._expand, batches):
                 if self._lens is None:
-                    self._lens = fit_lens(builders, len(self._exits))
+                    self._lens = fit_directions(builders, len(self._exits))
                 for builder in builders:
                     if builder.dropped == 0 or self._keep_open:
                         graphs.append(builder.arrays(self._lens, len(self._exits)))
@@ -115,6 +116,9 @@ class Recorder:
         meta = self._meta([b.prompt for b in kept], graphs, split, sum(b.dropped == 0 for b in kept) / len(kept))
         meta.notes["left_out"] = len(prompts) - len(kept)
         graph_set = GraphSet.build(meta, graphs, self._lens.tensors())
+        if fits:
+            self._lens = fit_importance(self._lens, graph_set)
+            graph_set = graph_set.with_lens(self._lens.tensors())
         meta.coverage.update(coverage(graph_set))
         yield graph_set
 

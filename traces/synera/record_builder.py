@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.synera.knobs import MAX_DRAFT_LENGTH
-from runtime.synera.lens import Lens, chunk_importance
+from runtime.synera.lens import Lens
 from traces.synera.graph_check import EXITS, NODE_ARRAYS
 from traces.tasks.splits import Prompt
-
-_LENS_CHUNKS = 2000  # chunks sampled for the importance table
 
 
 @dataclass
@@ -61,15 +58,6 @@ class GraphBuilder:
             index = self.rows[index]["parent"]
         return tokens[::-1]
 
-    def attention_along(self, index: int) -> list[NDArray[np.float32]]:
-        """Return the attention rows of a node and of those before it, the prompt's left out, last first."""
-        rows = []
-        while index > 0:
-            if "attention" in self.rows[index]:
-                rows.append(self.rows[index]["attention"])
-            index = self.rows[index]["parent"]
-        return rows
-
     def arrays(self, lens: Lens, exits: int) -> dict[str, NDArray[Any]]:
         """Turn rows into the arrays of a graph; dropped rows go, and what pointed at them becomes -1."""
         kept = [i for i, r in enumerate(self.rows) if not r.get("dropped")]
@@ -97,17 +85,7 @@ def said_tokens(arrays: dict[str, NDArray[Any]]) -> set[int]:
     return {int(token) for token in np.unique(np.concatenate(named)) if token >= 0}
 
 
-def fit_lens(builders: list[GraphBuilder], exits: int) -> Lens:
-    """Fit the lens on the nodes of a batch of graphs, each node once."""
+def fit_directions(builders: list[GraphBuilder], exits: int) -> Lens:
+    """Fit what sketches are made with on the nodes of a batch of graphs, each node once."""
     states = np.stack([h for b in builders for h in b.hidden if h.size])  # [nodes, exits, hidden]
-    rng = np.random.default_rng(0)
-    samples: dict[int, list[float]] = {n: [] for n in range(3, MAX_DRAFT_LENGTH + 1)}
-    for _ in range(_LENS_CHUNKS):
-        builder = builders[int(rng.integers(len(builders)))]
-        rows = builder.attention_along(int(rng.integers(len(builder.rows))))
-        for length in samples:
-            if len(rows) >= length - 1:
-                raw = chunk_importance(rows[: length - 1][::-1])
-                if raw is not None:
-                    samples[length].append(raw)
-    return Lens.fit([states[:, e] for e in range(exits)], {n: v for n, v in samples.items()})
+    return Lens.of_states([states[:, e] for e in range(exits)])

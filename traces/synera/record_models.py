@@ -90,7 +90,7 @@ class PairTree:
     def __init__(self, models: Models) -> None:
         self._slm, self._llm = models.slm, models.llm
         self._exits = models.slm.config.exit_layers
-        self._slm_kv, self._llm_kv = self._slm.new_tree(probe_layer=self._exits[0] - 1), self._llm.new_tree()
+        self._slm_kv, self._llm_kv = self._slm.new_tree(), self._llm.new_tree()
 
     @torch.inference_mode()
     def run(
@@ -121,7 +121,6 @@ class PairTree:
             states.append(hidden)
         judged = predict(self._llm.logits(self._llm.run(self._llm.embed(ids), positions, self._llm_kv)))
         exit_token = torch.stack([g.token for g in guesses], 1)
-        assert self._slm_kv.probed is not None
         figures = {
             "exit_token": exit_token,
             "confidence": torch.stack([g.confidence for g in guesses], 1),
@@ -130,7 +129,6 @@ class PairTree:
             "runner_up": torch.stack([g.runner_up for g in guesses], 1),
             "llm_probability": judged.probabilities.gather(1, exit_token),
             "llm_token": judged.token,
-            "attention": self._slm_kv.probed,
             "hidden": torch.stack(states, 1).float(),
         }
         return {name: values.cpu().numpy() for name, values in figures.items()}

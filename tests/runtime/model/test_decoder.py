@@ -196,7 +196,7 @@ def test_each_exit_is_as_exact_as_transformers_in_the_same_type(loaded: Loaded) 
 
 
 def test_weights_states_and_caches_have_the_type_and_device_that_were_asked_for(llama: Loaded) -> None:
-    decoder, kv, tree = llama.decoder, llama.decoder.new_cache(probe_layer=0), llama.decoder.new_tree(probe_layer=0)
+    decoder, kv, tree = llama.decoder, llama.decoder.new_cache(), llama.decoder.new_tree()
     device, dtype = llama.placement.torch_device.type, llama.placement.torch_dtype
     assert (decoder.device.type, decoder.dtype) == (device, dtype)
     weights = load_file(llama.folder / "model.safetensors").values()
@@ -206,8 +206,6 @@ def test_weights_states_and_caches_have_the_type_and_device_that_were_asked_for(
     for cache in (kv, tree):
         hidden = decoder.run(decoder.embed(torch.tensor([5])), torch.tensor([0]), cache)
         assert (hidden.device.type, hidden.dtype) == (device, dtype)
-        assert cache.probed is not None
-        assert (cache.probed.device.type, cache.probed.dtype) == (device, torch.float32)
 
 
 def test_ids_and_positions_may_be_on_either_device(llama: Loaded) -> None:
@@ -223,7 +221,7 @@ def test_a_forward_mixes_no_devices_and_waits_for_nothing(
 ) -> None:
     save_checkpoint(tmp_path, kind, **changes)
     with pretended_device(tmp_path, dtype) as decoder:
-        one, other, tree = decoder.new_cache(0), decoder.new_cache(0), decoder.new_tree(0)
+        one, other, tree = decoder.new_cache(), decoder.new_cache(), decoder.new_tree()
         for first, rows in ((0, 70), (70, 1), (71, 4)):  # grows, a single row, a chunk
             hidden = decoder.run(decoder.embed(torch.arange(rows)), torch.arange(first, first + rows), one)
             assert decoder.logits(hidden).device.type == "meta"
@@ -275,19 +273,16 @@ def test_tree_equals_sequences(llama: Loaded, windowed: Loaded, parents: list[in
     ids = random_ids(len(paths), seed)
     for model in (llama, windowed):
         decoder = model.decoder
-        tree = decoder.new_tree(probe_layer=1)
+        tree = decoder.new_tree()
         for depth in range(1, max(map(len, paths)) + 1):
             wave = [p for p in paths if len(p) == depth]
             slots = torch.tensor([p[-1] for p in wave])
             tree.place(slots, torch.tensor(wave), torch.full((len(wave),), depth))
             got = decoder.run(decoder.embed(ids[slots]), torch.full((len(wave),), depth - 1), tree)
-            assert tree.probed is not None
             for row, path in enumerate(wave):
-                kv = decoder.new_cache(probe_layer=1)
+                kv = decoder.new_cache()
                 wanted = decoder.run(decoder.embed(ids[path]), torch.arange(depth), kv)
                 model.near(got[row], wanted[-1])
-                assert kv.probed is not None
-                model.near(tree.probed[row], kv.probed[-1], 1e-5)
 
 
 def test_tree_ignores_the_padding_of_shorter_paths(llama: Loaded) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from runtime.model.kv import ATTENTION_WINDOW, KVCache, KVShape, RaggedKV, SequenceKV, attention_rows
+from runtime.model.kv import KVCache, KVShape, RaggedKV, SequenceKV
 from runtime.model.placement import Placement
 from runtime.model.tree_kv import TreeKV
 from tests.support.placements import assert_near
@@ -58,14 +58,6 @@ def attended(rows: Rows, at: int, window: int | None) -> Tensor:
     return torch.stack([weights[h] @ rows.v[: at + 1, h // (HEADS // KV_HEADS)] for h in range(HEADS)])
 
 
-def probe_row(rows: Rows, at: int, window: int | None) -> Tensor:
-    """Attention row of the position `at`: [ATTENTION_WINDOW]."""
-    mean, out = probabilities(rows, at, window).mean(0), torch.zeros(ATTENTION_WINDOW)
-    for back in range(min(ATTENTION_WINDOW, at + 1)):
-        out[back] = mean[at - back]
-    return out
-
-
 class Bench:
     """Caches of one placement, fed with rows and read in float32 on the CPU."""
 
@@ -73,11 +65,11 @@ class Bench:
         self.placement = placement
         self._where: dict[str, Any] = {"dtype": placement.torch_dtype, "device": placement.torch_device}
 
-    def sequence(self, probe_layer: int | None = None) -> SequenceKV:
-        return SequenceKV(SHAPE, probe_layer=probe_layer, **self._where)
+    def sequence(self) -> SequenceKV:
+        return SequenceKV(SHAPE, **self._where)
 
-    def tree(self, probe_layer: int | None = None) -> TreeKV:
-        return TreeKV(SHAPE, probe_layer=probe_layer, **self._where)
+    def tree(self) -> TreeKV:
+        return TreeKV(SHAPE, **self._where)
 
     def attend(self, kv: KVCache, layer: int, rows: Rows, window: int | None = None) -> Tensor:
         q, k, v = (values.to(**self._where) for values in vars(rows).values())
@@ -87,12 +79,6 @@ class Bench:
 
     def near(self, got: Tensor, wanted: Tensor) -> None:
         assert_near(got, wanted, self.placement.dtype, TOLERANCE)
-
-
-def assert_probed(got: Tensor, wanted: Tensor) -> None:
-    """In float32 whatever the type: the rows were the same in all."""
-    assert got.dtype == torch.float32
-    assert (got.cpu() - wanted).abs().max() <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +98,7 @@ def test_sequence_equals_attention_over_what_was_kept(
     bench: Bench, edits: list[tuple[str, int]], window: int | None, seed: int
 ) -> None:
     """Rows are replaced by others after each rollback, so a row that survived by mistake would be seen."""
-    kv, kept = bench.sequence(probe_layer=0), random_rows(0, 0)
+    kv, kept = bench.sequence(), random_rows(0, 0)
     for turn, (kind, amount) in enumerate(edits):
         length = len(kept.q)
         if kind == "truncate":
@@ -122,11 +108,8 @@ def test_sequence_equals_attention_over_what_was_kept(
             new = random_rows(amount, 100 * seed + turn)
             kept = Rows(*(torch.cat(pair) for pair in zip(vars(kept).values(), vars(new).values(), strict=True)))
             got = bench.attend(kv, 0, new, window)
-            assert kv.probed is not None
-            assert kv.probed.shape == (amount, ATTENTION_WINDOW)
             for row in {0, amount - 1}:
                 bench.near(got[row], attended(kept, length + row, window))
-                assert_probed(kv.probed[row], probe_row(kept, length + row, window))
         assert kv.lengths == [len(kept.q), 0]
 
 
@@ -161,14 +144,6 @@ def test_memory_grows_with_the_length_and_keeps_the_rows(bench: Bench) -> None:
     bench.attend(kv, 0, rows[:199])
     assert kv.nbytes > small
     bench.near(bench.attend(kv, 0, rows[199:])[0], attended(rows, 199, None))
-
-
-def test_only_the_probe_layer_is_probed(bench: Bench) -> None:
-    kv, rows = bench.sequence(probe_layer=1), random_rows(3, 4)
-    bench.attend(kv, 0, rows)
-    assert kv.probed is None
-    bench.attend(kv, 1, rows)
-    assert kv.probed is not None
 
 
 def test_a_negative_length_is_refused() -> None:
@@ -211,7 +186,7 @@ def test_tree_equals_attention_along_each_path(bench: Bench, parents: list[int],
     paths = [[0]]
     for node, parent in enumerate(parents, 1):
         paths.append([*paths[parent % node], node])
-    rows, kv = random_rows(len(paths), 7), bench.tree(probe_layer=0)
+    rows, kv = random_rows(len(paths), 7), bench.tree()
     slot = [3 * node + 1 for node in range(len(paths))]
     for node, path in enumerate(paths):
         padded = torch.tensor([[slot[p] for p in path] + [slot[0]] * 2])
@@ -219,8 +194,6 @@ def test_tree_equals_attention_along_each_path(bench: Bench, parents: list[int],
         got = bench.attend(kv, 0, rows[node : node + 1], window)
         along = Rows(rows.q[path], rows.k[path], rows.v[path])
         bench.near(got[0], attended(along, len(path) - 1, window))
-        assert kv.probed is not None
-        assert_probed(kv.probed[0], probe_row(along, len(path) - 1, window))
 
 
 def test_tree_grows_and_keeps_what_it_holds(bench: Bench) -> None:
@@ -229,11 +202,3 @@ def test_tree_grows_and_keeps_what_it_holds(bench: Bench) -> None:
         kv.place(torch.tensor([slot]), torch.tensor([[5, 4000][: node + 1]]), torch.tensor([node + 1]))
         got = bench.attend(kv, 0, rows[node : node + 1])
     bench.near(got[0], attended(rows, 1, None))
-
-
-def test_attention_rows_sum_to_one_where_everything_is_within_reach() -> None:
-    rows = random_rows(ATTENTION_WINDOW, 9)
-    visible = torch.ones(ATTENTION_WINDOW, ATTENTION_WINDOW).tril().bool()
-    got = attention_rows(rows.q, rows.k.transpose(0, 1)[None], visible, torch.arange(ATTENTION_WINDOW))
-    assert torch.allclose(got.sum(1), torch.ones(ATTENTION_WINDOW))
-    assert not got.triu(1).any()  # nothing before the start

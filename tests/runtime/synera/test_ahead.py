@@ -21,7 +21,7 @@ from tests.support.language import EOS, Toy, any_knobs, failures, llm, offload_a
 def draft_of(*confidences: float, runner_share: float = 0.5) -> Draft:
     """Tokens 10, 11, ... whose runner-ups (100, 101, ...) have that share of what is left."""
     tokens = [
-        DraftToken(10 + i, 0, c, c - runner_share * (1 - c), 0.1, 100 + i, np.zeros(16, np.float32), np.zeros(8, np.float32))
+        DraftToken(10 + i, 0, c, c - runner_share * (1 - c), 0.1, 100 + i, np.zeros(16, np.float32))
         for i, c in enumerate(confidences)
     ]
     return Draft(tuple(tokens), 1.0, 0.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from runtime.errors import CheckpointError
-from runtime.model.kv import ATTENTION_WINDOW
+from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import MAX_DRAFT_LENGTH
-from runtime.synera.lens import SKETCH_SIZE, Lens, chunk_importance
+from runtime.synera.lens import CLUES, QUANTILES, SKETCH_SIZE, Lens, chunk_importance, clues
+from tests.support.records import token
 
 HIDDEN = 24
 
@@ -31,51 +33,113 @@ def states() -> list[NDArray[np.float32]]:
 @pytest.fixture(scope="module")
 def lens(states: list[NDArray[np.float32]]) -> Lens:
     rng = np.random.default_rng(1)
-    return Lens.fit(states, {length: rng.beta(2, 5, size=500).tolist() for length in range(3, MAX_DRAFT_LENGTH + 1)})
+    table = np.zeros((MAX_DRAFT_LENGTH + 1, QUANTILES), np.float32)
+    for length in range(1, MAX_DRAFT_LENGTH + 1):
+        table[length] = np.quantile(rng.beta(2, 5, size=500), np.linspace(0, 1, QUANTILES))
+    weights = (rng.normal(size=(2, CLUES)) / 4).astype(np.float32)
+    return replace(Lens.of_states(states), rejection=weights, importance=table)
 
 
-def _rows(raw: float) -> list[NDArray[np.float32]]:
-    """A chunk of three whose importance is `raw`."""
-    second = np.zeros(ATTENTION_WINDOW, np.float32)
-    second[1] = raw
-    return [np.zeros(ATTENTION_WINDOW, np.float32), second]
+def by_confidence(lens: Lens) -> Lens:
+    """The same lens, by which a token of confidence c is rejected with probability 1 - c."""
+    told = np.zeros_like(lens.rejection)
+    told[:, 4] = 1.0  # log of doubt; what is left of log-odds is the log of confidence, about 0 for the confidences below
+    return replace(lens, rejection=told)
 
 
 # ---------------------------------------------------------------- importance
 
 
-def test_importance_is_the_largest_attention_received_from_inside_the_chunk() -> None:
-    rows = [np.full(ATTENTION_WINDOW, 0.9, np.float32), np.full(ATTENTION_WINDOW, 0.1, np.float32)]
-    assert chunk_importance(rows) == pytest.approx(0.1)  # the first token's row looks only at the prompt
-    rows.append(np.array([0.9, 0.2, 0.3, 0.8, 0, 0, 0, 0], np.float32))
-    assert chunk_importance(rows) == pytest.approx(0.3)  # own position and those before the chunk do not count
+def test_a_token_s_rejection_is_told_by_the_weights_of_its_exit(lens: Lens) -> None:
+    felt, sketch = (0.75, 0.5, 1.25), np.linspace(-2, 2, SKETCH_SIZE)
+    told = clues(*(np.array([x]) for x in felt), sketch[None])
+    assert told.tolist() == [[1.0, *felt, np.log(0.25), *sketch]]
+    for exit_index in (0, 1):
+        log_odds = float(np.dot(lens.rejection[exit_index].astype(float), told[0]))
+        assert lens.rejected(exit_index, told) == pytest.approx([1 / (1 + np.exp(-log_odds))])
+    both = lens.rejected(np.array([0, 1]), np.concatenate([told, told]))
+    assert both == pytest.approx([*lens.rejected(0, told), *lens.rejected(1, told)])
 
 
-@pytest.mark.parametrize("tokens", [0, 1])
-def test_importance_is_unknown_where_no_later_token_was_read(lens: Lens, tokens: int) -> None:
-    rows = [np.ones(ATTENTION_WINDOW, np.float32)] * tokens
-    assert chunk_importance(rows) is None
-    assert lens.importance_quantile(rows, tokens + 1) == 1.0
+def test_certainty_is_no_infinite_clue() -> None:
+    one, nothing = np.ones(1), np.zeros((1, SKETCH_SIZE))
+    assert np.isfinite(clues(one, one, 0 * one, nothing)).all()
+
+
+@pytest.mark.parametrize(("rejected", "wanted"), [([0.0, 0.0], 0.0), ([0.25], 0.25), ([0.5, 0.5], 0.75), ([0.1, 1.0], 1.0)])
+def test_importance_is_the_chance_that_some_token_is_rejected(rejected: list[float], wanted: float) -> None:
+    assert chunk_importance(np.array(rejected)) == pytest.approx(wanted)
+    assert chunk_importance(np.array(rejected[::-1])) == pytest.approx(wanted)
 
 
 @settings(deadline=None)
-@given(first=st.floats(0, 1, width=32), second=st.floats(0, 1, width=32), length=st.integers(3, MAX_DRAFT_LENGTH))
-def test_quantiles_rise_with_importance(lens: Lens, first: float, second: float, length: int) -> None:
+@given(first=st.floats(0, 1, width=32), second=st.floats(0, 1, width=32), length=st.integers(1, MAX_DRAFT_LENGTH))
+def test_a_chunk_is_more_important_the_less_sure_a_token_of_it(lens: Lens, first: float, second: float, length: int) -> None:
     low, high = sorted((first, second))
-    below, above = lens.importance_quantile(_rows(low), length), lens.importance_quantile(_rows(high), length)
-    assert 0.0 <= below <= above <= 1.0
+    rest = [token(0.999)] * (length - 1)
+    unsure, sure = (by_confidence(lens).importance_quantile([token(c), *rest]) for c in (low, high))
+    assert 0.0 <= sure <= unsure <= 1.0
 
 
-def test_quantiles_are_those_of_the_recorded_chunks() -> None:
-    values = np.linspace(0, 1, 1001)
-    lens = Lens.fit([np.eye(4, dtype=np.float32)], {5: values.tolist()})
-    for raw in (0.0, 0.25, 0.5, 0.9, 1.0):
-        assert lens.importance_quantile(_rows(raw), 5) == pytest.approx(raw, abs=0.011)
+@settings(deadline=None)
+@given(
+    confidence=st.floats(0, 0.9999999),
+    error=st.floats(-1e-6, 1e-6),
+    seed=st.integers(0, 30),
+    length=st.integers(1, MAX_DRAFT_LENGTH),
+)
+def test_what_a_live_forward_differs_by_moves_importance_little(
+    lens: Lens, confidence: float, error: float, seed: int, length: int
+) -> None:
+    weights = (np.random.default_rng(seed).normal(size=lens.rejection.shape) / 2).astype(np.float32)
+    steep = replace(lens, rejection=weights)
+    near = min(max(confidence + error, 0.0), 1.0)
+    one, other = (raw_importance(steep, [token(c)] * length) for c in (confidence, near))
+    assert abs(one - other) < 0.03  # a percent of the odds of each token, where doubt is least
 
 
-def test_lengths_that_were_never_recorded_count_as_important() -> None:
-    lens = Lens.fit([np.eye(4, dtype=np.float32)], {5: [0.1, 0.2], 6: []})
-    assert [lens.importance_quantile(_rows(raw), length) for raw in (0.0, 0.5) for length in (4, 6)] == [1.0] * 4
+def raw_importance(lens: Lens, tokens: list[DraftToken]) -> float:
+    told = clues(*np.array([(t.confidence, t.margin, t.entropy) for t in tokens]).T, np.stack([t.sketch for t in tokens]))
+    return chunk_importance(lens.rejected(np.array([t.exit_index for t in tokens]), told))
+
+
+def test_quantiles_are_those_of_the_recorded_chunks(lens: Lens) -> None:
+    table = np.zeros_like(lens.importance)
+    table[2] = np.linspace(0, 1, QUANTILES)
+    for doubt in (0.01, 0.1, 0.3):
+        tokens = [token(1 - doubt), token(0.5)]
+        found = replace(by_confidence(lens), importance=table).importance_quantile(tokens)
+        assert found == pytest.approx(raw_importance(by_confidence(lens), tokens), abs=0.011)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    length=st.integers(1, MAX_DRAFT_LENGTH),
+    coordinate=st.integers(0, SKETCH_SIZE - 1),
+    towards=st.sampled_from([-np.inf, np.inf]),
+)
+def test_a_recorded_chunk_has_its_quantile_live_too(
+    lens: Lens, seed: int, length: int, coordinate: int, towards: float
+) -> None:
+    """There a coordinate of a sketch may be rounded to half precision the other way."""
+    sketches = np.random.default_rng(seed).normal(size=(length, SKETCH_SIZE)).astype(np.float16)
+    recorded = [token(0.9, sketch=s.astype(np.float32)) for s in sketches]
+    sketches[0, coordinate] = np.nextafter(sketches[0, coordinate], np.float16(towards))
+    live = [token(0.9, sketch=s.astype(np.float32)) for s in sketches]
+    raw = raw_importance(lens, recorded)
+    table = lens.importance.copy()
+    table[length] = np.sort([*np.linspace(0, 0.9 * raw, 40), *[raw] * 21, *np.linspace(1 - 0.9 * (1 - raw), 1, 40)])
+    held = replace(lens, importance=table)
+    assert held.importance_quantile(live) == held.importance_quantile(recorded) == pytest.approx(61 / QUANTILES)
+
+
+def test_lengths_that_were_never_recorded_count_as_important(lens: Lens) -> None:
+    table = lens.importance.copy()
+    table[[1, 4]] = 0
+    for length in (1, 4):
+        assert replace(lens, importance=table).importance_quantile([token(0.9999)] * length) == 1.0
+    assert Lens.neutral(2, HIDDEN).importance_quantile([token(0.9999)] * 3) == 1.0
 
 
 # ---------------------------------------------------------------- sketch
@@ -108,7 +172,7 @@ def test_sketches_are_bounded_and_survive_half_precision(lens: Lens, scale: floa
 
 
 def test_few_samples_leave_the_other_directions_zero() -> None:
-    lens = Lens.fit([np.random.default_rng(0).normal(size=(5, HIDDEN)).astype(np.float32)], {})
+    lens = Lens.of_states([np.random.default_rng(0).normal(size=(5, HIDDEN)).astype(np.float32)])
     assert lens.directions.shape == (1, SKETCH_SIZE, HIDDEN)
     assert not lens.directions[0, 5:].any()
     assert np.isfinite(lens.sketch(np.ones(HIDDEN, np.float32), 0)).all()
@@ -127,8 +191,9 @@ def test_the_tables_survive_a_file(lens: Lens, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_follows_the_tables(lens: Lens) -> None:
-    changed = Lens(lens.mean + 1, lens.directions, lens.importance)
-    assert changed.fingerprint != lens.fingerprint
+    for name, table in lens.tensors().items():
+        changed = Lens.from_tensors(lens.tensors() | {name: table / 2})
+        assert changed.fingerprint != lens.fingerprint
 
 
 def test_files_that_are_missing_damaged_or_of_something_else_are_named(lens: Lens, tmp_path: Path) -> None:
@@ -154,6 +219,8 @@ def test_files_that_are_missing_damaged_or_of_something_else_are_named(lens: Len
         ("lens.directions", lambda t: t.astype(np.int32), r"lens\.directions is int32"),
         ("lens.directions", lambda t: t * np.float32(np.nan), r"lens\.directions has values that are not finite"),
         ("lens.mean", lambda t: t + np.float32(np.inf), r"lens\.mean has values that are not finite"),
+        ("lens.rejection", lambda t: t[:, 1:], r"lens\.rejection is float32\[2, 20\]; it must be float32\[2, 21\]"),
+        ("lens.rejection", lambda t: t * np.float32(np.nan), r"lens\.rejection has values that are not finite"),
         ("lens.importance", lambda t: t[:-1], r"lens\.importance is float32\[8, 101\]; it must be float32\[9, 101\]"),
         ("lens.importance", lambda t: t[:, ::-1].copy(), r"lens\.importance must rise within 0\.\.1"),
         ("lens.importance", lambda t: t + 1, r"lens\.importance must rise within 0\.\.1"),

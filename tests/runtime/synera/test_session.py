@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from runtime.errors import ContextOverflowError
 from runtime.session import Limits
 from runtime.synera.knobs import Knobs
-from runtime.synera.lens import chunk_importance
 from tests.support.language import EOS, Toy, any_knobs, failures, llm, offload_all, prompts, slm
 
 # ---------------------------------------------------------------- which tokens
@@ -137,13 +136,12 @@ def test_exit_and_length_apply_to_the_next_chunk_thresholds_to_the_one_in_hand()
     assert toy.drafter.asked == [(0, 0.5)] * 2 + [(1, 0.25)] * 3
 
 
-def test_importance_comes_from_the_rows_of_later_tokens() -> None:
+def test_importance_is_the_lens_s_of_the_whole_chunk() -> None:
     toy = Toy(draft=lambda prefix: 5)
-    draft = toy.session.begin([1], Knobs(draft_length=4)).draft
-    raw = chunk_importance([t.attention for t in draft.tokens[1:]])
-    assert raw is not None
-    assert draft.importance == pytest.approx(raw, abs=0.02)  # the lens of these tests maps evenly
-    assert toy.session.begin([1], Knobs(draft_length=2)).draft.importance == 1.0
+    for length in (1, 2, 4):
+        draft = toy.session.begin([1], Knobs(draft_length=length)).draft
+        assert draft.importance == toy.session._lens.importance_quantile(draft.tokens)
+        assert 0.0 < draft.importance < 1.0
 
 
 # ---------------------------------------------------------------- time

@@ -29,6 +29,7 @@ ALL_ARRAYS = [
     "prompt_offsets",
     "lens.mean",
     "lens.directions",
+    "lens.rejection",
     "lens.importance",
 ]
 
@@ -179,7 +180,7 @@ def test_another_safetensors_file_is_not_taken_for_graphs(tmp_path: Path) -> Non
         GraphSet.load(path)
 
 
-@pytest.mark.parametrize("version", [0, 1, FORMAT_VERSION + 1, "2", None, 2.5, [2]])
+@pytest.mark.parametrize("version", [0, 1, 2, FORMAT_VERSION + 1, "2", None, 2.5, [2]])
 def test_another_format_version_names_both(saved: Path, version: Any) -> None:
     restate(saved, json.dumps({"format_version": version}))
     with pytest.raises(
@@ -189,7 +190,7 @@ def test_another_format_version_names_both(saved: Path, version: Any) -> None:
         GraphSet.load(saved)
 
 
-@pytest.mark.parametrize("stated", ["{", "", "[" * 100_000, '{"format_version": 2}', '{"format_version": 2, "sha256": "0"}'])
+@pytest.mark.parametrize("stated", ["{", "", "[" * 100_000, '{"format_version": 3}', '{"format_version": 3, "sha256": "0"}'])
 def test_a_description_that_is_not_one_is_damage(saved: Path, stated: str) -> None:
     restate(saved, stated)
     with pytest.raises(TraceError, match=r"graphs\.safetensors is damaged .*record it again"):
@@ -199,7 +200,7 @@ def test_a_description_that_is_not_one_is_damage(saved: Path, stated: str) -> No
 @pytest.mark.parametrize("stated", ["[]", "3", "null", '"x"', "{}"])
 def test_a_description_without_a_version_is_of_none(saved: Path, stated: str) -> None:
     restate(saved, stated)
-    with pytest.raises(TraceError, match=r"graphs\.safetensors is of graph format None, this version reads 2"):
+    with pytest.raises(TraceError, match=r"graphs\.safetensors is of graph format None, this version reads 3"):
         GraphSet.load(saved)
 
 
@@ -409,7 +410,6 @@ NAN, INFINITE = float("nan"), float("inf")
         (spoil("margin", -0.01), r"margin has values outside 0\.\.1"),
         (spoil("margin", 1.0), "a margin exceeds its confidence"),
         (spoil("llm_probability", INFINITE), r"llm_probability has values outside 0\.\.1"),
-        (spoil("attention", NAN), r"attention has values outside 0\.\.1"),
         (spoil("entropy", INFINITE), r"entropy has values outside 0\.\.100"),
         (spoil("entropy", NAN), r"entropy has values outside 0\.\.100"),
         (spoil("sketch", NAN), r"sketch has values outside -8\.\.8"),
@@ -420,6 +420,10 @@ NAN, INFINITE = float("nan"), float("inf")
         (lambda graphs, arrays: arrays["token"].__setitem__(0, 5), "a prompt's own node has a parent, a token or a depth"),
         (lambda graphs, arrays: arrays["depth"].__setitem__(0, 1), "a prompt's own node has a parent, a token or a depth"),
         (lambda graphs, arrays: arrays["lens.mean"].__setitem__((0, 0), NAN), r"lens\.mean has values that are not finite"),
+        (
+            lambda graphs, arrays: arrays["lens.rejection"].__setitem__((0, 0), NAN),
+            r"lens\.rejection has values that are not finite",
+        ),
         (lambda graphs, arrays: arrays["lens.importance"].__setitem__((3, 0), 2.0), r"lens\.importance has values outside"),
     ],
 )
@@ -443,6 +447,15 @@ def test_an_answer_longer_than_the_limit_is_damage(akin_graphs: GraphSet) -> Non
         GraphSet(replace(akin_graphs.meta, max_new_tokens=13), akin_graphs._arrays)
 
 
+def test_another_lens_changes_its_tables_alone(akin_graphs: GraphSet) -> None:
+    lens = {name: table / 2 for name, table in akin_graphs.lens_tensors.items()}
+    changed = akin_graphs.with_lens(lens)
+    assert changed.meta == akin_graphs.meta
+    for name in ALL_ARRAYS:
+        same = akin_graphs._arrays[name] if name not in lens else lens[name]
+        assert np.array_equal(changed._arrays[name], same, equal_nan=name == "score")
+
+
 # ---------------------------------------------------------------- checksum
 
 
@@ -451,8 +464,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file of the toy graph, about 8 kB."""
     path, graph = tmp_path_factory.mktemp("small") / "graphs.safetensors", toy_graph()
     arrays = {name: getattr(graph, name) for name in (*NODE_ARRAYS, "prompt_tokens")}
-    lens = {"lens.mean": np.zeros((2, 2)), "lens.directions": np.zeros((2, 16, 2)), "lens.importance": np.zeros((9, 101))}
-    GraphSet.build(toy_meta(), [arrays], lens).save(path)
+    GraphSet.build(toy_meta(), [arrays], Lens.neutral(2, 2).tensors()).save(path)
     return path.read_bytes()
 
 

@@ -30,6 +30,7 @@ from traces.synera import record
 from traces.synera.coverage import coverage
 from traces.synera.graph import Graph, GraphSet
 from traces.synera.record import Recorder
+from traces.synera.record_lens import fit_importance
 from traces.synera.record_models import Models, greedy_answers
 from traces.tasks.splits import Prompt
 
@@ -69,17 +70,16 @@ def check_node(models: Models, graph: Graph, node: int) -> None:
     """Compare a node with one sequence run afresh."""
     prefix = [*graph.prompt_tokens.tolist(), *answer_of(graph, node)]
     exits = models.slm.config.exit_layers
-    judged, _ = last_row(models.llm, prefix)
+    judged = last_row(models.llm, prefix)
     assert graph.llm_token[node] == judged.argmax()
     for e, layer in enumerate(exits):
-        said, attention = last_row(models.slm, prefix, stop=layer, probe_layer=exits[0] - 1)
+        said = last_row(models.slm, prefix, stop=layer)
         first, second = np.argsort(said)[::-1][:2]
         assert (graph.exit_token[node, e], graph.runner_up[node, e]) == (first, second)
         assert graph.confidence[node, e] == pytest.approx(said[first], abs=1e-5)
         assert graph.margin[node, e] == pytest.approx(said[first] - said[second], abs=1e-5)
         assert graph.entropy[node, e] == pytest.approx(-(said * np.log(np.maximum(said, 1e-30))).sum(), abs=1e-4)
         assert graph.llm_probability[node, e] == pytest.approx(judged[first], abs=1e-5)
-        np.testing.assert_allclose(graph.attention[node], attention, atol=1e-5)
 
 
 def test_the_figures_of_a_node_are_those_of_a_fresh_run(recorded: tuple[Models, GraphSet]) -> None:
@@ -108,7 +108,7 @@ def test_the_sketch_is_the_lens_s_view_of_the_hidden_state(akin_models: Models, 
 def test_confidence_margin_and_probability_are_in_range(recorded: tuple[Models, GraphSet]) -> None:
     for graph in recorded[1]:
         inner = inner_nodes(graph)
-        for name in ("confidence", "margin", "llm_probability", "attention"):
+        for name in ("confidence", "margin", "llm_probability"):
             values = getattr(graph, name)[inner]
             assert (values >= 0).all(), name
             assert (values <= 1 + 1e-6).all(), name
@@ -214,14 +214,16 @@ def test_a_lens_that_is_given_is_kept(tiny_models: Models, akin_graphs: GraphSet
     assert Lens.from_tensors(graphs.lens_tensors).fingerprint == lens.fingerprint
 
 
-def test_the_importance_table_is_that_of_recorded_chunks(akin_graphs: GraphSet) -> None:
-    table = Lens.from_tensors(akin_graphs.lens_tensors).importance
-    assert (np.diff(table, axis=1) >= 0).all()
-    assert (table >= 0).all()
-    assert (table <= 1).all()
-    assert not table[:3].any(), "chunks below three tokens have none"
-    for length in range(3, 9):
-        assert table[length, -1] > table[length, 0]
+def test_importance_is_fitted_on_all_that_is_recorded_and_kept_for_what_is_recorded_next(akin_models: Models) -> None:
+    recorder = Recorder(akin_models, text_score, 6)
+    *_, first = recorder.record(tiny_prompts(), "train", batch=2)
+    assert isinstance(first, GraphSet)
+    lens = Lens.from_tensors(first.lens_tensors)
+    assert fit_importance(lens, first).fingerprint == lens.fingerprint
+    assert np.abs(lens.rejection).max() > 0
+    *_, second = recorder.record(tiny_prompts()[:2], "test")
+    assert isinstance(second, GraphSet)
+    assert Lens.from_tensors(second.lens_tensors).fingerprint == lens.fingerprint
 
 
 # ---------------------------------------------------------------- budget
@@ -367,8 +369,7 @@ def test_root_figures_are_near_those_of_float32(placed: tuple[Placement, GraphSe
     exact = {g.prompt: g for g in akin_graphs}
     limit = 1e-5 if placed[0].dtype == "float32" else 0.06  # bfloat16 came to 0.029
     for graph in placed[1]:
-        for name in ("confidence", "attention"):
-            np.testing.assert_allclose(getattr(graph, name)[0], getattr(exact[graph.prompt], name)[0], atol=limit)
+        np.testing.assert_allclose(graph.confidence[0], exact[graph.prompt].confidence[0], atol=limit)
 
 
 # ---------------------------------------------------------------- greedy answers
@@ -427,7 +428,7 @@ def test_a_score_outside_its_range_ends_the_recording_at_once(tiny_models: Model
 
 def test_a_lens_of_another_slm_is_refused_before_the_work(tiny_models: Models, akin_graphs: GraphSet) -> None:
     lens = Lens.from_tensors(akin_graphs.lens_tensors)
-    other = Lens(lens.mean[:1], lens.directions[:1], lens.importance)
+    other = Lens(lens.mean[:1], lens.directions[:1], lens.rejection[:1], lens.importance)
     with pytest.raises(CheckpointError, match="the lens is for 1 exits of hidden size 32, the SLM has 2 of 32"):
         Recorder(tiny_models, text_score, 4, lens=other)
 

@@ -53,18 +53,17 @@ def test_a_tree_says_what_single_sequences_say(models: Models) -> None:
         paths = [np.array([*range(n), *slots]) for slots in own]
         figures = tree.run(np.array([tail[-1] for tail in tails]), np.array([slots[-1] for slots in own]), paths)
         for row, tail in enumerate(tails):
-            judged, _ = last_row(models.llm, [*prompt, *tail])
+            judged = last_row(models.llm, [*prompt, *tail])
             for e, layer in enumerate(exits):
-                said, attention = last_row(models.slm, [*prompt, *tail], stop=layer, probe_layer=exits[0] - 1)
+                said = last_row(models.slm, [*prompt, *tail], stop=layer)
                 token = figures["exit_token"][row, e]
                 assert said.max() - said[token] <= limit
                 assert figures["confidence"][row, e] == pytest.approx(said.max(), abs=limit)
                 assert figures["llm_probability"][row, e] == pytest.approx(judged[token], abs=limit)
-                np.testing.assert_allclose(figures["attention"][row], attention, atol=limit)
             assert judged.max() - judged[figures["llm_token"][row]] <= limit
     hidden = figures["hidden"]
     assert hidden.shape == (1, len(exits), models.slm.config.hidden)
-    assert {figures[name].dtype.name for name in ("confidence", "margin", "entropy", "attention", "hidden")} == {"float32"}
+    assert {figures[name].dtype.name for name in ("confidence", "margin", "entropy", "hidden")} == {"float32"}
 
 
 def test_greedy_tokens_end_at_the_limit_or_with_the_end_of_the_answer(models: Models) -> None:
