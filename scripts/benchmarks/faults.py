@@ -74,7 +74,7 @@ class Found:
     longest_wait: dict[str, float] = field(default_factory=dict)
     """Seconds that a check kept the device waiting, by kind of fault."""
     most_stalls: dict[str, int] = field(default_factory=dict)
-    """Checks of one fault that kept it waiting noticeably."""
+    """Lost checks of one fault that kept it waiting noticeably; all others must be lost at once."""
     sessions_left: int = 0
     threads_left: int = 0
     sockets_left: int = 0
@@ -104,7 +104,7 @@ class Found:
             ),
             *(
                 Figure(
-                    f"most checks that stalled, {kind}",
+                    f"most lost checks that were waited for, {kind}",
                     float(most),
                     "a fault",
                     1.0,
@@ -192,7 +192,7 @@ class _Soak:
         else:
             waits = [r.cost.wait_seconds for r in session.records]
             found.longest_wait[kind] = max(found.longest_wait.get(kind, 0.0), *waits)
-            self._stalls += sum(wait >= _STALL_SECONDS for wait in waits)
+            self._stalls += sum(r.error is not None and r.cost.wait_seconds >= _STALL_SECONDS for r in session.records)
         return self._hold(prompt, session)
 
     def _hold(self, prompt: tuple[int, ...], session: LiveSession) -> bool:

@@ -90,5 +90,5 @@ def test_the_figures_name_what_was_missed() -> None:
         "undisturbed answers that are the LLM's own": 0.0,
         "faults recovered from": 0.0,
         "longest wait for a check, stop": 30.0,
-        "most checks that stalled, stop": 7.0,
+        "most lost checks that were waited for, stop": 7.0,
     }
