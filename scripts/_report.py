@@ -25,7 +25,6 @@ _COLUMNS = (
     ("TBT p95", "tbt_p95_seconds", 1e3, 0),
     ("s/answer", "seconds", 1, 2),
     ("offload", "offload_rate", 1, 3),
-    ("hits", "hit_rate", 1, 2),
     ("cloud s", "cloud_seconds", 1, 3),
     ("reward", "reward", 1, 3),
 )
