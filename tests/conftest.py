@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from runtime.model.placement import Placement
 from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 from tests.support.placements import PLACEMENTS, named
+
+# No test is about how long an example takes: a machine may be held up at any time.
+hypothesis.settings.register_profile("synera", deadline=None)
+hypothesis.settings.load_profile("synera")
 
 
 @pytest.fixture(scope="session", params=PLACEMENTS)
