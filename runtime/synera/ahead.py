@@ -15,7 +15,8 @@ from runtime.synera.chunk import Draft, DraftToken
 
 BONUS_MARGIN = 0.8
 """A bonus token is only guessed, so it is drafted with this exit margin, if the knobs have a higher one: at the first exit that
-is fairly sure of it. Measured on the bundled pair it hits as often as the whole depth, in half the time."""
+is fairly sure of it. In replays of the bundled pair it hits as often as the whole depth does, and the cut in seconds grows by 1 to 2
+hundredths of an answer."""
 _LEAST_PROBABILITY = 1e-6
 
 
