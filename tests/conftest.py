@@ -15,8 +15,10 @@ from runtime.model.placement import Placement
 from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 from tests.support.placements import PLACEMENTS, named
 
-# No test is about how long an example takes: a machine may be held up at any time.
-hypothesis.settings.register_profile("synera", deadline=None)
+# No test is about how long an example takes: a machine may be held up at any time. The same commit is tested by the same
+# examples; `pytest --hypothesis-profile=explore` draws others.
+hypothesis.settings.register_profile("synera", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile("synera")
 
 

@@ -13,7 +13,7 @@ from runtime.clock import SimulatedClock
 from runtime.errors import UncoveredError
 from runtime.synera.chunk import ChunkRecord, Draft
 from runtime.synera.knobs import Knobs
-from runtime.synera.lens import Lens
+from runtime.synera.lens import QUANTILES, Lens
 from runtime.wire.sizes import (
     GRPC_OVERHEAD_BYTES,
     open_request_bytes,
@@ -66,7 +66,8 @@ def run(episode: ReplayEpisode, knobs: list[Knobs]) -> list[ChunkRecord]:
 def assert_same_draft(live: Draft, replayed: Draft) -> None:
     assert live.ids == replayed.ids
     assert replayed.seconds == pytest.approx(live.seconds, rel=1e-9)
-    assert replayed.importance == pytest.approx(live.importance, abs=1e-4)
+    # A quantile is a place in a table, and rounding may take a figure that stands on an entry over it.
+    assert replayed.importance == pytest.approx(live.importance, abs=1.01 / QUANTILES)
     for one, other in zip(live.tokens, replayed.tokens, strict=True):
         assert (one.exit_index, one.runner_up) == (other.exit_index, other.runner_up)
         assert other.confidence == pytest.approx(one.confidence, abs=1e-5)
