@@ -16,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/synera demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from agents.base import Controller
-from agents.evaluation import Answered, answer, make_plan, warn_uncovered
+from agents.comparison import ADVICE, covered_share, resampled, warn_uncovered
+from agents.evaluation import Answered, answer, make_plan
 from agents.rules import FIGURES, ChanceRule, FixedRule, LevelRule
 from synera_env import DecisionEnv, UncoveredError
 
@@ -33,7 +34,6 @@ RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COMMON_RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Offload rates that criteria are compared at."""
 _GRID = np.linspace(0.0, 1.0, 101)
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
     @classmethod
     def of(cls, mean: float, resampled: NDArray[np.float64]) -> Estimate:
@@ -82,14 +85,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The curves of all criteria, over the answers that every rule kept inside the recorded graphs."""
+    """The curves of all criteria."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     planned_answers: int
-    shared_answers: int
     prompts: int
-    """That the shared answers are to."""
+    least_covered: float
+    """Share of its answers that stayed inside the recorded graphs, of the rule that loses most; for those that were lost see
+    :mod:`agents.comparison`."""
     curves: dict[str, Curve]
     """By criterion."""
 
@@ -113,7 +117,7 @@ def ablate(
         finished: called after each of :func:`count_rules` rules.
 
     Raises:
-        UncoveredError: no answer stays inside the recorded graphs with every rule.
+        UncoveredError: a rule keeps no answer inside the recorded graphs.
     """
     plan, tried = make_plan(test, answers, seed), dict[str, list[Answered]]()
     rules = list(_rules(train, test, answers, seed))
@@ -121,24 +125,21 @@ def ablate(
         if name not in tried:  # the ends are the same for all, and levels may coincide
             tried[name] = [answer(test, rule, planned) for planned in plan]
         finished()
-    shared = np.array([all(a.metrics is not None for a in same) for same in zip(*tried.values(), strict=True)])
-    if not shared.any():
-        raise UncoveredError(
-            "no answer stays inside the recorded graphs with every rule; record them with a larger node budget"
-        )
-    warn_uncovered("the ablation", float(shared.mean()))
-    means = {name: _by_prompt(outcomes, shared) for name, outcomes in tried.items()}
-    prompts = next(iter(means.values())).shape[1]
-    weights = _resamples(prompts)
+    covered = {name: covered_share(outcomes) for name, outcomes in tried.items()}
+    worst = min(covered, key=lambda name: covered[name])
+    if not covered[worst]:
+        raise UncoveredError(f"the rule {worst} keeps no answer inside the recorded graphs; {ADVICE}")
+    warn_uncovered(f"what the ablation says of {worst}", tried[worst])
+    means = {name: np.stack([resampled(o, "offload_rate"), resampled(o, "quality")]) for name, o in tried.items()}
     curves = {}
     for criterion in (*CRITERIA, RANDOM):
         own = [(wanted, name) for each, wanted, name, _ in rules if each == criterion]
-        curves[criterion] = _Resampled(own, np.stack([means[name] for _, name in own]) @ weights.T)
+        curves[criterion] = _Resampled(own, np.stack([means[name] for _, name in own]))
     reference = {name: curves[name].areas for name in (RANDOM, "confidence")}
     return Ablation(
         planned_answers=len(plan),
-        shared_answers=int(shared.sum()),
-        prompts=prompts,
+        prompts=len({planned.prompt for planned in plan}),
+        least_covered=covered[worst],
         curves={name: curve.summary(reference) for name, curve in curves.items()},
     )
 
@@ -202,22 +203,6 @@ def _rules(train: DecisionEnv, test: DecisionEnv, answers: int, seed: int) -> It
         for criterion, figures in CRITERIA.items():
             rule = LevelRule(levels_at(seen, figures, rate), schema)
             yield criterion, rate, rule.name, rule
-
-
-def _by_prompt(outcomes: Sequence[Answered], shared: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean offload rate and quality of the shared answers to each prompt, [2, prompts]."""
-    rows = [
-        (a.prompt, a.metrics.offload_rate, a.metrics.quality) for a, s in zip(outcomes, shared, strict=True) if s and a.metrics
-    ]
-    prompts, rates, quality = (np.array(column) for column in zip(*rows, strict=True))
-    _, place, count = np.unique(prompts, return_inverse=True, return_counts=True)
-    return np.stack([np.bincount(place, values) / count for values in (rates, quality)])
-
-
-def _resamples(prompts: int) -> NDArray[np.float64]:
-    """Weights of the prompts, [1 + resamples, prompts]: first as they are, then drawn with replacement."""
-    drawn = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), _RESAMPLES) / prompts
-    return np.concatenate([np.full((1, prompts), 1 / prompts), drawn])
 
 
 class _Resampled:

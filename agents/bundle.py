@@ -26,6 +26,7 @@ from runtime.settings import shown
 from synera_env import (
     EXACT,
     Deployment,
+    Frame,
     Preference,
     PreferenceRange,
     Schema,
@@ -36,7 +37,7 @@ from synera_env import (
     replacing_folder,
 )
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PARITY_LIMIT = 1e-5
 """Largest action difference between the trained policy and the exported one, at export."""
 POLICY, TABLES, META = "policy.onnx", "tables.safetensors", "bundle.json"
@@ -118,6 +119,8 @@ class BundleMeta:
     """Those that it was trained for."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None
     """Where the answers that it was trained on were cut; a device cuts its answers there."""
+    frame: Frame | None
+    """How the prompts that it was trained on became tokens; a device reads its prompts in the same way. None: not known."""
     fingerprints: dict[str, Annotated[str, Field(min_length=1, max_length=200)]]
     """Of what its observations depend on (such as the SLM, the LLM, the tokenizer, the lens), by what it is."""
     policy_sha256: _Sha256
@@ -175,6 +178,7 @@ class Bundle:
             seen=training.seen,
             preferences=training.preferences,
             max_new_tokens=deployment.max_new_tokens,
+            frame=deployment.frame,
             fingerprints=dict(deployment.fingerprints),
             policy_sha256=_sha256(policy),
             tables_sha256=_sha256(save(dict(deployment.tensors))),
@@ -220,7 +224,7 @@ class Bundle:
             preference: what it will be told to value; None is the default.
 
         Raises:
-            BundleError: a fingerprint differs, or the preference is outside of the range.
+            BundleError: a fingerprint or the frame of prompts differs, or the preference is outside of the range.
         """
         for what, here in deployment.fingerprints.items():
             if (wanted := self.meta.fingerprints.get(what, here)) != here:
@@ -228,6 +232,11 @@ class Bundle:
                     f"bundle {self.meta.name!r} was trained with the {what} {wanted}, here it would meet {here}; "
                     f"train one here, or use what it was trained with (its tables: BUNDLE/{TABLES})"
                 )
+        if None not in (deployment.frame, self.meta.frame) and deployment.frame != self.meta.frame:
+            raise BundleError(
+                f"bundle {self.meta.name!r} was trained on prompts read {self.meta.frame}, here they are read {deployment.frame}; "
+                "train one here, or read them alike (the frame that its bundle.json states)"
+            )
         self.meta.serve(preference or Preference())
 
     def save(self, folder: Path) -> None:

@@ -6,6 +6,8 @@ What does not live here: the training (learned.py) and what an answer is worth (
 from __future__ import annotations
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.base import Controller
 from agents.bundle import Seen
-from agents.evaluation import PlannedAnswer, answer, warn_uncovered
+from agents.comparison import ADVICE, ELIGIBLE, covered_share, mean_of, warn_uncovered
+from agents.evaluation import Answered, PlannedAnswer, answer_all
 from agents.scalars import CONFIGURATION, Means, configuration_table
 from agents.scaling import Scaling
 from synera_env import DecisionEnv, UncoveredError
@@ -33,21 +36,66 @@ class EpisodeMeans(BaseCallback):
         """
         super().__init__()
         self._configuration, self._means = configuration, Means()
+        self._paid: defaultdict[int, list[Mapping[str, float]]] = defaultdict(list)
+        """By environment, what the decisions of its answer under way earned."""
 
     def _on_training_start(self) -> None:
         self.logger.record(CONFIGURATION, configuration_table(self._configuration))
 
     def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+        for env, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
             self._means.decided(info["knobs"])
-            self._means.paid(info["reward_terms"])
+            self._paid[env].append(info["reward_terms"])
             if done:
-                self._means.ended(info.get("episode_metrics"))
+                metrics, paid = info.get("episode_metrics"), self._paid.pop(env)
+                for terms in paid if metrics is not None else ():  # half an answer would pass for a cheap one
+                    self._means.paid(terms)
+                self._means.ended(metrics)
         return True
 
     def _on_rollout_end(self) -> None:
         for tag, value in self._means.take().items():
             self.logger.record(tag, value)
+
+
+class GrowthRate(BaseCallback):
+    """Logs, by rollout, what was added to the evidence of a world that grows; nothing for another."""
+
+    def __init__(self, env: DecisionEnv) -> None:
+        """See the class.
+
+        Args:
+            env: of the training, whose `growth` all its environments share.
+        """
+        super().__init__()
+        self._env, self._rates = env, list[float]()
+        self._before: tuple[Mapping[str, float], int, float] = ({}, 0, 0.0)
+        self._began: tuple[Mapping[str, float], float] = ({}, 0.0)
+
+    def totals(self) -> dict[str, Any]:
+        """What the training came to, as plain data; nothing for a world that does not grow."""
+        (before, began), now = self._began, self._env.growth()
+        if not now:
+            return {}
+        share = (now["model_seconds"] - before["model_seconds"]) / max(time.monotonic() - began, 1e-9)
+        return dict(now) | {"share_of_time_in_models": share, "new_nodes_per_step": self._rates}
+
+    def _on_training_start(self) -> None:
+        self._began = self._env.growth(), time.monotonic()
+        self._before = self._began[0], self.num_timesteps, self._began[1]
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        (before, steps, seconds), now = self._before, self._env.growth()
+        self._before = now, self.num_timesteps, time.monotonic()
+        if now:
+            self._rates.append((now["nodes_run"] - before["nodes_run"]) / (self.num_timesteps - steps))
+            self.logger.record("growth/nodes", now["nodes"])
+            self.logger.record("growth/new_nodes_per_step", self._rates[-1])
+            in_models = (now["model_seconds"] - before["model_seconds"]) / max(self._before[2] - seconds, 1e-9)
+            self.logger.record("growth/share_of_time_in_models", in_models)
 
 
 class SeenRange(BaseCallback):
@@ -97,8 +145,8 @@ def seen_by(policy: Any) -> Seen:
 class KeepBest(BaseCallback):
     """Evaluates on validation prompts every so many steps and keeps the best weights in memory.
 
-    Weights are compared on all answers of the plan: one that leaves the recorded graphs counts as the environment pays
-    it, its costs and no quality. Left out, it would favour the weights that lose the hardest answers.
+    What weights are worth where answers leave the recorded graphs: the mean reward of :mod:`agents.comparison`; weights that
+    lose more than its `ELIGIBLE` allows are kept only before there are others.
     """
 
     def __init__(
@@ -118,9 +166,8 @@ class KeepBest(BaseCallback):
         self._next = 0
         self.best_reward = -np.inf
         self.best_weights: dict[str, object] = {}
-        self.best_covered = 0.0
-        """Share of the answers of that evaluation that stayed inside the graphs."""
         self.best_steps = 0
+        self._best: Sequence[Answered] = ()
 
     def _on_step(self) -> bool:
         return True
@@ -132,23 +179,25 @@ class KeepBest(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._measure()
-        warn_uncovered("validation of the best weights", self.best_covered)
+        warn_uncovered("validation of the best weights", self._best)
 
     def _measure(self) -> None:
-        answered = [answer(self._env, self._controller, planned) for planned in self._plan]
-        covered = float(np.mean([a.metrics is not None for a in answered]))
-        if not covered:
-            raise UncoveredError("no validation answer stays inside the recorded graphs; record them with a larger node budget")
-        found = {
-            "reward": float(np.mean([a.reward for a in answered])),
-            "quality": float(np.mean([a.metrics.quality if a.metrics else 0.0 for a in answered])),
-            "uncovered_rate": 1 - covered,
-        }
+        answered = answer_all(self._env, self._controller, self._plan)
+        covered = covered_share(answered)
+        if not covered and not self._best:
+            raise UncoveredError(f"no validation answer stays inside the recorded graphs; {ADVICE}")
+        found = {name: mean_of(answered, name) for name in ("reward", "quality")} if covered else {}
+        found["uncovered_rate"] = 1 - covered
         for name, value in found.items():
             self.logger.record(f"validation/{name}", value)
         self.logger.dump(self.num_timesteps)  # now, as nothing may come after it
         with self._log.open("a") as log:
             log.write(json.dumps({"steps": self.num_timesteps, **found}) + "\n")
-        if found["reward"] > self.best_reward:
-            self.best_reward, self.best_covered, self.best_steps = found["reward"], covered, self.num_timesteps
+        if covered and self._rank(answered) > self._rank(self._best):
+            self.best_reward, self._best, self.best_steps = found["reward"], answered, self.num_timesteps
             self.best_weights = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+
+    @staticmethod
+    def _rank(answered: Sequence[Answered]) -> tuple[bool, float]:
+        """By what weights are chosen."""
+        return covered_share(answered) >= ELIGIBLE, mean_of(answered, "reward") if answered else float("-inf")

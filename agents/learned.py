@@ -18,13 +18,13 @@ from typing import Any
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.bundle import NAME_PATTERN, Training
-from agents.callbacks import EpisodeMeans, KeepBest, SeenRange, seen_by
+from agents.callbacks import EpisodeMeans, GrowthRate, KeepBest, SeenRange, seen_by
 from agents.evaluation import MOST_ANSWERS, make_plan
 from agents.export import export_policy
 from agents.scaling import Scaling
+from agents.vector import SideBySideVecEnv
 from runtime.settings import above, one_of, shown, whole, within
 from synera_env import DecisionEnv, Preference, SettingError, replacing_folder, write_json
 
@@ -103,7 +103,7 @@ def train_ppo(
         make_env: makes a training environment for a preference (None samples it).
         validation: environment of other prompts and links.
         config: how.
-        folder: run folder; gets `config.json`, `tb/` (TensorBoard), `validation.jsonl`, `bundle/`.
+        folder: run folder; gets `config.json` (at the end also what the graphs grew by, if they do), `tb/` (TensorBoard), `validation.jsonl`, `bundle/`.
         progress: a callback that shows progress.
         on_start: called with the unfinished folder.
 
@@ -158,7 +158,8 @@ def _train(
     plan = make_plan(validation, config.validation_answers, seed=config.seed)
     best = KeepBest(validation, plan, model, config.validate_every, folder / "validation.jsonl")
     # In this order: validation is of the range that was met so far.
-    callbacks: list[BaseCallback] = [EpisodeMeans(provenance), SeenRange(), best, *([progress] if progress else [])]
+    growth = GrowthRate(environments[0])
+    callbacks: list[BaseCallback] = [EpisodeMeans(provenance), SeenRange(), best, growth, *([progress] if progress else [])]
     started = time.monotonic()
     try:
         model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)
@@ -170,6 +171,9 @@ def _train(
         "best_steps": best.best_steps,
         "validation_reward": best.best_reward,
     }
+    if grown := growth.totals():
+        provenance |= {"growth": grown}
+        write_json(folder / "config.json", provenance)
     training = Training(name, environments[0].preferences, seen_by(model.policy), provenance)
     export_policy(model.policy, model, validation, training, folder / "bundle")
 
@@ -178,7 +182,7 @@ def _ppo(environments: list[DecisionEnv], config: PPOConfig) -> PPO:
     schema = environments[0].schema
     return PPO(
         "MlpPolicy",
-        DummyVecEnv([lambda env=env: env for env in environments]),  # type: ignore[misc]
+        SideBySideVecEnv([lambda env=env: env for env in environments]),  # type: ignore[misc]
         learning_rate=lambda left: config.learning_rate * max(left, 0.1),
         n_steps=config.rollout,
         batch_size=config.minibatch,

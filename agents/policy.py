@@ -40,11 +40,6 @@ class ControllerPolicy:
         """See :class:`runtime.policy.Policy`; the same for every controller."""
         return self._schema.first_knobs
 
-    @property
-    def has_decided(self) -> bool:
-        """True from the first decision of an answer on."""
-        return not bool(self._start[0])
-
     def begin(self, seed: int) -> None:
         """See :class:`runtime.policy.Policy`."""
         self._state = self._controller.initial_state(seed) if isinstance(self._controller, Seeded) else None

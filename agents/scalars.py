@@ -24,7 +24,7 @@ class Means:
     """Gathers decisions and answers until they are taken, as means by tag.
 
     `knobs/*` are by decision; `episode/*` (every metric, and the rate of those that left the recorded graphs) by answer,
-    and so are `reward_terms/*`, whose sums wait for an answer to end.
+    and so are `reward_terms/*`, whose sums wait for an answer to end. What left has no part in any but that rate.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Means:
             self._knobs[name].append(float(value))
 
     def paid(self, terms: Mapping[str, float]) -> None:
-        """Count what a decision earned, by term of the reward."""
+        """Count what a decision earned, by term of the reward; of an answer that does not leave the recorded graphs."""
         for name, value in terms.items():
             self._terms[name] += value
 
@@ -62,10 +62,12 @@ class Means:
         self._knobs.clear()
         if self._ended:
             found |= {f"episode/{name}": _mean(values) for name, values in self._metrics.items()}
-            found |= {f"reward_terms/{name}": total / self._ended for name, total in self._terms.items()}
             found["episode/uncovered_rate"] = self._uncovered / self._ended
-            self._metrics.clear()
+        if inside := self._ended - self._uncovered:
+            found |= {f"reward_terms/{name}": total / inside for name, total in self._terms.items()}
             self._terms.clear()
+        if self._ended:
+            self._metrics.clear()
             self._ended = self._uncovered = 0
         return found
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import answer, evaluate, make_plan, warn_uncovered
+from agents.comparison import ADVICE, ELIGIBLE, warn_uncovered, worth
+from agents.evaluation import answer_all, make_plan
 from agents.rules import FixedRule
-from synera_env import DecisionEnv
+from synera_env import DecisionEnv, UncoveredError
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,27 @@ def search_fixed(
 def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[Any] | None = None) -> SearchResult:
     """Search the best fixed knobs for the default preference on an environment's prompts and links.
 
-    Settings are compared on all answers of the plan: one that leaves the recorded graphs counts as the environment pays
-    it, its costs and no quality. Warns where the best setting loses many.
+    What a setting is worth where answers leave the recorded graphs: see :func:`agents.comparison.worth`. Warns where the
+    best setting loses many.
 
     Args:
         env: the world.
         episodes: episodes of the last round.
         seed: draws the plan.
         grid: settings to try; None takes the schema's.
+
+    Raises:
+        UncoveredError: every setting loses too many answers to be chosen.
     """
     plan = make_plan(env, episodes, seed)
 
     def mean_rewards(settings: Sequence[Any], count: int) -> NDArray[np.float64]:
         rules = [FixedRule(knobs, env.schema) for knobs in settings]
-        return np.array([np.mean([answer(env, rule, planned).reward for planned in plan[:count]]) for rule in rules])
+        return np.array([worth(answer_all(env, rule, plan[:count])) for rule in rules])
 
     found = search_fixed(mean_rewards, env.schema.grid() if grid is None else grid, episodes)
-    covered = len(evaluate(env, FixedRule(found.knobs, env.schema), plan))
-    warn_uncovered("the search of the best fixed knobs", covered / len(plan))
+    if not np.isfinite(found.reward):
+        raise UncoveredError(f"no fixed setting keeps {ELIGIBLE:.0%} of its answers inside the recorded graphs; {ADVICE}")
+    best = FixedRule(found.knobs, env.schema)
+    warn_uncovered("the search of the best fixed knobs", answer_all(env, best, plan))
     return found

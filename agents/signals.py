@@ -5,6 +5,7 @@ What does not live here: what a rule that looks at a figure gains (ablation.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from agents.ablation import Estimate, Watched
+from agents.comparison import ADVICE, ENOUGH
 from agents.evaluation import PlannedAnswer, answer, make_plan
 from agents.rules import FIGURES, ChanceRule
 from synera_env import DecisionEnv, UncoveredError, drive
@@ -46,6 +48,8 @@ class Signals:
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     chunks: int
+    covered: float
+    """Share of the chunks met that could be settled both ways inside the recorded graphs; the others are left out."""
     rejected: float
     """Share of the chunks of which the LLM would reject a token."""
     matters: float
@@ -73,12 +77,18 @@ def measure_signals(env: DecisionEnv, answers: int, seed: int = 0, finished: Cal
     Raises:
         UncoveredError: no chunk could be settled both ways within the recorded graphs.
     """
-    chunks: list[_Chunk] = []
+    met: list[_Chunk | None] = []
     for planned in make_plan(env, answers, seed):
-        chunks += _chunks(env, planned)
+        met += _chunks(env, planned)
         finished()
+    chunks = [chunk for chunk in met if chunk is not None]
     if not chunks:
-        raise UncoveredError("no chunk can be settled both ways in the recorded graphs; record them with a larger node budget")
+        raise UncoveredError(f"no chunk can be settled both ways inside the recorded graphs; {ADVICE}")
+    if (covered := len(chunks) / len(met)) < ENOUGH:
+        warnings.warn(
+            f"how figures rank chunks rests on {covered:.0%} of those met, the others left the recorded graphs; {ADVICE}",
+            stacklevel=2,
+        )
     observations = np.stack([chunk.seen for chunk in chunks])
     prompts = np.array([chunk.prompt for chunk in chunks])
     rejected = np.array([chunk.rejected for chunk in chunks])
@@ -93,7 +103,7 @@ def measure_signals(env: DecisionEnv, answers: int, seed: int = 0, finished: Cal
         )
         for name, doubt in doubts.items()
     }
-    return Signals(len(chunks), float(rejected.mean()), float(matters.mean()), found)
+    return Signals(len(chunks), covered, float(rejected.mean()), float(matters.mean()), found)
 
 
 def ranking(doubts: NDArray[np.floating], needs: NDArray[np.bool_]) -> float:
@@ -119,21 +129,22 @@ def _ranking(doubts: NDArray[np.floating], needs: NDArray[np.bool_], prompts: ND
     return Estimate.of(whole, known[~np.isnan(known)])
 
 
-def _chunks(env: DecisionEnv, planned: PlannedAnswer) -> list[_Chunk]:
-    """The chunks of one answer; none of one that leaves the recorded graphs, either way."""
+def _chunks(env: DecisionEnv, planned: PlannedAnswer) -> list[_Chunk | None]:
+    """The chunks of one answer; None for one that leaves the recorded graphs, either way."""
     schema, watched = env.schema, Watched(ChanceRule(OFFLOAD_RATE, env.schema))
     met = answer(env, watched, planned)
     never, always = schema.presets["never"], schema.presets["always"]
-    found = []
-    try:
-        for place, (seen, _) in enumerate(zip(watched.seen, met.records, strict=False)):
-            before = [record.knobs for record in met.records[:place]]
+    found: list[_Chunk | None] = []
+    for place, seen in enumerate(watched.seen):
+        before = [record.knobs for record in met.records[:place]]
+        try:
             checked, score = _settled(env, planned, [*before, always], always)
             _, kept = _settled(env, planned, [*before, never], always)
-            record = checked[place]
-            found.append(_Chunk(planned.prompt, seen, record.accepted < record.judged, score - kept > 1e-6))
-    except UncoveredError:
-        return []
+        except UncoveredError:
+            found.append(None)
+            continue
+        record = checked[place]
+        found.append(_Chunk(planned.prompt, seen, record.accepted < record.judged, score - kept > 1e-6))
     return found
 
 

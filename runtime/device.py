@@ -32,9 +32,10 @@ from runtime.errors import (
 )
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
+from runtime.model.frame import Frame
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.placement import Placement
-from runtime.model.tokenizer import encode, load_tokenizer, tokenizer_hash
+from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from runtime.sampling import Sampling
 from runtime.session import Limits
 from runtime.settings import shown
@@ -70,6 +71,8 @@ class Device:
     """Where answers are cut."""
     paced: bool
     """Sleep up to the profile's times (emulation of a slower device)."""
+    frame: Frame = Frame()
+    """How prompts become tokens; it must be that of the graphs that a controller was trained on."""
 
     @classmethod
     def load(
@@ -81,6 +84,7 @@ class Device:
         lens: Lens | None = None,
         paced: bool = False,
         placement: Placement = Placement(),
+        frame: Frame = Frame(),
     ) -> Self:
         """Load a device.
 
@@ -91,6 +95,7 @@ class Device:
             lens: the lens that the controller was trained with; None shows nothing, which is enough for rules.
             paced: see the class.
             placement: where the SLM runs, and in which type.
+            frame: see the class.
 
         Raises:
             CheckpointError: something is missing or damaged.
@@ -105,7 +110,13 @@ class Device:
             profile=profile,
             max_new_tokens=max_new_tokens,
             paced=paced,
+            frame=frame,
         )
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end an answer, by the SLM and by the frame."""
+        return frozenset(self.slm.config.eos_ids) | frozenset(self.frame.ends)
 
     def require(self, slm_fingerprint: str, what: str) -> None:
         """Refuse evidence that was recorded with another SLM.
@@ -162,8 +173,7 @@ class Connection:
         """
         self.device, self._client, self._alone = device, client, alone
         self._state = CloudState(check_deadline)
-        config = device.slm.config
-        self.limits = Limits(device.max_new_tokens, frozenset(config.eos_ids), config.context)
+        self.limits = Limits(device.max_new_tokens, device.eos_ids, device.slm.config.context)
         """Those of sessions that are opened now."""
         self._lock = threading.Lock()
         # Below: under the lock.
@@ -201,7 +211,7 @@ class Connection:
         Raises:
             ContextOverflowError: it does not fit.
         """
-        ids, context = tuple(encode(self.device.tokenizer, prompt)), self.limits.context
+        ids, context = tuple(self.device.frame.encode(self.device.tokenizer, prompt)), self.limits.context
         if not 0 < len(ids) < context:
             raise ContextOverflowError(
                 f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the models' context is {context})"
@@ -256,7 +266,7 @@ class Connection:
                 f"have it configured for {MAX_DRAFT_LENGTH} (max_draft_tokens)"
             )
         config = device.slm.config
-        eos_ids, context = frozenset(info.eos_ids) | frozenset(config.eos_ids), min(info.context_tokens, config.context)
+        eos_ids, context = frozenset(info.eos_ids) | device.eos_ids, min(info.context_tokens, config.context)
         with self._lock:
             self.limits = Limits(device.max_new_tokens, eos_ids, context)
             self._terms = Terms(device.tokenizer_hash, info.fingerprint, min(info.vocab, config.vocab))

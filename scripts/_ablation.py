@@ -1,6 +1,7 @@
-"""What `evaluate --ablation` shows: tables of the criteria and of the figures of a draft, a picture, the figures as JSON.
+"""What `evaluate --ablation` shows: tables of the criteria, of the figures of a draft, and of what one decision is worth, a
+picture, the figures as JSON.
 
-What does not live here: the measurement (agents/ablation.py, agents/signals.py) and the command's arguments (evaluate.py).
+What does not live here: the measurement (agents/ablation.py, agents/signals.py, agents/utility.py) and the command's arguments (evaluate.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pydantic import ConfigDict
 from rich.table import Table
 
 from agents.ablation import COMMON_RATES, RANDOM, Ablation, Curve, ablate, count_rules
+from agents.comparison import ADVICE
 from agents.signals import OFFLOAD_RATE, UNCERTAIN, Signals, measure_signals
+from agents.utility import Utility
+from scripts import _utility
 from scripts._cli import console, progress, say
 from scripts._report import ablation_picture
 from synera_env import SyneraReplayEnv, write_json
@@ -32,7 +36,8 @@ class AblationFile:
     seed: int
     ablation: Ablation
     signals: Signals
-    format_version: int = 1
+    utility: Utility
+    format_version: int = 2
 
 
 def run(train: SyneraReplayEnv, test: SyneraReplayEnv, answers: int, seed: int, picture: Path, json: Path | None) -> str:
@@ -42,21 +47,32 @@ def run(train: SyneraReplayEnv, test: SyneraReplayEnv, answers: int, seed: int, 
         UncoveredError: no answer stays inside the recorded graphs.
     """
     with progress() as bar:
-        task = bar.add_task("ablation", total=count_rules() + answers)
+        task = bar.add_task("ablation", total=count_rules() + 3 * answers)
         found = ablate(train, test, answers, seed, lambda: bar.advance(task))
         signals = measure_signals(test, answers, seed, lambda: bar.advance(task))
+        graphs = (train.graphs, test.graphs)
+        utility = _utility.measured(*graphs, test.device, test.cloud, answers, seed, lambda: bar.advance(task))
     split = test.graphs.meta.split
-    console.print(_curves(found, f"quality by offload rate, {found.shared_answers} answers to {found.prompts} {split} prompts"))
+    console.print(
+        _curves(found, f"quality by offload rate, {found.planned_answers} answers to {found.prompts} {split} prompts")
+    )
     console.print(
         "levels are found on the training prompts; quality on straight lines between the measured rates; 95 % intervals by prompt, differences paired"
     )
     console.print(_signals(signals))
+    console.print(_worth(utility, split))
+    if min(found.least_covered, signals.covered) < 1:
+        console.print(
+            f"the rule that loses most keeps {found.least_covered:.1%} of its answers inside the recorded graphs, and those stand for "
+            f"the others; {signals.covered:.1%} of the chunks could be settled both ways, and the others are left out: {ADVICE}",
+            style="yellow",
+        )
     rule = worth_deploying(found.curves[found.best()])
     title = f"Which chunks to offload: replay on {found.prompts} {split} prompts, no outages"
     ablation_picture(found.curves, picture, title)
     say("picture", str(picture))
     if json is not None:
-        write_json(json, asdict(AblationFile(str(test.graphs.path), split, seed, found, signals)))
+        write_json(json, asdict(AblationFile(str(test.graphs.path), split, seed, found, signals, utility)))
         say("figures", str(json))
     return rule
 
@@ -93,4 +109,13 @@ def _signals(found: Signals) -> Table:
     for name, signal in found.figures.items():
         areas = (signal.rejected, signal.matters, signal.matters_uncertain)
         table.add_row(name, *("unknown" if area is None else str(area) for area in areas))
+    return table
+
+
+def _worth(found: Utility, split: str) -> Table:
+    table = Table(title=_utility.title(found, split), title_justify="left")
+    for head in _utility.HEADS:
+        table.add_column(head, justify="left" if head == _utility.HEADS[0] else "right", no_wrap=True)
+    for row in _utility.rows(found):
+        table.add_row(*row)
     return table

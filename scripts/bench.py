@@ -5,11 +5,13 @@ Examples:
     synera bench device --json runs/bench/device.json --repetitions 60
     synera bench cloud --pair my_pair --threads 4
     synera bench faults --repetitions 200
+    synera bench growth --repetitions 50
+    synera bench record --threads 2 --repetitions 10
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and
 acceptance, `stall-free` simulated and paced seconds, `faults` what becomes of so many answers whose cloud fails at a random
-moment. A missed goal is shown and is no failure.
+moment, `growth` what a training costs whose graphs grow. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.errors import SettingError
-from runtime.settings import within
+from runtime.settings import shown, within
 from scripts._cli import check_output, console, launch
 from scripts.benchmarks.harness import Figure, Setting, write_figures
 from traces import bundled
@@ -36,20 +38,28 @@ _MOST_REPETITIONS, _MOST_THREADS = 1_000_000, 1024
 class Arguments:
     """Arguments of `bench.py`."""
 
-    area: tyro.conf.Positional[Literal["device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults"]]
+    area: tyro.conf.Positional[
+        Literal["device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults", "record", "growth"]
+    ]
     """What to measure."""
     json: Path | None = None
     """File to write the figures to: a list of name, value, unit, goal, better, peer."""
     pair: Path = bundled.PAIR
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
-    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one."""
+    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one;
+    for `growth`, thousands of training steps."""
     threads: int = 1
-    """Threads that tensor arithmetic may use, ours and the peer's alike."""
+    """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side."""
+    before: str = ""
+    """For `record` alone: an earlier state of this project to compare with, a commit or a folder; by default the last commit
+    before its recorder, where the history is here."""
 
     def __post_init__(self) -> None:
         within("repetitions", self.repetitions, 1, _MOST_REPETITIONS)
         within("threads", self.threads, 1, _MOST_THREADS)
+        if self.before and self.area != "record":
+            raise SettingError(f"before={shown(self.before)} is for the area record, not for {self.area}")
 
 
 def main(arguments: Arguments) -> None:
@@ -61,7 +71,7 @@ def main(arguments: Arguments) -> None:
     """
     if arguments.json is not None:
         check_output(arguments.json)
-    setting = Setting(arguments.pair, arguments.repetitions, arguments.threads)
+    setting = Setting(arguments.pair, arguments.repetitions, arguments.threads, arguments.before)
     figures: list[Figure] = import_module(f"scripts.benchmarks.{arguments.area.replace('-', '_')}").measure(setting)
     if not figures:
         raise SettingError(f"the area {arguments.area!r} has no figures for {arguments.pair}")

@@ -24,7 +24,8 @@ import numpy as np
 from agents.agreement import Agreement, agreement
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.evaluation import Answered, PlannedAnswer, answer, make_plan, reward_difference, summarise_answers
+from agents.comparison import reward_difference, summarise_answers
+from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
 from agents.fleet import run_fleet
 from agents.learned import PPOConfig
 from agents.registry import rules
@@ -40,11 +41,14 @@ from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
-from traces.synera.graph import GraphSet
+from traces.synera.graph import GraphMeta, GraphSet
+from traces.synera.growing import GrowingGraphs
 from traces.tasks import scorers
 from traces.tasks.splits import bundled_prompts
 
 _MOST_PROMPTS, _MOST_DEVICES = 1000, 256
+_SEED_NODES = 300
+"""Nodes recorded for a prompt, on the mean."""
 _PROFILES = {False: ("phone", "gpu"), True: ("measured-device", "measured-cloud")}
 """Of device and cloud, by whether they are unpaced."""
 
@@ -55,7 +59,7 @@ class Arguments:
 
     out: Path = Path("runs/demo")
     """Where everything goes."""
-    train_per_kind: int = 32
+    train_per_kind: int = 128
     """Training prompts of each kind to record."""
     test_per_kind: int = 8
     """Test prompts of each kind, to validate (other ones) and to deploy on."""
@@ -84,8 +88,10 @@ class Arguments:
 @dataclass(frozen=True)
 class _Graphs:
     train: GraphSet
-    validation: GraphSet
-    test: GraphSet
+    search: GrowingGraphs
+    """The same as `train`."""
+    validation: GrowingGraphs
+    test: GrowingGraphs
 
 
 def main(arguments: Arguments) -> None:
@@ -106,7 +112,7 @@ def main(arguments: Arguments) -> None:
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
     bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
     with console.status("searching the best fixed thresholds"):
-        found = grid_search(SyneraReplayEnv(graphs.train, bundled.links("train"), device, cloud), episodes=96)
+        found = grid_search(SyneraReplayEnv(graphs.search, bundled.links("train"), device, cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     replay = SyneraReplayEnv(graphs.test, bundled.links("test"), device, cloud)
     schema = replay.schema
@@ -116,8 +122,9 @@ def main(arguments: Arguments) -> None:
     controllers |= {"best fixed": FixedRule(found.knobs, schema), "ppo": learned}
     plan = make_plan(replay, len(graphs.test), arguments.seed)
     live = _deploy(arguments, graphs, device, controllers, plan)
-    replayed = {name: [answer(replay, each, p) for p in plan] for name, each in controllers.items()}
+    replayed = {name: answer_all(replay, each, plan) for name, each in controllers.items()}
     _report(arguments, replay, live, replayed, began)
+    graphs.test.save(arguments.out / "graphs" / "test.safetensors")
 
 
 def _interrupt(*_: object) -> None:
@@ -125,34 +132,38 @@ def _interrupt(*_: object) -> None:
 
 
 def _record(arguments: Arguments) -> _Graphs:
-    """Record training, validation and test prompts with the bundled pair, and the lens of the bundled graphs."""
+    """Record training, validation and test prompts with the bundled pair and the lens of the bundled graphs.
+
+    Those to search, validate and test on grow: the pair runs what else is met, so nothing leaves them. Training goes over what
+    was recorded, which is faster.
+    """
     from runtime.synera.lens import Lens
+    from traces.synera.growing_runs import PairRuns
     from traces.synera.record import Recorder
     from traces.synera.record_models import Models
 
     counts = {"train": arguments.train_per_kind, "validation": arguments.test_per_kind, "test": arguments.test_per_kind}
     prompts = {split: bundled_prompts(split, per_kind, seed=3) for split, per_kind in counts.items()}
     models = Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm")
-    recorded: dict[str, GraphSet] = {}
+    runs, recorded = PairRuns(models), dict[str, GraphSet]()
     lens = Lens.from_tensors(GraphSet.load(bundled.graphs("train")).lens_tensors)
     for split in counts:
         recorder = Recorder(
             models,
             scorers.score,
             bundled.MAX_NEW_TOKENS,
-            bundled.NODE_BUDGET,
+            _SEED_NODES,
             lens,
-            keep_open=False,
             workers=os.cpu_count() or 1,
         )
-        recorded[split] = recording.record(recorder, prompts[split], split)
-        recorded[split].save(arguments.out / "graphs" / f"{split}.safetensors")
-        c = recorded[split].meta.coverage
+        seeds = recording.record(recorder, prompts[split], split)
+        c = seeds.meta.coverage
         console.print(
-            f"  {split}: {recorded[split].nodes} nodes, {c['closed']:.0%} of graphs closed, random coverage {c['random']:.4f}, "
-            f"{recorded[split].meta.notes['left_out']} prompts left out as theirs did not close within {bundled.NODE_BUDGET} nodes"
+            f"  {split}: {len(seeds)} prompts, {seeds.nodes} nodes, {c['closed']:.0%} of graphs closed, {c['random_steps']:.1%} of the "
+            "tokens of random answers inside"
         )
-    return _Graphs(**recorded)
+        recorded[split] = seeds
+    return _Graphs(recorded["train"], *(GrowingGraphs(graphs, runs, scorers.score) for graphs in recorded.values()))
 
 
 def _deploy(
@@ -203,7 +214,7 @@ def _report(
     pace = "unpaced" if arguments.unpaced else "paced to a phone and a GPU, link emulated"
     prompts = len(replay.graphs)
     console.print(table(summaries, f"replay / live ({pace}), {prompts} test prompts, {arguments.side_by_side} device(s)"))
-    pair = {f"{model}_score": _greedy_score(replay.graphs, model) for model in ("llm", "slm")}
+    pair = {f"{model}_score": _greedy_score(replay.graphs.meta, model) for model in ("llm", "slm")}
     for model, rule in (("llm", "always"), ("slm", "never")):
         quality, own = summaries[rule]["live"]["quality"], pair[f"{model}_score"]
         lost = {world: _lost_checks(outcomes[rule]) for world, outcomes in (("live", live), ("replay", replayed))}
@@ -263,14 +274,14 @@ def _print_agreement(agreements: dict[str, Agreement], answers: int) -> float:
     return share
 
 
-def _greedy_score(graphs: GraphSet, model: str) -> float:
+def _greedy_score(meta: GraphMeta, model: str) -> float:
     """Mean task score of a model's own greedy answers to the test prompts, by no session, graph or verifier."""
     from runtime.model.loading import load_decoder
     from runtime.model.tokenizer import load_tokenizer
     from traces.synera.record_models import greedy_answers
 
-    folder, prompts = bundled.PAIR / model, graphs.meta.prompts
-    answers = greedy_answers(load_decoder(folder), load_tokenizer(folder), prompts, graphs.meta.max_new_tokens)
+    folder, prompts = bundled.PAIR / model, meta.prompts
+    answers = greedy_answers(load_decoder(folder), load_tokenizer(folder), prompts, meta.max_new_tokens)
     return float(np.mean([scorers.score(prompt, answers[prompt]) for prompt in prompts]))
 
 

@@ -10,6 +10,7 @@ Examples:
     synera deploy --controller runs/mine/bundle --log runs/live/mine    # and write it down
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
+    synera deploy --slm /models/small --graphs runs/own-graphs/test.safetensors --prompts prompts.jsonl   # a rule on own models
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
 """
 
@@ -25,31 +26,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 
 from agents.bundle import Bundle
 from agents.policy import ControllerPolicy
 from agents.registry import controller
 from runtime.errors import SettingError
+from runtime.model.frame import Frame
 from runtime.policy import drive
 from runtime.sampling import Sampling
 from runtime.settings import shown, within
-from runtime.synera.chunk import ChunkRecord
-from runtime.synera.lens import Lens
+from scripts._answer import show_answer
 from scripts._cli import Dtype, check_output, check_seed, console, launch, next_step, say
+from scripts._evidence import Evidence
 from scripts._text import harmless
 from synera_env import Preference, Schema, synera_schema
 from synera_env.radio import Radio
 from synera_env.telemetry import DECISIONS
 from traces import bundled
 from traces.profile import DeviceProfile
+from traces.synera.graph import GraphSet
 from traces.tasks import scorers, tinyworld
+from traces.tasks.splits import read_prompts
 
 if TYPE_CHECKING:
     from agents.live_run import LiveRun
     from runtime.device import Connection, Device
 
 _MOST_TOKENS = 1_000_000
+_SOME = 4  # prompts of a graph file
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,12 @@ class Arguments:
     cloud: str = "127.0.0.1:50051"
     """HOST:PORT of the verifier."""
     prompt: tuple[str, ...] = ()
-    """Prompts; by default one test prompt of each bundled kind."""
+    """Prompts; by default some of --graphs, or one test prompt of each bundled kind."""
+    prompts: Path | None = None
+    """A file of prompts, as synera record takes it, instead of --prompt."""
+    graphs: Path | None = None
+    """A graph file of this SLM: some of its prompts are answered where none are named, and a rule takes from it what a bundle
+    states itself: how prompts become tokens (such as a chat template), the lens, and where answers are cut."""
     slm: Path = bundled.PAIR / "slm"
     """Hugging Face folder of the SLM."""
     profile: Path = field(default_factory=lambda: bundled.profile("phone"))
@@ -101,6 +110,8 @@ class Arguments:
         check_seed(self.seed)
         if self.log is None and self.log_prompts:
             raise SettingError("log_prompts needs a folder to write to: name one with --log FOLDER")
+        if self.prompt and self.prompts is not None:
+            raise SettingError("prompt and prompts both say what is to be answered; give one of them")
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
         cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)
         if not self.temperature and cuts != Sampling():
@@ -135,11 +146,12 @@ def main(arguments: Arguments) -> None:
 
         check_output(arguments.log, folder=True)
         check_unused(arguments.log)
-    texts = arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
+    graphs = GraphSet.load(arguments.graphs) if arguments.graphs else None
+    texts = _texts(arguments, graphs)
     with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
-        device = _load_device(arguments, bundle)
+        device = _load_device(arguments, bundle, graphs)
         schema = synera_schema(len(device.slm.config.exit_layers))
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
         policy = ControllerPolicy(chosen, schema, arguments.preference)
@@ -158,6 +170,15 @@ def main(arguments: Arguments) -> None:
     console.print(f"device {harmless(pace)}")
     evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
     say("next", evaluation, *(_looking_at(arguments.log, bundle, arguments.controller) if arguments.log else ()))
+
+
+def _texts(arguments: Arguments, graphs: GraphSet | None) -> tuple[str, ...]:
+    """The prompts to answer."""
+    if arguments.prompts is not None:
+        return tuple(prompt.text for prompt in read_prompts(arguments.prompts))
+    if graphs is not None and not arguments.prompt:
+        return graphs.meta.prompts[:_SOME]
+    return arguments.prompt or tuple(tinyworld.tasks(kind, "test", 1)[0].prompt for kind in tinyworld.KINDS)
 
 
 def _answer(
@@ -179,9 +200,9 @@ def _answer(
             for step in drive(session, tokens, policy, seed):
                 if told is not None:
                     told.settled(step.record)
-            if told is not None and not arguments.prompt:
+            if told is not None and not (arguments.prompt or arguments.prompts or arguments.graphs):
                 told.quality = scorers.score(text, connection.device.text(session.answer))
-        _show(text, session.answer, session.records, connection.device, link)
+        show_answer(text, session.answer, session.records, connection.device, link)
 
 
 @contextmanager
@@ -239,30 +260,37 @@ def _say_alone(target: str) -> None:
 
 def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:
     """The evaluation of what was deployed; where the graphs of other models than the bundled ones lie is not known here."""
-    given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": "GRAPHS_OF_THE_MODELS"}
+    own = arguments.graphs or "GRAPHS_OF_THE_MODELS"
+    given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": own}
     if bundle is not None:
         given["bundle"] = (arguments.controller,)
     return next_step("evaluate", **given, device_profile=arguments.profile)
 
 
-def _load_device(arguments: Arguments, bundle: Bundle | None) -> Device:
-    """Load what the bundle was trained with, or what a rule needs."""
+def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: GraphSet | None) -> Device:
+    """Load what the controller was made with."""
     from runtime.model.placement import Placement
     from synera_env.synera.live import deployment_of, load_device
 
-    limit = bundle.meta.max_new_tokens if bundle else None
+    evidence = Evidence.of(bundle, graphs)
     device = load_device(
         arguments.slm,
-        lens=Lens.from_tensors(bundle.tensors) if bundle else None,
+        lens=evidence.lens,
         profile=DeviceProfile.load(arguments.profile),
-        max_new_tokens=limit or arguments.max_new_tokens,
+        max_new_tokens=evidence.max_new_tokens or arguments.max_new_tokens,
         paced=not arguments.unpaced,
         placement=Placement.of(arguments.device, arguments.dtype),
+        frame=evidence.frame,
     )
     if bundle:
         bundle.require(deployment_of(device), arguments.preference)
     else:
+        if evidence.slm_fingerprint is not None:
+            device.require(evidence.slm_fingerprint, str(arguments.graphs))
         _check_lens(device, arguments.controller)
+    if evidence.frame != Frame():
+        source = "bundle states" if bundle else "graphs state"
+        console.print(f"prompts are read {harmless(str(evidence.frame))}, as the {source}")
     _check_room(device.max_new_tokens, device.slm.config.context)
     return device
 
@@ -288,34 +316,6 @@ def _radio(seed: int) -> Radio:
     links = bundled.links("test")
     link = links[seed % len(links)]
     return Radio(link, float(np.random.default_rng(seed).uniform(0, link.seconds)))
-
-
-def _show(prompt: str, answer: Sequence[int], records: Sequence[ChunkRecord], device: Device, link: str) -> None:
-    table = Table(title=f"{harmless(prompt)}  (link {link})", title_justify="left")
-    for column in ("chunk", "draft", "confidence", "importance", "decision", "cloud kept", "committed", "at s"):
-        table.add_column(column, justify="right" if column in ("chunk", "confidence", "importance", "at s") else "left")
-    for number, r in enumerate(records, 1):
-        decision = "keep" if not r.offloaded else "offload" if r.verdict else "offload, lost"
-        kept = f"{r.verdict.accepted}/{len(r.draft.tokens)}" if r.verdict else ""
-        words = [harmless(device.text(ids, special=True)) for ids in (r.draft.ids, r.committed)]
-        table.add_row(
-            str(number),
-            words[0],
-            f"{r.draft.confidence:.3f}",
-            f"{r.draft.importance:.2f}",
-            decision,
-            kept,
-            words[1],
-            f"{r.committed_at:.3f}",
-        )
-    console.print(table)
-    console.print(f"answer: {harmless(device.text(answer))}")
-    offloaded = sum(r.offloaded for r in records)
-    console.print(f"{records[-1].committed_at:.2f} s, {offloaded} of {len(records)} chunks offloaded")
-    if lost := [r.error for r in records if r.error]:
-        why = harmless(str(lost[0]))
-        console.print(f"the cloud was lost for {len(lost)} chunks; the device went on alone: {why}", style="yellow")
-    console.print()
 
 
 if __name__ == "__main__":

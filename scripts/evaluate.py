@@ -1,14 +1,16 @@
 """Evaluate controllers in replay on test prompts and links that no training saw.
 
-Controllers are compared on the answers that all of them keep inside the recorded graphs; how many each one loses is
-shown beside it. With --ablation, instead, rules that look at one figure of the draft (its confidence, importance, margin,
-entropy) are compared at the same offload rates, with chance and with each other.
+Where answers leave the recorded graphs, those that a controller keeps stand for those that it loses, to the same prompt or
+to prompts of the same kind; how many each one loses is shown beside it. With --ablation, instead, rules that look at one
+figure of the draft (its confidence, importance, margin, entropy) are compared at the same offload rates, with chance and with
+each other, and by what they take of what a single decision is worth to a clairvoyant.
 
 Examples:
     synera evaluate                                 # the rules
     synera evaluate --ablation --json runs/ablation.json
     synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
+    synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pydantic import ConfigDict
 
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.evaluation import Answered, Difference, answer, make_plan, reward_difference, summarise_shared
+from agents.comparison import ADVICE, Difference, covered_share, reward_difference, summarise_all
+from agents.evaluation import Answered, answer_all, make_plan
 from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
@@ -32,16 +35,19 @@ from runtime.errors import SettingError
 from runtime.settings import within
 from scripts import _ablation
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._growth import Grow, Grower, say_grown
 from scripts._report import check_picture, pareto_picture, table
+from scripts._text import harmless
 from synera_env import SyneraReplayEnv, write_json
 from synera_env.radio import Outages
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
+from traces.synera.growing import GrowingGraphs
 
 _MOST_ANSWERS = 1_000_000
 _BEST_FIXED = "best fixed"
-_NO_MEANS = ("answers", "uncovered_rate", "shared_rate")
+_NO_MEANS = ("answers", "uncovered_rate")
 """What a summary holds beside the means."""
 
 
@@ -60,6 +66,15 @@ class Arguments:
     ablation: bool = False
     """Compare by which figure of a draft to choose what is offloaded, with levels found on the train.safetensors beside the
     graph file, and without outages of the link; takes no bundles and no search."""
+    grow: Grow = "auto"
+    """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at
+    hand. yes: all graphs. no: an answer ends where it leaves what was recorded."""
+    slm: Path | None = None
+    """Folder of the SLM that the graphs were recorded with, where it is not where they say."""
+    llm: Path | None = None
+    """Folder of the LLM, likewise."""
+    score: str | None = None
+    """Your function, MODULE:FUNCTION, that answers were scored by when they were recorded: graphs that grow ask it again."""
     device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
@@ -104,10 +119,12 @@ class ControllerResult:
     uncovered_rate: float
     """Share of its planned answers that left the recorded graphs."""
     means: dict[str, float | None]
-    """Over the shared answers, by metric (`synera_env.metrics.EpisodeMetrics`), None for one that none of them has; with
-    95 % intervals by prompt: quality_low, quality_high, reward_low, reward_high."""
+    """By metric (`synera_env.metrics.EpisodeMetrics`), None for one that no answer has, with 95 % intervals by prompt:
+    quality_low, quality_high, reward_low, reward_high. Those kept stand for those lost (:mod:`agents.comparison`). Empty where
+    none was kept."""
     reward_minus: dict[str, Difference]
-    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt."""
+    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt; of a bundle, where both
+    kept answers."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +140,9 @@ class Evaluation:
     seed: int
     planned_answers: int
     """Of each controller."""
-    shared_answers: int
-    """Those that every controller kept inside the recorded graphs: what the means are over."""
     controllers: dict[str, ControllerResult]
     """By name; a bundle's is its run's, with as much of its path as tells it from the others."""
-    format_version: int = 1
+    format_version: int = 2
 
 
 def main(arguments: Arguments) -> None:
@@ -140,29 +155,33 @@ def main(arguments: Arguments) -> None:
         if output is not None:
             check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
-    graphs = GraphSet.load(arguments.graphs)
+    grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
+    graphs = grower(GraphSet.load(arguments.graphs))
     if arguments.ablation:
-        _ablate(arguments, graphs, device, cloud)
+        _ablate(arguments, graphs, grower, device, cloud)
         return
     env = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
-    searched = _searched(arguments, env) if arguments.search else {}
+    searched = _searched(arguments, env, grower) if arguments.search else {}
     plan = make_plan(env, arguments.answers, arguments.seed)
     controllers = baselines | searched | learned
     answered: dict[str, list[Answered]] = {}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers))
         for name, each in controllers.items():
-            answered[name] = [answer(env, each, planned) for planned in plan]
+            answered[name] = answer_all(env, each, plan)
             bar.advance(task)
+    say_grown({graphs.meta.split: graphs})
     _report(arguments, env, bundles, answered)
 
 
-def _ablate(arguments: Arguments, graphs: GraphSet, device: DeviceProfile, cloud: CloudProfile) -> None:
+def _ablate(
+    arguments: Arguments, graphs: GraphSet | GrowingGraphs, grower: Grower, device: DeviceProfile, cloud: CloudProfile
+) -> None:
     """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
-    known = GraphSet.load(arguments.graphs.with_name("train.safetensors"))
+    known = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     train, test = (
         SyneraReplayEnv(each, bundled.links(split), device, cloud, outages=Outages.never())
         for each, split in ((known, "train"), (graphs, "test"))
@@ -199,8 +218,8 @@ def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
     return bundle.controller(env.schema)
 
 
-def _searched(arguments: Arguments, env: SyneraReplayEnv) -> dict[str, Controller]:
-    graphs = GraphSet.load(arguments.graphs.with_name("train.safetensors"))
+def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower) -> dict[str, Controller]:
+    graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     found = grid_search(SyneraReplayEnv(graphs, bundled.links("train"), env.device, env.cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
@@ -210,30 +229,26 @@ def _report(
     arguments: Arguments, env: SyneraReplayEnv, bundles: Mapping[str, Path], answered: Mapping[str, Sequence[Answered]]
 ) -> None:
     """Print the table and what it rests on, draw the picture, write the figures, say what comes next."""
-    found = summarise_shared(answered)
+    found = summarise_all(answered)
     planned = len(next(iter(answered.values())))
-    shared = sum(all(a.metrics is not None for a in same) for same in zip(*answered.values(), strict=True))
     summaries = {name: {"replay": summary} for name, summary in found.items()}
-    console.print(table(summaries, f"replay, {shared} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
-    if shared < planned:
-        console.print(
-            f"{planned - shared} of {planned} answers left the recorded graphs with one controller or another and are not counted; "
-            "the column uncovered says how many each one lost: record with a larger node budget",
-            style="yellow",
-        )
+    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
+    _say_what_was_lost(answered)
     reference = _BEST_FIXED if _BEST_FIXED in answered else "threshold"
-    minus = {name: reward_difference(answered[name], answered[reference]) for name in bundles}
+    minus = {
+        name: reward_difference(answered[name], answered[reference]) for name in bundles if {name, reference} <= set(found)
+    }
     for name, difference in minus.items():
         console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
     results = {
         name: ControllerResult(
             bundle=str(bundles[name]) if name in bundles else None,
             covered_answers=sum(a.metrics is not None for a in answered[name]),
-            uncovered_rate=summary["uncovered_rate"],
-            means={key: _known(value) for key, value in summary.items() if key not in _NO_MEANS},
+            uncovered_rate=1 - covered_share(outcomes),
+            means={key: _known(value) for key, value in found.get(name, {}).items() if key not in _NO_MEANS},
             reward_minus={reference: minus[name]} if name in minus else {},
         )
-        for name, summary in found.items()
+        for name, outcomes in answered.items()
     }
     evaluation = Evaluation(
         graphs=str(arguments.graphs),
@@ -242,7 +257,6 @@ def _report(
         cloud_profile=str(arguments.cloud_profile),
         seed=arguments.seed,
         planned_answers=planned,
-        shared_answers=shared,
         controllers=results,
     )
     pareto_picture(summaries, arguments.drawn, f"Replay on {env.graphs.meta.split} prompts")
@@ -250,8 +264,24 @@ def _report(
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
         say("figures", str(arguments.json))
-    best = max(bundles, key=lambda name: found[name]["reward"], default=None)
+    best = max((name for name in bundles if name in found), key=lambda name: found[name]["reward"], default=None)
     _say_what_comes_next(arguments, env, None if best is None else str(bundles[best]))
+
+
+def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
+    """Name what the means stand for, and who kept nothing at all."""
+    if all(covered_share(outcomes) == 1 for outcomes in answered.values()):
+        return
+    console.print(
+        "answers that left the recorded graphs (column uncovered) are stood for by those kept, of the same controller, to the same "
+        f"prompt or to prompts of the same kind: {ADVICE}",
+        style="yellow",
+    )
+    for name, outcomes in answered.items():
+        if not covered_share(outcomes):
+            console.print(
+                f"{harmless(name)} keeps none of its {len(outcomes)} answers; nothing can be said of it", style="yellow"
+            )
 
 
 def _known(value: float) -> float | None:
@@ -262,8 +292,9 @@ def _known(value: float) -> float | None:
 def _say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller: str | None) -> None:
     """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
     notes = env.graphs.meta.notes
-    served = {"model": notes["llm"]} if "llm" in notes else {}
-    deployed = {"slm": notes["slm"]} if "slm" in notes else {}
+    slm, llm = arguments.slm or notes.get("slm"), arguments.llm or notes.get("llm")
+    served = {"model": llm} if llm else {}
+    deployed: dict[str, object] = {"slm": slm, "graphs": arguments.graphs} if slm else {}
     if controller is not None:
         deployed["controller"] = controller
     deploy = next_step("deploy", **deployed, profile=arguments.device_profile)

@@ -1,16 +1,17 @@
-"""Record token graphs: run both models over everything a controller can cause on a set of prompts.
+"""Record token graphs: run both models over what a controller can cause on a set of prompts.
 
 Examples:
     synera record                                   # train, validation and test graphs of the bundled tasks
     synera record --splits test --per-kind 50
-    synera record --slm /models/small --llm /models/large --prompts prompts.txt --max-new-tokens 64
+    synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs
+    synera record --slm Qwen/Qwen2.5-0.5B --llm Qwen/Qwen2.5-1.5B --prompts prompts.jsonl --score final-number
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,13 +20,16 @@ from rich.table import Table
 from runtime.errors import SettingError
 from runtime.settings import one_of, within
 from scripts._cli import Dtype, check_output, console, launch, next_step, progress, say
+from scripts._text import harmless
 from traces import bundled
+from traces.tasks import scoring
+from traces.tasks.splits import Prompt, bundled_prompts, own_prompts, read_prompts
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch loads only after the arguments are understood
+    from runtime.model.frame import Frame
     from traces.synera.graph import GraphSet
     from traces.synera.record import Recorder
     from traces.synera.record_models import Models
-    from traces.tasks.splits import Prompt
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -37,9 +41,9 @@ class Arguments:
     """Record token graphs."""
 
     slm: Path = bundled.PAIR / "slm"
-    """Hugging Face folder of the SLM; `exit_layers` in its config.json names its exits."""
+    """Hugging Face folder of the SLM, or its name on the hub; `exit_layers` in its config.json names its exits."""
     llm: Path = bundled.PAIR / "llm"
-    """Hugging Face folder of the LLM."""
+    """Hugging Face folder of the LLM, or its name on the hub."""
     out: Path = Path("runs/graphs")
     """Folder; one SPLIT.safetensors each."""
     splits: tuple[Split, ...] = SPLITS
@@ -47,16 +51,28 @@ class Arguments:
     per_kind: int = 40
     """Prompts of each bundled task kind; a quarter of it for validation and test."""
     prompts: Path | None = None
-    """A text file, one prompt a line, instead of the bundled tasks: 70 % for training, 15 % each for validation and test.
-    The score of an answer is then its agreement with the LLM's own greedy answer (1 or 0)."""
+    """A file of prompts instead of the bundled tasks: 70 % for training, 15 % each for validation and test. NAME.jsonl has a
+    JSON object a line, with `prompt` and optionally `reference` and `kind`; of any other file each line is a prompt."""
+    score: str = ""
+    """What answers are worth: agreement-f1 or agreement (with the LLM's own answer), token-f1, exact-match, final-number or rouge-l
+    (with the reference), or a function of yours as MODULE:FUNCTION, of prompt, answer and reference. By default token-f1 where
+    every prompt has a reference, else agreement-f1."""
+    chat: bool = False
+    """Put prompts into the models' chat template, as a user's message."""
+    system: str = ""
+    """The chat's system message; by default the template's own, or none."""
+    thinking: bool = False
+    """Have a chat model that can reason before it answers do so."""
+    bos: bool = True
+    """Have the tokenizer put its own special tokens around a prompt, such as a beginning of text; a chat template states its own."""
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut."""
-    node_budget: int = bundled.NODE_BUDGET
-    """Most nodes run for one prompt; a graph that needs more stays open."""
-    open_graphs: Literal["drop", "keep"] = "drop"
-    """drop: leave out prompts whose graph stays open, and say how many; keep: keep them, with their coverage."""
+    node_budget: int | None = None
+    """Most nodes run for a prompt, on the mean of those recorded together, the likeliest first. By default 500 of the bundled pair, and
+    of other models what takes a few minutes in all, 16 to 256: training makes them grow."""
     lens: Path | None = None
-    """A file that holds a lens to use (a graph file or a bundle's tables.safetensors); by default one is fitted."""
+    """A file that holds a lens to use (a graph file or a bundle's tables.safetensors); by default one is fitted. Prompts are then
+    read as they were there: a chat template may write today's date."""
     threads: int = 2
     """CPU threads."""
     device: str = "auto"
@@ -73,109 +89,195 @@ class Arguments:
             raise SettingError(f"splits={' '.join(self.splits)} names one twice")
         within("per_kind", self.per_kind, 1, 100_000)
         within("max_new_tokens", self.max_new_tokens, 1, 2**20)
-        within("node_budget", self.node_budget, 1, 10**9)
+        if self.node_budget is not None:
+            within("node_budget", self.node_budget, 1, 10**9)
         within("threads", self.threads, 1, 1024)
+        if self.score:
+            scoring.check_score_name(self.score)
+            if self.prompts is None:
+                raise SettingError(
+                    "score is of your own prompts; name them with --prompts FILE (bundled tasks have their own score)"
+                )
+        if (self.system or self.thinking) and not self.chat:
+            raise SettingError("system and thinking are of a chat; add --chat")
+        if self.chat and not self.bos:
+            raise SettingError("a chat template states its own special tokens; leave out --no-bos, or --chat")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is recorded, and how answers are scored."""
+
+    splits: dict[str, list[Prompt]]
+    score: str
+
+    @classmethod
+    def of(cls, arguments: Arguments) -> _Task:
+        """Read the prompts of the splits that are asked for; nothing of a user's function but its name is looked at."""
+        if arguments.prompts is None:
+            held = max(1, arguments.per_kind // 4)
+            counts = {name: arguments.per_kind if name == "train" else held for name in arguments.splits}
+            return cls({name: bundled_prompts(name, count) for name, count in counts.items()}, scoring.TINYWORLD)
+        found, every = own_prompts(arguments.prompts), read_prompts(arguments.prompts)
+        score = arguments.score or ("token-f1" if all(prompt.reference for prompt in every) else scoring.NAMES[0])
+        scoring.check_references(score, every)
+        return cls({name: found[name] for name in arguments.splits}, score)
+
+    def prompts(self) -> list[Prompt]:
+        """Those of all splits."""
+        return [prompt for part in self.splits.values() for prompt in part]
 
 
 def main(arguments: Arguments) -> None:
-    """Record every split."""
+    """Record every split.
+
+    Raises:
+        SyneraError: a file or a model cannot be used, or the recording does not fit into this machine.
+    """
     import torch
 
-    from runtime.model.placement import Placement
+    from runtime.model.hub import model_folder
     from runtime.synera.lens import Lens
     from traces.synera.record import Recorder
-    from traces.synera.record_models import Models
 
     check_output(arguments.out, folder=True)
-    prompts = _prompts(arguments)
+    task = _Task.of(arguments)
+    scoring.scorer(task.score, {}, arguments.score)  # a function that cannot be imported is found out before the work
     lens = Lens.load(arguments.lens) if arguments.lens else None
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
-    models = Models.load(arguments.slm, arguments.llm, Placement.of(arguments.device, arguments.dtype))
+    arguments = replace(arguments, slm=model_folder(arguments.slm), llm=model_folder(arguments.llm))
+    models = _models(arguments, task)
     own = not models.is_pair(bundled.PAIR / "slm", bundled.PAIR / "llm")
-    console.print(f"both models in {models.placement}")
-    if own and arguments.prompts is None:
-        console.print(
-            "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks, which only "
-            "the bundled pair was trained for; give prompts of your own with --prompts FILE"
-        )
+    _say_what_is_recorded(arguments, task, models, own)
+    budget, batch = _planned(arguments, task, models) if own else (arguments.node_budget or bundled.NODE_BUDGET, 16)
     table = Table(
-        "split", "prompts", "nodes", "nodes a prompt", "left out", "closed", *(f"answers inside: {w}" for w in _WALKS)
+        "split",
+        "prompts",
+        "nodes",
+        "nodes a prompt",
+        "closed",
+        "tokens inside",
+        *(f"answers inside: {w}" for w in _WALKS),
     )
-    score = _scorer(arguments, models, prompts)
-    for name in arguments.splits:
-        recorder = Recorder(
-            models,
-            score,
-            arguments.max_new_tokens,
-            arguments.node_budget,
-            lens,
-            arguments.open_graphs == "keep",
-            arguments.threads,
-        )
-        graphs = record(recorder, prompts[name], name)
-        if own:  # where an evaluation of them finds the models to deploy
+    for name, prompts in task.splits.items():
+        references = _references(task.score, prompts, models, arguments.max_new_tokens)
+        score = scoring.scorer(task.score, references, arguments.score)
+        recorder = Recorder(models, score, arguments.max_new_tokens, budget, lens, True, arguments.threads)
+        graphs = _described(record(recorder, prompts, name, batch), task.score, references, models.frame)
+        if own:  # where an evaluation of them finds the models to deploy, and a training those to grow them with
             graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))
         lens = Lens.from_tensors(graphs.lens_tensors)
         graphs.save(arguments.out / f"{name}.safetensors")
-        c = graphs.meta.coverage
-        sizes = sorted(len(g) for g in graphs)
-        spread = f"{sizes[0]} .. {sizes[len(sizes) // 2]} .. {sizes[-1]}"
-        table.add_row(
-            name,
-            str(len(graphs)),
-            str(graphs.nodes),
-            spread,
-            str(graphs.meta.notes["left_out"]),
-            *(f"{c[k]:.4f}" for k in ("closed", *_WALKS)),
-        )
+        table.add_row(name, *_row(graphs))
     console.print(table)
     _say_what_comes_next(arguments, own)
 
 
-def record(recorder: Recorder, prompts: list[Prompt], split: str) -> GraphSet:
+def record(recorder: Recorder, prompts: Sequence[Prompt], split: str, batch: int = 16) -> GraphSet:
     """Record one set of prompts with a progress bar."""
     from traces.synera.graph import GraphSet
 
     with progress() as bar:
         task = bar.add_task(f"record {split}", total=len(prompts))
-        for state in recorder.record(prompts, split):
+        for state in recorder.record(prompts, split, batch):
             if isinstance(state, GraphSet):
                 return state
             bar.update(task, completed=state)
     raise AssertionError("the recorder ended without its graphs")
 
 
-def _prompts(arguments: Arguments) -> dict[str, list[Prompt]]:
-    """The prompts of each split that is asked for."""
-    from traces.tasks.splits import bundled_prompts, own_prompts
+def _models(arguments: Arguments, task: _Task) -> Models:
+    """Load the pair, with the frame that its prompts are put into."""
+    from runtime.model.placement import Placement
+    from scripts._frames import asked_frame
+    from traces.synera.record_cost import check_weights
+    from traces.synera.record_models import Models
 
+    a, placement = arguments, Placement.of(arguments.device, arguments.dtype)
+    check_weights((a.slm, a.llm), placement)
+    texts = [prompt.text for prompt in task.prompts()]
+    frame = asked_frame(a.slm, a.llm, texts, chat=a.chat, system=a.system, thinking=a.thinking, bos=a.bos, lens=a.lens)
+    return Models.load(a.slm, a.llm, placement, frame)
+
+
+def _say_what_is_recorded(arguments: Arguments, task: _Task, models: Models, own: bool) -> None:
+    console.print(f"both models in {models.placement}; prompts are read {harmless(str(models.frame))}")
+    if own and arguments.prompts is None:
+        console.print(
+            "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks, which only "
+            "the bundled pair was trained for; give prompts of your own with --prompts FILE"
+        )
     if arguments.prompts is not None:
-        return own_prompts(arguments.prompts)
-    held = max(1, arguments.per_kind // 4)
-    return {name: bundled_prompts(name, arguments.per_kind if name == "train" else held) for name in arguments.splits}
+        compared = "the LLM's own" if task.score in scoring.BY_LLM else "the reference"
+        console.print(f"answers are scored by {harmless(task.score)}, against {compared}")
+    if not models.eos_ids:
+        console.print(
+            "note: neither model states a token that ends an answer (eos_token_id), so every answer runs to --max-new-tokens",
+            style="yellow",
+        )
 
 
-def _scorer(arguments: Arguments, models: Models, prompts: dict[str, list[Prompt]]) -> Callable[[str, str], float]:
-    """The score of an answer."""
-    from traces.synera.record_models import agreement
-    from traces.tasks import scorers
+def _planned(arguments: Arguments, task: _Task, models: Models) -> tuple[int, int]:
+    """Say what it will cost; return the nodes of a prompt, and how many prompts go together.
 
-    if arguments.prompts is None:
-        return scorers.score
-    return agreement(models, [p.text for name in arguments.splits for p in prompts[name]], arguments.max_new_tokens)
+    Raises:
+        SettingError: it does not fit into this machine.
+    """
+    from traces.synera import record_cost
+
+    limit, splits = arguments.max_new_tokens, list(task.splits.values())
+    with console.status("timing a few nodes"):
+        pace = record_cost.measure_pace(models, task.prompts(), limit)
+    budget = arguments.node_budget or pace.seed_nodes(len(task.prompts()), arguments.threads)
+    free, answers = record_cost.free_memory(models.placement.device), task.score in scoring.BY_LLM
+    found = record_cost.cost(models, pace, splits, limit, budget, arguments.threads, answers=answers, free_bytes=free)
+    record_cost.check_room(found, models, free, arguments.out)
+    say("cost", f"{found}; {budget} nodes a prompt (--node-budget)")
+    return budget, found.batch
+
+
+def _references(score: str, prompts: Sequence[Prompt], models: Models, max_new_tokens: int) -> dict[str, str]:
+    """What answers are compared with, by prompt; the LLM's own answers where these are it."""
+    from traces.synera.record_answers import llm_answers
+
+    if score not in scoring.BY_LLM:
+        return {prompt.text: prompt.reference for prompt in prompts if prompt.reference is not None}
+    found = {}
+    with progress() as bar:
+        task = bar.add_task("the LLM's own answers", total=len(prompts))
+        for prompt, answer in llm_answers(models, [prompt.text for prompt in prompts], max_new_tokens):
+            found[prompt] = answer
+            bar.advance(task)
+    return found
+
+
+def _described(graphs: GraphSet, score: str, references: dict[str, str], frame: Frame) -> GraphSet:
+    """The same graphs, which also say how their answers were scored and their prompts read."""
+    meta = graphs.meta
+    compared = tuple(references.get(prompt, "") for prompt in meta.prompts) if references else ()
+    return graphs.with_meta(replace(meta, scorer=score, references=compared, frame=frame.stated))
+
+
+def _row(graphs: GraphSet) -> list[str]:
+    sizes, shares = sorted(len(graph) for graph in graphs), graphs.meta.coverage
+    spread = f"{sizes[0]} .. {sizes[len(sizes) // 2]} .. {sizes[-1]}"
+    return [str(len(graphs)), str(graphs.nodes), spread, *(f"{shares[k]:.4f}" for k in ("closed", "random_steps", *_WALKS))]
 
 
 def _say_what_comes_next(arguments: Arguments, own: bool) -> None:
     missing = [name for name in ("train", "validation") if name not in arguments.splits]
+    test = arguments.out / "test.safetensors"
     if not missing:
-        say("next", next_step("train", graphs=arguments.out))
+        name = {"name": "own"} if own else {}
+        say("next", next_step("train", **name, graphs=arguments.out))
     elif "test" in arguments.splits:
-        say("next", next_step("evaluate", graphs=arguments.out / "test.safetensors"))
+        say("next", next_step("evaluate", graphs=test))
     else:
         lens = shlex.quote(str(arguments.out / f"{arguments.splits[0]}.safetensors"))
         say("next", f"the same command with --splits {' '.join(missing)} --lens {lens}, then synera train")
     if own:
-        deploy = next_step("deploy", slm=arguments.slm)
+        graphs = arguments.out / f"{arguments.splits[-1]}.safetensors"
+        deploy = next_step("deploy", slm=arguments.slm, graphs=graphs)
         say("live", next_step("serve", model=arguments.llm), f"{deploy}   # in another terminal")
 
 

@@ -4,11 +4,14 @@ Examples:
     synera train                                    # bundled graphs, a minute or two
     synera train --name mine --graphs runs/graphs --ppo.steps 400000
     synera train --ppo.preference sampled           # one policy for any preference weights
+    synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +19,12 @@ from typing import TYPE_CHECKING
 from agents.bundle import TABLES
 from agents.learned import PPOConfig, check_run_name, train_ppo
 from scripts._cli import console, launch, next_step, progress, say
+from scripts._growth import Grow, Grower, save_grown, say_grown
 from synera_env import Preference, SettingError, SyneraReplayEnv
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
+from traces.synera.growing import GrowingGraphs
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -37,6 +42,19 @@ class Arguments:
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
     """Times of the cloud."""
+    grow: Grow = "auto"
+    """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at hand, and
+    the training's only where they hold little; so on the bundled ones validation grows and training does not, which takes a
+    sixth of the time. yes: all graphs. no: an answer ends where it leaves what was recorded."""
+    slm: Path | None = None
+    """Folder of the SLM that the graphs were recorded with, where it is not where they say."""
+    llm: Path | None = None
+    """Folder of the LLM, likewise."""
+    score: str | None = None
+    """Your function, MODULE:FUNCTION, that answers were scored by when they were recorded: graphs that grow ask it again."""
+    save_graphs: bool = True
+    """Keep what graphs have grown to in runs/NAME/graphs, at every validation and at the end; a later training goes on from there
+    with --graphs."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """How PPO is trained."""
 
@@ -44,41 +62,55 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Train and export."""
     folder = _run_folder(arguments.name)
+    if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
+        raise SettingError(f"the run {arguments.name} would replace the graphs in {folder}; name another run with --name")
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
-    train_graphs = GraphSet.load(arguments.graphs / "train.safetensors")
-    validation = GraphSet.load(arguments.graphs / "validation.safetensors")
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder)
+    recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
+    grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
+    train_graphs, validation = grower(recorded[0], learned_on=True), grower(recorded[1])
+    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
 
 def train(
-    train_graphs: GraphSet,
-    validation_graphs: GraphSet,
+    train_graphs: GraphSet | GrowingGraphs,
+    validation_graphs: GraphSet | GrowingGraphs,
     device: DeviceProfile,
     cloud: CloudProfile,
     config: PPOConfig,
     folder: Path,
+    save_graphs: bool = True,
 ) -> Path:
-    """Train with a progress bar, saying where it can be watched; return the bundle's folder."""
+    """Train with a progress bar, saying where it can be watched; return the bundle's folder.
+
+    Graphs that grow are kept in the run's folder `graphs`, unless `save_graphs` is False.
+    """
     import torch
+    from stable_baselines3.common.callbacks import CallbackList
 
     torch.set_num_threads(1)  # networks this small only lose by more
     unfinished: list[Path] = []
+    links = bundled.links("train")
 
     def make_env(preference: Preference | None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(train_graphs, bundled.links("train"), device, cloud, preference)
+        return SyneraReplayEnv(train_graphs, links, device, cloud, preference)
 
     def started(part: Path) -> None:
         unfinished.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
+    graphs = {"train": train_graphs, "validation": validation_graphs}
     validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud)
     try:
         with progress() as bar:
             task = bar.add_task("train PPO", total=config.steps)
-            callback = _bar_callback(lambda done: bar.update(task, completed=done))
-            return train_ppo(make_env, validation, config, folder, callback, started)
+            watching = [_calling(lambda done: bar.update(task, completed=done))]
+            if save_graphs:
+                watching.append(_calling(lambda _: save_grown(graphs, unfinished[0] / "graphs"), config.validate_every))
+            bundle = train_ppo(make_env, validation, config, folder, CallbackList(watching), started)
+        say_grown(graphs)
+        return bundle
     except BaseException:
         if unfinished and unfinished[0].exists():
             kept = f"; the run before it is still in {folder}" if folder.exists() else ""
@@ -103,7 +135,7 @@ def _run_folder(name: str) -> Path:
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
     test = arguments.graphs / "test.safetensors"
-    world = {"device_profile": arguments.device_profile, "cloud_profile": arguments.cloud_profile}
+    world = {name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile")}
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),
@@ -114,15 +146,24 @@ def _next(arguments: Arguments, bundle: Path) -> list[str]:
     return commands
 
 
-def _bar_callback(update: object) -> BaseCallback:
+def _calling(function: Callable[[int], object], every_steps: int = 1) -> BaseCallback:
+    """A callback that hands a function the steps so far: at the end, and before it every so many of them."""
     from stable_baselines3.common.callbacks import BaseCallback
 
-    class Bar(BaseCallback):
+    class Calling(BaseCallback):
+        def _on_training_start(self) -> None:
+            self._next = self.num_timesteps + every_steps
+
         def _on_step(self) -> bool:
-            update(self.num_timesteps)  # type: ignore[operator]
+            if self.num_timesteps >= self._next:
+                self._next = self.num_timesteps + every_steps
+                function(self.num_timesteps)
             return True
 
-    return Bar()
+        def _on_training_end(self) -> None:
+            function(self.num_timesteps)
+
+    return Calling()
 
 
 if __name__ == "__main__":

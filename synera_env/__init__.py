@@ -7,6 +7,7 @@ the runtime and of the traces is re-exported here.
 from gymnasium.envs.registration import register
 
 from runtime.errors import SettingError, SyneraError, UncoveredError
+from runtime.model.frame import Frame
 from runtime.policy import drive
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
@@ -21,6 +22,7 @@ from synera_env.synera.schema import synera_schema
 from traces.errors import TraceError
 from traces.files import replacing_folder, write_json
 from traces.schemas import EXACT, parse_json, read_file, read_json
+from traces.synera.waves import side_by_side
 
 __all__ = [
     "EXACT",
@@ -28,6 +30,7 @@ __all__ = [
     "Deployment",
     "EpisodeMetrics",
     "Feature",
+    "Frame",
     "Knob",
     "Knobs",
     "Outages",
@@ -48,6 +51,7 @@ __all__ = [
     "read_file",
     "read_json",
     "replacing_folder",
+    "side_by_side",
     "summarise",
     "synera_schema",
     "write_json",

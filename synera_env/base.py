@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
-from runtime.session import Cost, Step, Stepper, StepRecord
+from runtime.model.frame import Frame
+from runtime.session import Cost, Step, Stepper
 from runtime.settings import shown
 from synera_env.arguments import Links, read_links, read_outages, read_preference
 from synera_env.episode import Episode, ResetOptions, Start, checked_seed, draw
@@ -42,6 +43,8 @@ class Deployment:
     """Where the answers that it was trained on were cut."""
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Tables that the device must carry."""
+    frame: Frame | None = None
+    """How prompts become tokens; None where that is not known."""
 
 
 class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
@@ -62,8 +65,12 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     Terminates when the answer is complete; `info["episode_metrics"]` then has the metrics of `synera_env.metrics`, and
     `info["quality_known"]` is False where nobody can tell the quality: it is NaN in the metrics, and no term of the
-    reward. It is truncated, with `info["uncovered"]`, when a replayed step leaves what was recorded; what had been settled
-    by then is paid for, and so is what was left undone, as the world prices it.
+    reward.
+
+    It is truncated, with `info["uncovered"]` and the reason in `info["reason"]`, when a replayed step needs what was not
+    recorded. The step then counts as not taken: the observation is again that of the decision point before it, and the
+    reward is 0. What is still to come from there is for the learner's value function to say, as of any truncated episode.
+    An answer that left has no `episode_metrics`.
 
     ## Reset options
 
@@ -105,7 +112,9 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self.schema, self.links, self.render_mode = schema, read_links(links), render_mode
         self.outages = read_outages(outages)
         self.observation_space, self.action_space = schema.observation_space, schema.action_space  # type: ignore[assignment]
-        self.prompt_count, self._startable = prompts, range(prompts) if startable is None else tuple(startable)
+        self.prompt_count = prompts
+        self.startable: Sequence[int] = range(prompts) if startable is None else tuple(startable)
+        """Prompts that `reset` can begin."""
         self._fixed_preference = None if preference is None else read_preference(preference)
         self._preference = self._fixed_preference or Preference()
         self._episode: Episode | None = None
@@ -127,14 +136,6 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """Release an episode; worlds that hold more than its session extend this."""
         episode.session.close()
 
-    def _undone(self, *, settled: bool) -> Cost:
-        """What an answer that leaves what was recorded is charged for what it has not done; worlds that can leave say so.
-
-        Args:
-            settled: the step under way was settled, and is paid for by its own cost.
-        """
-        return Cost()
-
     def _line(self, record: Any) -> str:
         """Render one record as text."""
         return f"{self._said(record.committed)} at {record.committed_at:.3f} s"
@@ -146,6 +147,17 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     def deployment(self) -> Deployment:
         """What a controller trained here needs where it is deployed; nothing, unless a world says so."""
         return Deployment()
+
+    def siblings(self, count: int) -> Sequence[DecisionEnv]:
+        """Environments of this world that answer side by side, at most so many, this one first.
+
+        Itself alone, unless answers of a world wait for something that it can fetch for several at once.
+        """
+        return [self]
+
+    def growth(self) -> Mapping[str, float]:
+        """What was added to this world's evidence since it was opened, and at what cost, by name; nothing where none grows."""
+        return {}
 
     def provenance(self) -> dict[str, Any]:
         """What this world is made of, as plain data: written into the run of a training."""
@@ -166,7 +178,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
                 even what comes before the first decision was recorded; the answer under way goes on.
         """
         chosen = ResetOptions.of(options, self.prompt_count, self.links)
-        if chosen.prompt is not None and chosen.prompt not in self._startable:
+        if chosen.prompt is not None and chosen.prompt not in self.startable:
             raise SettingError(
                 f"reset option prompt={chosen.prompt} cannot be begun, as its first chunk was not recorded; "
                 "choose another, or record with a larger node budget"
@@ -187,13 +199,13 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         if self._episode is None or self._point is None:
             raise RuntimeError("no answer is under way: call reset() first, and again after an episode has ended")
-        settled_before = len(self._episode.session.records)
+        point, settled = self._point, len(self._episode.session.records)
         try:
             step: Step[Any, Any] = self._episode.session.advance(knobs)
+            self._point = step.point
+            quality = self._episode.score() if step.done else 0.0
         except UncoveredError as uncovered:
-            return self._uncovered(uncovered, knobs, settled_before)
-        self._point = step.point
-        quality = self._episode.score() if step.done else 0.0
+            return self._uncovered(uncovered, knobs, point, settled)
         known = not math.isnan(quality)
         terms = reward_terms(step.record.cost, quality if known else 0.0, self._preference)
         if not known:
@@ -261,7 +273,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     ) -> tuple[Episode, dict[str, Any]]:
         """Draw what is not chosen, and make the episode in place of the one before; return it and its info."""
         super().reset(seed=seed)
-        drawn = draw(self.np_random, chosen, self._startable, self.links, self._fixed_preference, self.outages, lost)
+        drawn = draw(self.np_random, chosen, self.startable, self.links, self._fixed_preference, self.outages, lost)
         self._release()
         self._preference, self._paid = drawn.preference, {}
         self._episode = episode = self._begin(drawn.start)
@@ -273,15 +285,12 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             return np.clip(np.zeros(len(self.schema.low), np.float32), self.schema.low, self.schema.high)
         return self.schema.encode(self._point, self._episode.session.records, self._preference)
 
-    def _uncovered(self, uncovered: UncoveredError, knobs: Any, settled_before: int) -> Transition:
-        observation, records = self._observe(), self.session.records
-        settled: StepRecord | None = records[-1] if len(records) > settled_before else None
-        undone = reward_terms(self._undone(settled=settled is not None), 0.0, self._preference)
+    def _uncovered(self, uncovered: UncoveredError, knobs: Any, point: Any, settled: int) -> Transition:
+        """End the answer at the decision point before a step that cannot be told, with so many settled before."""
+        observation = self.schema.encode(point, self.session.records[:settled], self._preference)
         self._point = None
-        terms = reward_terms(settled.cost if settled else Cost(), 0.0, self._preference)
-        terms = {name: paid + undone[name] for name, paid in terms.items()}
-        info = self._info(knobs, terms, offloaded=settled is not None and settled.offloaded)
-        return observation, sum(terms.values()), False, True, info | {"uncovered": True, "reason": str(uncovered)}
+        info = self._info(knobs, reward_terms(Cost(), 0.0, self._preference), offloaded=False)
+        return observation, 0.0, False, True, info | {"uncovered": True, "reason": str(uncovered)}
 
     def _info(self, knobs: Any, terms: dict[str, float], *, offloaded: bool) -> dict[str, Any]:
         for name, paid in terms.items():

@@ -88,7 +88,10 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
 
 
 def summarise(
-    episodes: Sequence[EpisodeMetrics | Mapping[str, float]], prompts: Sequence[int] | None = None, seed: int = 0
+    episodes: Sequence[EpisodeMetrics | Mapping[str, float]],
+    prompts: Sequence[int] | None = None,
+    seed: int = 0,
+    weights: Sequence[float] | NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Return the mean of every metric over answers, and a 95 % bootstrap interval of quality and reward.
 
@@ -99,6 +102,7 @@ def summarise(
         prompts: which prompt each answers; answers to one prompt are not independent, so the interval then resamples
             prompts (their means), not answers.
         seed: of the resampling.
+        weights: of the answers, above 0: how many each one stands for; None is 1.
 
     Raises:
         ValueError: there are no answers.
@@ -108,31 +112,28 @@ def summarise(
     if prompts is not None and len(prompts) != len(episodes):
         raise ValueError(f"{len(prompts)} prompts for {len(episodes)} answers")
     rows = [asdict(e) if isinstance(e, EpisodeMetrics) else dict(e) for e in episodes]
+    each = np.ones(len(rows)) if weights is None else np.asarray(weights, float)
+    units = np.arange(len(rows)) if prompts is None else np.asarray(prompts)
     summary: dict[str, float] = {"answers": len(rows)}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], float)
-        known = values[~np.isnan(values)]
-        summary[name] = float(known.mean()) if known.size else float("nan")
+        known = ~np.isnan(values)
+        summary[name] = float(np.average(values[known], weights=each[known])) if known.any() else float("nan")
         if name in ("quality", "reward"):
-            units = known if prompts is None else prompt_means(values, prompts)
-            summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(units, seed)
+            _, place = np.unique(units[known], return_inverse=True)
+            stands_for = np.bincount(place, each[known]).astype(float)
+            means = np.bincount(place, each[known] * values[known]) / stands_for
+            summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(means, seed, weights=stands_for)
     return summary
 
 
-def prompt_means(values: Sequence[float] | NDArray[np.float64], prompts: Sequence[int]) -> NDArray[np.float64]:
-    """Return the mean of the values of each prompt, NaN values left out; prompts without any are not there."""
-    by_prompt: dict[int, list[float]] = {}
-    for prompt, value in zip(prompts, values, strict=True):
-        if not np.isnan(value):
-            by_prompt.setdefault(prompt, []).append(float(value))
-    return np.array([np.mean(v) for v in by_prompt.values()])
-
-
-def bootstrap_interval(values: NDArray[np.float64], seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean; NaN where there are no values."""
+def bootstrap_interval(
+    values: NDArray[np.float64], seed: int = 0, resamples: int = 2000, weights: NDArray[np.float64] | None = None
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean, weighted where weights are given; NaN where there are no values."""
     if not len(values):
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    weights = np.ones(len(values)) if weights is None else weights
+    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile((values * weights)[drawn].sum(1) / weights[drawn].sum(1), [0.025, 0.975])
     return float(low), float(high)

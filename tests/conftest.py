@@ -6,6 +6,7 @@ What does not live here: fixtures of one room (a conftest.py there).
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,7 @@ from runtime.model.placement import Placement
 from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 from tests.support.placements import PLACEMENTS, named
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub for a model; read when its library is first imported
 # No test is about how long an example takes: a machine may be held up at any time. The same commit is tested by the same
 # examples; `pytest --hypothesis-profile=explore` draws others.
 hypothesis.settings.register_profile("synera", deadline=None, derandomize=True)

@@ -26,6 +26,7 @@ class ModelConfig:
 
     architecture: str
     vocab: int
+    """Token ids that are read and said; the embedding and the head may have further rows, which no token belongs to."""
     hidden: int
     layers: int
     heads: int
@@ -77,9 +78,15 @@ class Decoder:
         """Return an empty cache of one sequence, on this decoder's device and in its type."""
         return SequenceKV(self.config.kv_shape, dtype=self.dtype, device=self.device)
 
-    def new_tree(self) -> TreeKV:
+    def new_tree(self, room: int = 1024) -> TreeKV:
         """Return an empty cache of many prefixes that share their beginnings; see :meth:`new_cache`."""
-        return TreeKV(self.config.kv_shape, dtype=self.dtype, device=self.device)
+        return TreeKV(self.config.kv_shape, dtype=self.dtype, device=self.device, room=room)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that a cache of any kind takes for a token: keys and values of every layer."""
+        shape = self.config.kv_shape
+        return 2 * shape.layers * shape.kv_heads * shape.head_dim * self.dtype.itemsize
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -124,4 +131,4 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head: [rows, hidden] to [rows, vocab]; valid at any exit, as all share them."""
-        return F.linear(self._norm(hidden), self._head)
+        return F.linear(self._norm(hidden), self._head)[:, : self.config.vocab]

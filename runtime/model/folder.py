@@ -11,7 +11,7 @@ from pathlib import Path
 from runtime.errors import CheckpointError
 from runtime.settings import shown
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """How models are named on the Hugging Face hub."""
 _LARGEST_JSON = 16 * 2**20  # bytes; what states a model has a few thousand
 WANTED = "a Hugging Face folder (config.json, *.safetensors, tokenizer.json)"
@@ -39,9 +39,9 @@ def model_file(folder: str | Path, name: str, way_out: str = f"give {WANTED}") -
         raise CheckpointError(f"no model at {folder}: it has no {name}; {way_out}")
     if there:
         raise CheckpointError(f"no model at {folder}: it is not a folder; give {WANTED}")
-    if _ID.fullmatch(str(folder)):
+    if HUB_ID.fullmatch(str(folder)):
         raise CheckpointError(
-            f"no model at {folder}: there is no such folder, and a name on the Hugging Face hub is never looked up; "
+            f"no model at {folder}: there is no such folder, and only synera record looks names up on the Hugging Face hub; "
             f"download it with: hf download {folder} --local-dir FOLDER, and give that folder"
         )
     raise CheckpointError(f"no model at {folder}: there is no such folder (with config.json in it); give {WANTED}")

@@ -6,6 +6,7 @@ What does not live here: the arithmetic (decoder.py), what config.json states (c
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,13 +17,17 @@ from runtime.model.config import Stated, eos_beyond_config, read_config
 from runtime.model.decoder import Decoder
 from runtime.model.folder import model_file
 from runtime.model.placement import Placement
+from runtime.model.tokenizer import TOKENIZER, load_tokenizer, vocabulary_size
 
 _STORED = ("F64", "F32", "F16", "BF16")
 """Types of weights; others need scales of their own."""
 
 
 def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Decoder:
-    """Load a Hugging Face folder (config.json, *.safetensors).
+    """Load a Hugging Face folder (config.json, *.safetensors, and the tokenizer that says how many tokens there are).
+
+    Many models have more rows than their tokenizer has tokens, and models of one family not equally many. What has no
+    token is never said, so that two models that share a tokenizer share a vocabulary.
 
     Args:
         folder: the model folder.
@@ -36,7 +41,11 @@ def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Deco
     stated = read_config(folder)
     device, dtype = placement.torch_device, placement.torch_dtype
     weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder, stated).items()}
-    return Decoder(stated.config, weights, stated.inv_freq, stated.rope_scale)
+    config = stated.config
+    if (folder / TOKENIZER).is_file():
+        vocab = min(config.vocab, vocabulary_size(load_tokenizer(folder)))
+        config = replace(config, vocab=vocab, eos_ids=tuple(token for token in config.eos_ids if token < vocab))
+    return Decoder(config, weights, stated.inv_freq, stated.rope_scale)
 
 
 def _shapes(stated: Stated) -> tuple[dict[str, tuple[int, ...]], list[set[str]]]:

@@ -14,6 +14,7 @@ from runtime.errors import CheckpointError, SettingError
 from runtime.model.folder import model_file
 from runtime.settings import shown
 
+TOKENIZER = "tokenizer.json"
 _SAMPLED = 16_384
 """Most entries of a vocabulary whose own text is read for the hash; of a larger one every n-th."""
 _PROBES = (
@@ -64,7 +65,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    path = model_file(folder, "tokenizer.json", "save it beside the weights with save_pretrained()")
+    path = model_file(folder, TOKENIZER, "save it beside the weights with save_pretrained()")
     try:
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
@@ -77,20 +78,23 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def encode(tokenizer: Tokenizer, prompt: str, *, special_tokens: bool = True) -> list[int]:
     """Return the token ids of a prompt, as every part of the project reads it.
 
-    The tokenizer's template puts special tokens around a prompt (such as a beginning of text). Those that the prompt
-    itself begins or ends with, as one that was put into a chat template by hand, are not put there again.
+    The tokenizer's template puts special tokens around a prompt (such as a beginning of text), unless it is asked not to.
+    Those that the prompt itself begins or ends with, as one that was put into a chat template by hand, are not put there
+    again.
 
     Raises:
         SettingError: the prompt is no text, or the tokenizer has no token for a part of it.
     """
     try:
-        read = tokenizer.encode(prompt)
+        read = tokenizer.encode(prompt, add_special_tokens=special_tokens)
     except Exception as error:  # the library raises TypeError for half a character, bare Exception for the rest
         raise SettingError(f"the tokenizer cannot read the prompt {shown(prompt)}: {error}") from None
     ids, added = list(read.ids), list(read.special_tokens_mask)
+    if not special_tokens:
+        return ids
     first = added.index(0) if 0 in added else len(ids)
     last = len(ids) - (added[::-1].index(0) if 0 in added else 0)
     before, own, after = ids[:first], ids[first:last], ids[last:]
@@ -99,6 +103,11 @@ def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
     if after and own[-len(after) :] == after:
         after = []
     return [*before, *own, *after]
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Return one more than the largest token id, those of added tokens included."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def tokenizer_hash(folder: str | Path) -> str:

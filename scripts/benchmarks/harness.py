@@ -27,6 +27,8 @@ class Setting:
     """Pairs of timings behind each figure."""
     threads: int
     """Threads that tensor arithmetic may use, ours and the peer's alike."""
+    before: str = ""
+    """For `record`: the state of the project to compare with, a commit or a folder; by default the last before its recorder."""
 
 
 @dataclass(frozen=True)

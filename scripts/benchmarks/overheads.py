@@ -33,6 +33,11 @@ from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
 from synera_env.synera.schema import THRESHOLD
 from traces import bundled
+from traces.synera.graph import GraphSet
+from traces.synera.growing import GrowingGraphs
+from traces.synera.growing_runs import PairRuns
+from traces.synera.record_models import Models
+from traces.tasks import scorers
 
 _DRAFT = 4  # tokens of a check
 _PROMPT = 160  # tokens before it: as the bundled tasks' longest answers
@@ -157,9 +162,12 @@ def _each(points: Sequence[tuple[Any, Any]], decide: Callable[[Any, Any], object
 @contextmanager
 def _tiny_bundle() -> Iterator[Path]:
     """Train a policy for a moment, and export it."""
+    recorded = GraphSet.load(bundled.graphs("test"))
+    runs = PairRuns(Models.load(bundled.PAIR / "slm", bundled.PAIR / "llm"))
 
     def env(preference: Preference | None = None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(bundled.graphs("test"), bundled.links("test"), preference=preference)
+        return SyneraReplayEnv(recorded, bundled.links("test"), preference=preference)
 
+    validation = SyneraReplayEnv(GrowingGraphs(recorded, runs, scorers.score), bundled.links("test"))
     with TemporaryDirectory() as folder:
-        yield train_ppo(env, env(), _TINY_RUN, Path(folder) / "run")
+        yield train_ppo(env, validation, _TINY_RUN, Path(folder) / "run")

@@ -6,17 +6,16 @@ What does not live here: the environment's step (synera_env/base.py) and the liv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from runtime.client import CloudClient
 from runtime.deadline import CHECK_DEADLINE, check_factor
 from runtime.device import Connection, Device, LiveSession
 from runtime.errors import SettingError
+from runtime.model.frame import Frame
 from runtime.model.loading import fingerprint
 from runtime.model.placement import Placement
 from runtime.sampling import Sampling
@@ -33,9 +32,7 @@ from traces import bundled
 from traces.links.generators import constant_link
 from traces.profile import DeviceProfile
 from traces.synera.graph import GraphSet
-
-Scorer = Callable[[str, str], float]
-"""(prompt, answer) to task score, 0..1."""
+from traces.tasks.scoring import Scorer, asked
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ def load_device(
     max_new_tokens: int = bundled.MAX_NEW_TOKENS,
     paced: bool = True,
     placement: Placement = Placement(),
+    frame: Frame = Frame(),
 ) -> Device:
     """Load a device; what is not given is bundled.
 
@@ -68,13 +66,14 @@ def load_device(
         max_new_tokens: where answers are cut.
         paced: sleep up to the profile's times.
         placement: where the SLM runs, and in which type.
+        frame: how prompts become tokens; that of the controller's bundle, or of the graphs.
 
     Raises:
         CheckpointError, TraceError: something is missing or damaged.
     """
     profile = profile or DeviceProfile.load(bundled.profile("phone"))
     lens = lens or _bundled_lens(slm)
-    return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens, paced=paced, placement=placement)
+    return Device.load(slm, profile, max_new_tokens=max_new_tokens, lens=lens, paced=paced, placement=placement, frame=frame)
 
 
 def deployment_of(device: Device, llm_fingerprint: str | None = None) -> Deployment:
@@ -87,7 +86,7 @@ def deployment_of(device: Device, llm_fingerprint: str | None = None) -> Deploym
     fingerprints = {"slm": device.slm_fingerprint, "tokenizer": device.tokenizer_hash, "lens": device.lens.fingerprint}
     if llm_fingerprint is not None:
         fingerprints["llm"] = llm_fingerprint
-    return Deployment(fingerprints, device.max_new_tokens, device.lens.tensors())
+    return Deployment(fingerprints, device.max_new_tokens, device.lens.tensors(), device.frame)
 
 
 def _bundled_lens(slm: Path) -> Lens | None:
@@ -104,25 +103,6 @@ def _read_prompts(prompts: Sequence[LivePrompt | str]) -> tuple[LivePrompt, ...]
     if wrong := [each for each in prompts if not isinstance(each, LivePrompt | str)]:
         raise SettingError(f"prompts holds {shown(wrong[0])}, which is no text")
     return tuple(LivePrompt(each) if isinstance(each, str) else each for each in prompts)
-
-
-def _score(scorer: Scorer, prompt: str, answer: str) -> float:
-    """Ask a user's scorer.
-
-    Raises:
-        SettingError: it fails, or returns something else than a number in 0..1.
-    """
-    try:
-        score = scorer(prompt, answer)
-    except Exception as error:
-        raise SettingError(
-            f"the scorer fails on the answer {shown(answer)} to {shown(prompt)}: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(score, int | float | np.integer | np.floating | np.bool_) or not 0 <= score <= 1:
-        raise SettingError(
-            f"the scorer returns {shown(score)} for the answer {shown(answer)} to {shown(prompt)}; it must return a number in 0..1"
-        )
-    return float(score)
 
 
 class LiveEpisode:
@@ -145,7 +125,7 @@ class LiveEpisode:
         Raises:
             SettingError: the scorer fails, or returns something else than a number in 0..1.
         """
-        return math.nan if self._scorer is None else _score(self._scorer, self.prompt, self.text(self.session.answer))
+        return math.nan if self._scorer is None else asked(self._scorer, self.prompt, self.text(self.session.answer))
 
 
 class SyneraLiveEnv(SyneraEnv):

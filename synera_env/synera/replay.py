@@ -7,6 +7,8 @@ What does not live here: the device's and the cloud's part of it (walk.py, verif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,13 @@ from gymnasium import logger
 
 from runtime.clock import SimulatedClock
 from runtime.deadline import CHECK_DEADLINE, check_factor
-from runtime.model.exits import Segment
-from runtime.session import Cost, Limits
+from runtime.model.frame import Frame
+from runtime.session import Limits
+from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from runtime.synera.session import Session
 from synera_env.arguments import Links, Source, made, read
-from synera_env.base import Deployment
+from synera_env.base import DecisionEnv, Deployment
 from synera_env.episode import Episode, Start
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference
@@ -31,6 +34,7 @@ from traces import bundled
 from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
+from traces.synera.growing import GrowingGraphs
 
 
 class ReplayEpisode:
@@ -38,7 +42,7 @@ class ReplayEpisode:
 
     def __init__(
         self,
-        graphs: GraphSet,
+        graphs: GraphSet | GrowingGraphs,
         index: int,
         radio: Radio,
         device: DeviceProfile,
@@ -64,8 +68,12 @@ class ReplayEpisode:
         return self._graphs.text(tokens)
 
     def score(self) -> float:
-        """Task score of the finished answer."""
-        return float(self._walk.graph.score[self._walk.nodes[-1]])
+        """Task score of the finished answer.
+
+        Raises:
+            UncoveredError: its last token leads out of the graph.
+        """
+        return float(self._walk.graph.score[self._walk.node])
 
 
 class SyneraReplayEnv(SyneraEnv):
@@ -77,7 +85,7 @@ class SyneraReplayEnv(SyneraEnv):
 
     def __init__(
         self,
-        graphs: GraphSet | Source | None = None,
+        graphs: GraphSet | GrowingGraphs | Source | None = None,
         links: Links | None = None,
         device: DeviceProfile | Mapping[str, Any] | Source | None = None,
         cloud: CloudProfile | Mapping[str, Any] | Source | None = None,
@@ -89,7 +97,8 @@ class SyneraReplayEnv(SyneraEnv):
         """Open the world. A profile, a preference or outages may be given as a mapping of their fields.
 
         Args:
-            graphs: graphs or their file; None takes the bundled training graphs.
+            graphs: graphs or their file; None takes the bundled training graphs. In graphs that grow every prompt can be
+                begun and nothing is left.
             links: link traces or their file; None takes the bundled training links.
             device: device profile or its file; None takes the bundled phone.
             cloud: cloud profile or its file; None takes the bundled GPU.
@@ -105,34 +114,21 @@ class SyneraReplayEnv(SyneraEnv):
         """
         check_factor(check_deadline)
         self.check_deadline = check_deadline
-        self.graphs = read("graphs", bundled.graphs("train") if graphs is None else graphs, GraphSet, GraphSet.load)
-        self.lens = Lens.from_tensors(self.graphs.lens_tensors)
+        self.graphs = graphs if isinstance(graphs, GrowingGraphs) else _read(graphs)
+        self.lens, self.frame = Lens.from_tensors(self.graphs.lens_tensors), Frame.of(self.graphs.meta.frame)
         phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
         self.device = made("device", phone if device is None else device, DeviceProfile, DeviceProfile.load)
         self.cloud = made("cloud", gpu if cloud is None else cloud, CloudProfile, CloudProfile.load)
         meta = self.graphs.meta
         schema = synera_schema(len(meta.exit_layers))
-        startable = [i for i, graph in enumerate(self.graphs) if covers_start(graph, meta, schema.first_knobs)]
+        startable = _startable(self.graphs, schema.first_knobs)
         traces = bundled.links("train") if links is None else links
         super().__init__(schema, len(self.graphs), traces, preference, outages, render_mode, startable)
-        _warn_of_open_starts(self.graphs, len(startable))
         warn_without_energy(self.device.name, self.device, self._fixed_preference)
 
     def _begin(self, start: Start) -> Episode:
         parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline)
         return ReplayEpisode(self.graphs, start.prompt, start.radio, *parts)
-
-    def _undone(self, *, settled: bool) -> Cost:
-        """The rest of the longest answer at the SLM's full depth, and the draft in hand unless it was settled: ours.
-
-        Whoever kept every chunk from here on would pay no more, whatever the quality; so leaving never pays.
-        """
-        hand = None if settled else self._point.draft
-        left = self._point.max_new_tokens - len(self.session.answer) - (len(hand.tokens) if hand else 0)
-        layers = self.graphs.meta.exit_layers[-1]
-        token_seconds = self.device.draft_seconds([Segment(0, 0, layers, 0, 1)], heads=1)
-        seconds = left * token_seconds + (hand.seconds if hand else 0.0)
-        return Cost(seconds=seconds, device_seconds=seconds, joules=self.device.joules(seconds, 0.0, 0))
 
     def deployment(self) -> Deployment:
         """See :class:`synera_env.base.DecisionEnv`: both models, their tokenizer, and the lens."""
@@ -143,12 +139,26 @@ class SyneraReplayEnv(SyneraEnv):
             "tokenizer": meta.tokenizer_hash,
             "lens": self.lens.fingerprint,
         }
-        return Deployment(fingerprints, meta.max_new_tokens, self.lens.tensors())
+        return Deployment(fingerprints, meta.max_new_tokens, self.lens.tensors(), self.frame)
+
+    def siblings(self, count: int) -> Sequence[DecisionEnv]:
+        """See :class:`synera_env.base.DecisionEnv`: of graphs that grow, as many as are asked for."""
+        if not isinstance(self.graphs, GrowingGraphs):
+            return [self]
+        others = [copy(self) for _ in range(count - 1)]
+        for other in others:
+            other._episode, other._point, other._paid, other._np_random = None, None, {}, None
+        return [self, *others]
+
+    def growth(self) -> Mapping[str, float]:
+        """See :class:`synera_env.base.DecisionEnv` and :class:`traces.synera.growing.Growth`."""
+        return asdict(self.graphs.growth) if isinstance(self.graphs, GrowingGraphs) else {}
 
     def provenance(self) -> dict[str, Any]:
         """See :class:`synera_env.base.DecisionEnv`."""
         return super().provenance() | {
             "split": self.graphs.meta.split,
+            "grows": isinstance(self.graphs, GrowingGraphs),
             "device_profile": self.device.name,
             "cloud_profile": self.cloud.name,
             "check_deadline": self.check_deadline,
@@ -156,13 +166,20 @@ class SyneraReplayEnv(SyneraEnv):
         }
 
 
-def _warn_of_open_starts(graphs: GraphSet, startable: int) -> None:
-    """Say how many prompts `reset` leaves out.
+def _read(graphs: GraphSet | Source | None) -> GraphSet:
+    return read("graphs", bundled.graphs("train") if graphs is None else graphs, GraphSet, GraphSet.load)
+
+
+def _startable(graphs: GraphSet | GrowingGraphs, first: Knobs) -> Sequence[int]:
+    """The prompts that `reset` can begin; says how many it leaves out.
 
     Raises:
         TraceError: it would leave out all.
     """
-    left_out, where = len(graphs) - startable, graphs.path or "the graphs given"
+    if isinstance(graphs, GrowingGraphs):
+        return range(len(graphs))
+    startable = [i for i, graph in enumerate(graphs) if covers_start(graph, graphs.meta, first)]
+    left_out, where = len(graphs) - len(startable), graphs.path or "the graphs given"
     if not startable:
         raise TraceError(
             f"of none of the {left_out} prompts of {where} the first chunk was recorded; record with a larger node budget"
@@ -173,3 +190,4 @@ def _warn_of_open_starts(graphs: GraphSet, startable: int) -> None:
             f"of {left_out} of the {len(graphs)} prompts of {where} not even the first chunk was recorded: "
             "episodes leave them out; record with a larger node budget to have them",
         )
+    return startable

@@ -290,7 +290,9 @@ class ReplayVerifier:
         """What the LLM would say after the history and each beginning of the draft; read no further than asked."""
         graph, node = self._walk.graph, self._walk.nodes[history_tokens - self._walk.prompt_tokens]
         for token in draft:
+            graph.know(node)
             yield int(graph.llm_token[node])
             node = self._walk.follow(node, token)
+        graph.know(node)
         # A terminal node ends the answer: the session cuts what the LLM would say after it.
         yield int(graph.llm_token[node]) if np.isnan(graph.score[node]) else next(iter(self._meta.eos_ids), 0)

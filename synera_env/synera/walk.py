@@ -19,23 +19,58 @@ from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
 from traces.profile import DeviceProfile
 from traces.synera.graph import Graph, GraphMeta
+from traces.synera.growing import LivingGraph
 
 
 class Walk:
-    """The prefix as a path of nodes; shared by drafter and verifier."""
+    """The prefix as a path of nodes; shared by drafter and verifier.
 
-    def __init__(self, graph: Graph) -> None:
+    It may lead out of the graph: a node need only be there once something is read at it.
+    """
+
+    def __init__(self, graph: Graph | LivingGraph) -> None:
         self.graph = graph
         self.prompt_tokens = len(graph.prompt_tokens)
         self.nodes = [0]
+        self.beyond: list[int | None] = []
+        """Tokens at the end of the prefix, from the one on that leads out of the graph; None is one that nobody knows."""
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prefix."""
+        return self.prompt_tokens + len(self.nodes) - 1 + len(self.beyond)
+
+    @property
+    def node(self) -> int:
+        """Of the whole prefix.
+
+        Raises:
+            UncoveredError: it leads out of the graph.
+        """
+        if self.beyond and self.beyond[0] is not None:
+            return self.follow(self.nodes[-1], self.beyond[0])
+        return self.nodes[-1]
+
+    def push(self, token: int | None) -> None:
+        """Append a token to the prefix."""
+        child = -1 if self.beyond or token is None else self.graph.reach(self.nodes[-1], token)
+        if child < 0:
+            self.beyond.append(token)
+        else:
+            self.nodes.append(child)
+
+    def rollback(self, length: int) -> None:
+        """Keep the first `length` tokens of the prefix."""
+        del self.beyond[max(0, length - (self.prompt_tokens + len(self.nodes) - 1)) :]
+        del self.nodes[1 + length - self.prompt_tokens :]
 
     def follow(self, node: int, token: int) -> int:
         """Return the node that a token leads to.
 
         Raises:
-            UncoveredError: it was not recorded.
+            UncoveredError: it was not recorded, in a graph that does not grow.
         """
-        child = self.graph.child(node, token)
+        child = self.graph.reach(node, token)
         if child < 0:
             raise UncoveredError(
                 f"the recorded graph of {shown(self.graph.prompt, 60)} does not know token {token} at depth {int(self.graph.depth[node])}; "
@@ -48,12 +83,12 @@ def covers_start(graph: Graph, meta: GraphMeta, first: Knobs) -> bool:
     """Say whether what is drafted before the first decision was recorded; `first` must leave at no earlier exit."""
     node = 0
     for _ in range(min(first.draft_length, meta.max_new_tokens)):
-        token = int(graph.exit_token[node, first.exit_index])
-        node = graph.child(node, token)
         if node < 0:
             return False
-        if token in meta.eos_ids or not np.isnan(graph.score[node]):
+        token = int(graph.exit_token[node, first.exit_index])
+        if token in meta.eos_ids:
             break
+        node = graph.child(node, token)
     return True
 
 
@@ -63,7 +98,6 @@ class ReplayDrafter:
     def __init__(self, walk: Walk, exit_layers: tuple[int, ...], clock: SimulatedClock, profile: DeviceProfile) -> None:
         self._walk, self._clock, self._profile = walk, clock, profile
         self._ledger = ExitLedger(exit_layers)
-        self._beyond = 0  # guessed tokens at the end of the prefix that lead out of the graph
 
     def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
         """Start from the graph's prompt.
@@ -75,30 +109,28 @@ class ReplayDrafter:
             raise SettingError(
                 "a graph holds greedy choices alone, so a replay cannot sample; sample live, or give no sampling"
             )
-        self._walk.nodes, self._beyond = [0], 0
+        self._walk.rollback(self._walk.prompt_tokens)
         self._ledger.truncate(0)
 
     def push(self, token: int) -> None:
-        """Append a token that stands."""
-        self._walk.nodes.append(self._walk.follow(self._walk.nodes[-1], token))
+        """Append a token that stands; it may lead out of the graph."""
+        self._walk.push(token)
 
-    def push_guessed(self, token: int) -> None:
-        """Append a token that may lead out of the graph."""
-        child = -1 if self._beyond else self._walk.graph.child(self._walk.nodes[-1], token)
-        if child < 0:
-            self._beyond += 1
-        else:
-            self._walk.nodes.append(child)
+    push_guessed = push
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` tokens of the prefix."""
-        recorded = self._walk.prompt_tokens + len(self._walk.nodes) - 1
-        self._beyond = max(0, length - recorded)
-        del self._walk.nodes[1 + length - self._walk.prompt_tokens :]
+        self._walk.rollback(length)
         self._ledger.truncate(length)
 
     def next(self, exit_index: int, exit_margin: float) -> DraftToken:
-        """Read the next token off the graph; leave at the first exit whose margin reaches `exit_margin`."""
+        """Read the next token off the graph; leave at the first exit whose margin reaches `exit_margin`.
+
+        The token may be one that leads out of the graph.
+
+        Raises:
+            UncoveredError: the prefix leads out of it already, so that nothing is known of its next token.
+        """
         said = self._read(exit_index, exit_margin)
         self.push(said.token)
         return said
@@ -107,26 +139,24 @@ class ReplayDrafter:
         """As `next`. Out of the graph a token, of which nothing is known, takes the time of the deepest exit that it may; it is
         wasted in any case, as a guess that holds and leaves the graph ends the episode there.
         """
-        if self._beyond:
+        if self._walk.beyond:
             self._walk_exits(exit_index, exit_margin, lambda exit_index: 0.0)
-            self._beyond += 1
+            self._walk.push(None)
             return None
-        said = self._read(exit_index, exit_margin)
-        self.push_guessed(said.token)
-        return said
+        return self.next(exit_index, exit_margin)
 
     def _walk_exits(self, exit_index: int, exit_margin: float, margin: Callable[[int], float]) -> int:
         """Take the last position from exit to exit; charge it and return the exit that it left at."""
         began = self._clock.now()
-        length = self._walk.prompt_tokens + len(self._walk.nodes) - 1 + self._beyond
         walk = self._ledger.walk(
-            length, exit_index, exit_margin, lambda segment, ask: margin(segment.exit_index) if ask else 0.0
+            self._walk.tokens, exit_index, exit_margin, lambda segment, ask: margin(segment.exit_index) if ask else 0.0
         )
         self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
         return walk.exit_index
 
     def _read(self, exit_index: int, exit_margin: float) -> DraftToken:
-        graph, node = self._walk.graph, self._walk.nodes[-1]
+        graph, node = self._walk.graph, self._walk.node
+        graph.know(node)
         left = self._walk_exits(exit_index, exit_margin, lambda at: float(graph.margin[node, at]))
         return DraftToken(
             token=int(graph.exit_token[node, left]),

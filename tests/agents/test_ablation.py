@@ -69,10 +69,10 @@ def as_planted(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> dict[tu
             each = level if FIGURES[name].sure else 1 - level
             rate = each**2 if criterion == "both" else each
         if (criterion, on.prompt) in lost:
-            return Answered(on.prompt, None, (), (), 0.0)
+            return Answered(on.prompt, "", None, (), ())
         figures = {f.name: 1 for f in fields(EpisodeMetrics)}
         quality = planted(rate, BEND[criterion], on.prompt)
-        return Answered(on.prompt, EpisodeMetrics(**figures | {"offload_rate": rate, "quality": quality}), (), (), 0.0)
+        return Answered(on.prompt, "", EpisodeMetrics(**figures | {"offload_rate": rate, "quality": quality}), (), ())
 
     def see(rule: Watched, on: PlannedAnswer) -> Answered:
         """Drafts whose figures are uniform in 0..1, so that levels are shares."""
@@ -81,7 +81,7 @@ def as_planted(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> dict[tu
             for name, figure in FIGURES.items():
                 observation[env.schema.places(figure.row)] = share if name != "importance" else 37 * share % 1
             rule.predict(observation)
-        return Answered(on.prompt, None, (), (), 0.0)
+        return Answered(on.prompt, "", None, (), ())
 
     monkeypatch.setattr(ablation, "answer", answered)
     return lost
@@ -91,7 +91,7 @@ def test_the_area_is_that_under_the_planted_line_and_differences_are_paired(
     env: SyneraReplayEnv, as_planted: dict[tuple[str, int], None]
 ) -> None:
     found = ablate(env, env, answers=4 * PROMPTS)
-    assert (found.planned_answers, found.shared_answers, found.prompts) == (24, 24, PROMPTS)
+    assert (found.planned_answers, found.prompts, found.least_covered) == (24, PROMPTS, 1.0)
     for name, curve in found.curves.items():
         bend = BEND[name]
         assert curve.area.mean == pytest.approx(0.9 - 0.5 * bend / 2, abs=0.01)
@@ -109,14 +109,21 @@ def test_the_area_is_that_under_the_planted_line_and_differences_are_paired(
     assert found.best() in ("confidence", "entropy", "margin")
 
 
-def test_curves_are_of_the_answers_that_no_rule_lost(env: SyneraReplayEnv, as_planted: dict[tuple[str, int], None]) -> None:
+def test_a_rule_is_judged_on_its_own_answers(env: SyneraReplayEnv, as_planted: dict[tuple[str, int], None]) -> None:
+    """What one rule loses takes nothing from the others, and those that it keeps stand for it."""
+    whole = ablate(env, env, answers=PROMPTS).curves
     as_planted["importance", 5] = None
-    with pytest.warns(UserWarning, match="the ablation rests on 83% of the answers"):
+    with pytest.warns(UserWarning, match=r"what the ablation says of importance=\S+ rests on 83% of the answers, to 5 of 6"):
         found = ablate(env, env, answers=PROMPTS)
-    assert (found.planned_answers, found.shared_answers, found.prompts) == (6, 5, 5)
-    assert found.curves["confidence"].points[-1].quality.mean == pytest.approx(np.mean([planted(1, 1, p) for p in range(5)]))
+    assert (found.planned_answers, found.prompts, found.least_covered) == (6, PROMPTS, pytest.approx(5 / 6))
+    assert found.curves["confidence"].points == whole["confidence"].points
+    lost = [p.quality.mean for p in found.curves["importance"].points[1:-1]]
+    kept = [
+        np.mean([planted(p.offload_rate, BEND["importance"], i) for i in range(5)]) for p in whole["importance"].points[1:-1]
+    ]
+    assert lost == pytest.approx(kept)
     as_planted.update({("random", prompt): None for prompt in range(PROMPTS)})
-    with pytest.raises(UncoveredError, match="with every rule"):
+    with pytest.raises(UncoveredError, match=r"the rule chance=0\.02 keeps no answer inside the recorded graphs"):
         ablate(env, env, answers=PROMPTS)
 
 

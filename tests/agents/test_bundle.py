@@ -21,7 +21,7 @@ from agents.evaluation import answer, make_plan
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
 from runtime.synera.lens import Lens
-from synera_env import Deployment, Preference, PreferenceRange, synera_schema
+from synera_env import Deployment, Frame, Preference, PreferenceRange, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS
 from tests.support.recorded import TINY_RUN, Recorded
@@ -77,7 +77,7 @@ def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
     assert (meta.system, meta.schema_hash, meta.schema) == ("synera", SCHEMA.hash, SCHEMA.describe())
     assert meta.parity.max_abs_difference <= 1e-5
     assert meta.parity.samples == 256
-    assert (meta.name, meta.format_version) == ("run", 3)
+    assert (meta.name, meta.format_version) == ("run", 4)
     assert meta.preferences == PreferenceRange.of(Preference())
     assert len(meta.seen.low) == len(meta.seen.high) == len(SCHEMA.low)
     assert meta.policy_sha256 == sha256((bundle / "policy.onnx").read_bytes()).hexdigest()
@@ -101,7 +101,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"[]", b"", b"\xff\xfe\x00", b"3", b"null", b"[" * 100_000, b'{"format_version": 3}', b'{"format_version": "3"}'],
+    [b"{", b"[]", b"", b"\xff\xfe\x00", b"3", b"null", b"[" * 100_000, b'{"format_version": 4}', b'{"format_version": "4"}'],
 )
 def test_a_damaged_description(bundle: Path, content: bytes) -> None:
     (bundle / "bundle.json").write_bytes(content)
@@ -109,9 +109,9 @@ def test_a_damaged_description(bundle: Path, content: bytes) -> None:
 
 
 def test_another_format_version_names_both(bundle: Path) -> None:
-    for other in (2, 99):
+    for other in (3, 99):
         edit(bundle, lambda stated: stated.update(format_version=other))  # noqa: B023
-        assert f"format {other}, this version reads 3" in refused(bundle)
+        assert f"format {other}, this version reads 4" in refused(bundle)
 
 
 def test_another_schema_names_both(bundle: Path) -> None:
@@ -230,8 +230,8 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "parity of nothing": lambda m: m["parity"].update(samples=0),
     "provenance is a list": lambda m: m.update(provenance=[]),
     "provenance is not a number": lambda m: m["provenance"].update(train_seconds=math.nan),
-    "version is text": lambda m: m.update(format_version="3"),
-    "version is half": lambda m: m.update(format_version=3.5),
+    "version is text": lambda m: m.update(format_version="4"),
+    "version is half": lambda m: m.update(format_version=4.5),
     "version is yes": lambda m: m.update(format_version=True),
 }
 
@@ -310,6 +310,37 @@ def test_a_bundle_against_another_llm_is_refused(bundle: Path, pair: Recorded) -
     loaded.require(Deployment())
     with pytest.raises(BundleError, match=f"with the llm {pair.graphs.meta.llm_fingerprint}, here it would meet swapped"):
         loaded.require(Deployment(fingerprints={"llm": "swapped"}))
+
+
+CHAT = Frame("<user> ", " <assistant>", special_tokens=False, ends=(2,))
+
+
+def test_a_bundle_states_how_its_prompts_were_read(bundle: Path, pair: Recorded) -> None:
+    assert Bundle.load(bundle).meta.frame == Frame()
+    edit(bundle, lambda stated: stated.update(frame=asdict(CHAT)))
+    assert Bundle.load(bundle).meta.frame == CHAT
+
+
+def test_a_world_whose_prompts_are_read_otherwise_is_refused(bundle: Path, pair: Recorded) -> None:
+    """Where either does not know how, nothing is said."""
+    loaded, here = Bundle.load(bundle), pair.env().deployment()
+    chat = SyneraReplayEnv(pair.graphs.with_meta(replace(pair.graphs.meta, frame=CHAT.stated))).deployment()
+    with pytest.raises(BundleError, match="trained on prompts read as written, here they are read between '<user> '"):
+        loaded.require(chat)
+    edit(bundle, lambda stated: stated.update(frame=asdict(CHAT)))
+    Bundle.load(bundle).require(chat)
+    Bundle.load(bundle).require(replace(here, frame=None))
+    with pytest.raises(BundleError, match=r"trained on prompts read between '<user> ' and ' <assistant>', here .* as written"):
+        Bundle.load(bundle).require(here)
+
+
+@pytest.mark.parametrize(
+    "frame", [{}, {"before": ""}, {"before": 1, "after": "", "special_tokens": True, "ends": []}, "chat", 3]
+)
+def test_a_frame_that_is_none_is_refused(bundle: Path, frame: object) -> None:
+    edit(bundle, lambda stated: stated.update(frame=frame))
+    with pytest.raises(BundleError, match=r"frame|does not state all"):
+        Bundle.load(bundle)
 
 
 OTHERS = {

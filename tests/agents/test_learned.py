@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -208,10 +209,10 @@ def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
     if ending == "validation":
         raised = UncoveredError
 
-        def uncovered(env: Any, controller: Any, planned: Any) -> Answered:
-            return Answered(planned.prompt, None, (), (), 0.0)
+        def uncovered(env: Any, controller: Any, plan: Any) -> list[Answered]:
+            return [Answered(planned.prompt, "", None, (), ()) for planned in plan]
 
-        monkeypatch.setattr(callbacks, "answer", uncovered)
+        monkeypatch.setattr(callbacks, "answer_all", uncovered)
     with pytest.raises(raised):
         train_ppo(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, folder, Interrupts(), started.append)
     assert _content(folder) == before
@@ -248,32 +249,51 @@ def test_training_and_validation_of_two_pairs_are_refused(
 # ---------------------------------------------------------------- validation
 
 
-def test_weights_are_not_kept_for_losing_the_hard_answers(
-    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("validated", "rewards", "best"),
+    [
+        # Averaged over what is left of their answers alone, the second weights would win: they lost too many.
+        ([(0.6, 0.6, 0.6, 0.6), (0.9, None, None, None), (0.6, 0.6, 0.6, 0.61)], [0.6, 0.9, 0.6025], 256),
+        # One answer is lost, and stood for by the others: counted as nothing earned it would undo what was learned.
+        ([(0.6, 0.6, 0.6, 0.6), (0.7, 0.7, 0.7, None), (0.6, 0.6, 0.6, 0.6)], [0.6, 0.7, 0.6], 128),
+        # Weights that lose everything for once do not end a training.
+        ([(0.6, 0.6, 0.6, 0.6), (None, None, None, None), (0.5, 0.5, 0.5, 0.5)], [0.6, None, 0.5], 0),
+        # What lost too much is kept only until there are others.
+        ([(0.9, None, None, None), (0.1, 0.1, 0.1, 0.1), (0.8, None, None, None)], [0.9, 0.1, 0.8], 128),
+    ],
+)
+def test_weights_are_kept_for_what_they_earn_where_answers_are_lost(
+    pair: Recorded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    validated: list[tuple[float | None, ...]],
+    rewards: list[float | None],
+    best: int,
 ) -> None:
-    """Uncovered answers stay in the mean, without quality: averaged over the rest alone, the second weights would win."""
     env = pair.env()
     plan = make_plan(env, 4)
     good = answer(env, RandomRule(SCHEMA), plan[0]).metrics
     assert good is not None
-
-    def outcomes(*rewards: float | None) -> list[Answered]:
-        return [
-            Answered(p.prompt, None if r is None else replace(good, reward=r, quality=r), (), (), -0.1 if r is None else r)
-            for p, r in zip(plan, rewards, strict=True)
+    waiting = iter(
+        [
+            Answered(planned.prompt, "", None if reward is None else replace(good, reward=reward, quality=reward), (), ())
+            for planned, reward in zip(plan, found, strict=True)
         ]
-
-    waiting = iter([*outcomes(0.6, 0.6, 0.6, 0.6), *outcomes(0.9, None, None, None), *outcomes(0.6, 0.6, 0.6, 0.61)])
-    monkeypatch.setattr(callbacks, "answer", lambda *_: next(waiting))
+        for found in validated
+    )
+    monkeypatch.setattr(callbacks, "answer_all", lambda *_: next(waiting))
     config = replace(TINY_RUN, steps=256, validation_answers=4, validate_every=128)
     held = []
     monkeypatch.setattr(learned, "export_policy", lambda policy, model, env, training, folder: held.append(training))
-    train_ppo(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train_ppo(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
     lines = _lines(tmp_path / "run")
-    assert [line["reward"] for line in lines] == pytest.approx([0.6, (0.9 - 0.3) / 4, 0.6025])
-    assert [line["quality"] for line in lines] == pytest.approx([0.6, 0.9 / 4, 0.6025])
-    assert [line["uncovered_rate"] for line in lines] == [0.0, 0.75, 0.0]
-    assert held[0].provenance["best_steps"] == 256
+    assert [line.get("reward") for line in lines] == [None if r is None else pytest.approx(r) for r in rewards]
+    assert [line.get("quality") for line in lines] == [None if r is None else pytest.approx(r) for r in rewards]
+    assert [line["uncovered_rate"] for line in lines] == [found.count(None) / 4 for found in validated]
+    assert held[0].provenance["best_steps"] == best
+    assert held[0].provenance["validation_reward"] == pytest.approx(rewards[best // 128])
 
 
 @pytest.mark.parametrize("preference", ["default", "sampled"])

@@ -92,7 +92,7 @@ def test_the_x_axis_is_decisions_so_far_and_the_figures_are_those_of_the_answers
         assert [(e.step, e.value) for e in found.Scalars(f"episode/{name}")] == wanted
     terms = [found.Scalars(tag) for tag in tags(tmp_path / "live" / "tb") if tag.startswith("reward_terms/")]
     assert [sum(e.value for e in each) for each in zip(*terms, strict=True)] == pytest.approx(
-        [a.reward for a in answers], abs=1e-5
+        [a.metrics.reward for a in answers if a.metrics], abs=1e-5
     )
 
 

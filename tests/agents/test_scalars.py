@@ -45,13 +45,14 @@ def test_what_was_paid_waits_for_an_answer_to_end() -> None:
     }
 
 
-def test_an_answer_that_left_the_graphs_counts_in_its_rate_and_pays() -> None:
+def test_an_answer_that_left_the_graphs_counts_in_its_rate_alone() -> None:
     means = Means()
-    means.paid({"latency": -1.0})
     means.ended(None)
     means.paid({"latency": -2.0})
     means.ended({"seconds": 3.0})
-    assert means.take() == {"episode/seconds": 3.0, "reward_terms/latency": -1.5, "episode/uncovered_rate": 0.5}
+    assert means.take() == {"episode/seconds": 3.0, "reward_terms/latency": -2.0, "episode/uncovered_rate": 0.5}
+    means.ended(None)
+    assert means.take() == {"episode/uncovered_rate": 1.0}
 
 
 def test_what_nobody_can_tell_is_left_out_of_the_mean_or_has_no_tag() -> None:

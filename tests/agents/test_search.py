@@ -13,7 +13,7 @@ from agents import search
 from agents.evaluation import Answered, PlannedAnswer, evaluate, make_plan
 from agents.rules import FixedRule
 from agents.search import SearchResult, grid_search, search_fixed
-from synera_env import Knobs, synera_schema
+from synera_env import Knobs, UncoveredError, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS, NEVER
 
@@ -49,24 +49,35 @@ def test_without_a_grid_it_tries_the_schema_s(env: SyneraReplayEnv) -> None:
     assert grid_search(env, 1).tried == len(env.schema.grid())
 
 
-def test_a_setting_does_not_win_by_losing_its_hard_answers(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Averaged over what is left of its answers alone, `ALWAYS` would."""
+def planted(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch, rewards: dict[Knobs, list[float | None]]) -> None:
+    """Make a setting earn so much at each prompt; None is an answer that leaves the graphs."""
     good = evaluate(env, FixedRule(NEVER, env.schema), make_plan(env, 1))[0]
 
-    def planted(env: SyneraReplayEnv, rule: FixedRule, planned: PlannedAnswer) -> Answered:
-        if rule.knobs == NEVER:
-            return Answered(planned.prompt, replace(good, reward=0.5), (), (), 0.5)
-        return Answered(planned.prompt, replace(good, reward=0.9), (), (), 0.9) if planned.prompt == 0 else lost(planned)
+    def answered(env: SyneraReplayEnv, rule: FixedRule, plan: Sequence[PlannedAnswer]) -> list[Answered]:
+        paid = [(planned.prompt, rewards[rule.knobs][planned.prompt]) for planned in plan]
+        return [Answered(p, "", None if reward is None else replace(good, reward=reward), (), ()) for p, reward in paid]
 
-    def lost(planned: PlannedAnswer) -> Answered:
-        return Answered(planned.prompt, None, (), (), -0.1)
+    monkeypatch.setattr(search, "answer_all", answered)
 
-    monkeypatch.setattr(search, "answer", planted)
+
+def test_a_setting_does_not_win_by_losing_its_hard_answers(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averaged over what is left of its answers alone, `ALWAYS` would."""
+    planted(env, monkeypatch, {NEVER: [0.5] * 6, ALWAYS: [0.9] + [None] * 5})
     found = grid_search(env, 6, grid=[NEVER, ALWAYS])
     assert (found.knobs, found.reward) == (NEVER, pytest.approx(0.5))
 
 
-def test_a_search_whose_best_setting_loses_many_answers_warns(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "evaluate", lambda env, rule, plan: plan[: len(plan) // 2])
-    with pytest.warns(UserWarning, match=r"the search of the best fixed knobs rests on 50% of the answers"):
-        grid_search(env, 6, grid=[NEVER])
+def test_a_setting_does_not_lose_by_losing_a_few_answers(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted as nothing earned, they would decide: what leaves the graphs is what follows the LLM."""
+    planted(env, monkeypatch, {NEVER: [0.5] * 6, ALWAYS: [0.7] * 4 + [None] * 2})
+    with pytest.warns(UserWarning, match=r"the search of the best fixed knobs rests on 67% of the answers, to 4 of 6 prompts"):
+        found = grid_search(env, 6, grid=[NEVER, ALWAYS])
+    assert (found.knobs, found.reward) == (ALWAYS, pytest.approx(0.7))
+
+
+def test_a_search_in_which_every_setting_loses_too_much_is_refused(
+    env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(env, monkeypatch, {NEVER: [0.5, 0.5] + [None] * 4, ALWAYS: [None] * 6})
+    with pytest.raises(UncoveredError, match="no fixed setting keeps 50% of its answers inside the recorded graphs; record"):
+        grid_search(env, 6, grid=[NEVER, ALWAYS])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,19 +102,29 @@ def test_the_same_seed_gives_the_same_and_each_answer_is_told(env: SyneraReplayE
     assert len(told) == 6
 
 
-def test_answers_that_leave_the_graphs_are_left_out(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = measure_signals(env, 6).chunks
-    real, lost = signals._settled, {2}
+def test_chunks_that_leave_the_graphs_are_left_out_and_counted(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself: the others of its answer count."""
+    whole = measure_signals(env, 6)
+    assert whole.covered == 1.0
+    real, lost = signals._settled, {2: 1}  # from that chunk of the answer to that prompt on
 
-    def settled(env: SyneraReplayEnv, planned: PlannedAnswer, *more: object) -> object:
-        if planned.prompt in lost:
+    def settled(env: SyneraReplayEnv, planned: PlannedAnswer, knobs: Sequence[Knobs], *more: object) -> object:
+        if len(knobs) > lost.get(planned.prompt, 99):
             raise UncoveredError("gone")
-        return real(env, planned, *more)  # type: ignore[arg-type]
+        return real(env, planned, knobs, *more)
 
     monkeypatch.setattr(signals, "_settled", settled)
     of_lost = sum(len(answer(env, ChanceRule(OFFLOAD_RATE, env.schema), p).records) for p in make_plan(env, 6) if p.prompt == 2)
-    assert measure_signals(env, 6).chunks == whole - of_lost
-    lost.update(range(6))
+    assert of_lost > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a share that depends on the pair
+        found = measure_signals(env, 6)
+    assert found.chunks == whole.chunks - of_lost + 1
+    assert found.covered == pytest.approx(found.chunks / whole.chunks)
+    lost.update(dict.fromkeys(range(5), 0))
+    with pytest.warns(UserWarning, match=r"how figures rank chunks rests on \d+% of those met"):
+        measure_signals(env, 6)
+    lost[5] = 0
     with pytest.raises(UncoveredError, match="both ways"):
         measure_signals(env, 6)
 

@@ -9,7 +9,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from agents.bundle import Bundle, BundleError
-from agents.evaluation import answer, evaluate, make_plan, summarise_answers
+from agents.comparison import summarise_answers
+from agents.evaluation import answer, evaluate, make_plan
 from agents.fleet import run_fleet
 from agents.learned import PPOConfig, train_ppo
 from agents.policy import ControllerPolicy
@@ -96,14 +97,15 @@ def test_a_policy_drives_its_session_as_its_environment() -> None:
     assert [r.knobs for r in tea.records] == [r.knobs for r in answer(env, rule, planned).records]
 
 
-def test_leaving_what_was_recorded_is_paid_for_and_truncates() -> None:
+def test_a_step_that_leaves_what_was_recorded_counts_as_not_taken_and_truncates() -> None:
     env = TeaEnv(burns_at=1.0, preference=Preference(latency=1.0, energy=1.0))
     env.reset(seed=0)
-    env.advance(TeaKnobs(heat=0.0))
-    _, reward, terminated, truncated, info = env.advance(TeaKnobs(heat=1.0))
+    seen, *_ = env.advance(TeaKnobs(heat=0.0))
+    observation, reward, terminated, truncated, info = env.advance(TeaKnobs(heat=1.0))
     assert (terminated, truncated, info["uncovered"]) == (False, True, True)
     assert info["reason"] == "nobody has recorded burnt tea"
-    assert reward == pytest.approx(-0.1 - 1.0)
+    np.testing.assert_array_equal(observation, seen)
+    assert (reward, set(info["reward_terms"].values())) == (0.0, {0.0})
     with pytest.raises(RuntimeError, match="call reset"):
         env.advance(TeaKnobs())
 

@@ -18,13 +18,14 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM
 
+from agents.learned import PPOConfig
 from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement
 from runtime.sampling import Sampling
 from runtime.synera.knobs import Knobs
 from scripts import bench
-from scripts.benchmarks import device, env, exits, harness, precision, sampling, stall_free, system
+from scripts.benchmarks import device, env, exits, growth, harness, precision, sampling, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
 from traces import bundled
 from traces.synera.graph import Graph, GraphSet
@@ -325,3 +326,21 @@ def test_a_cut_of_answers_that_differ_is_no_figure(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stall_free, "_REPLAYED", 2)
     with pytest.raises(AssertionError, match="2 of 2 answers differ"):
         stall_free.measure(Setting(Path("unused"), 1, 1))
+
+
+def test_growth_trains_on_a_pair_of_its_own_and_says_what_it_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(growth, "_STEPS", 64)
+    monkeypatch.setattr(growth, "_PROMPTS", 4)
+    monkeypatch.setattr(growth, "_VALIDATION", 4)
+    monkeypatch.setattr(growth, "_NEW_TOKENS", 8)
+    monkeypatch.setattr(growth, "_PPO", PPOConfig(envs=2, rollout=32, minibatch=32, epochs=1, hidden=8, validation_answers=2))
+    figures = {f.name: f for f in growth.measure(Setting(tmp_path, 2, 1))}
+    assert {"wall time", "nodes run", "share of the time in models", "mean wave", "peak memory"} <= set(figures)
+    assert figures["nodes run"].value > 20
+    assert 0 < figures["share of the time in models"].value < 1
+    assert figures["mean wave"].value >= 1
+    said = capsys.readouterr().out
+    assert "rate of new nodes" in said
+    assert [line.split("│")[1].strip() for line in said.splitlines() if " .. " in line] == ["0 ..", "64 .."]

@@ -81,7 +81,7 @@ def _last(path: str) -> str:
 
 
 NO_COUNTS = ("1.5", "nan", "", "one", "1e3", "0x10")
-AREA = {"bench": ("device",), "inspect-run": ("run",)}
+AREA = {"bench": ("device",), "inspect-run": ("run",), "inspect-trace": ("{graphs}",)}
 NO_COMMANDS = [
     Case("", (), "''"),
     Case("trian", (), "did you mean train?"),
@@ -118,6 +118,10 @@ COUNTS = [  # command, option, smallest that is allowed
     ("validate-replay", "--devices", 1),
     ("validate-replay", "--seed", 0),
     ("inspect-run", "--answer", 1),
+    ("inspect-trace", "--prompt", 1),
+    ("inspect-trace", "--lines", 1),
+    ("inspect-trace", "--answers", 1),
+    ("inspect-trace", "--seed", 0),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
@@ -143,6 +147,7 @@ FRACTIONS = [
     ("train", "--ppo.entropy"),
     ("train", "--ppo.gae-lambda"),
     ("demo", "--ppo.learning-rate"),
+    ("train-pair", "--freedom"),
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)
@@ -158,8 +163,10 @@ WORDS = [
         ("", "20", "20/1", "20/1/1/1", "a/b/c", "nan/1/1", "-1/1/1", "1e9/1/1", "20/0/1", "20/1/inf", ESCAPES),
     ),
     ("record", "--splits", ("tests", "")),
-    ("record", "--open-graphs", ("maybe", "")),
+    ("record", "--score", ("f1", "token_f1", "a.b", "a:b:c", "os:system", ESCAPES)),
+    ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     ("train", "--ppo.preference", ("none", "", ESCAPES)),
+    *[(name, "--grow", ("maybe", "", ESCAPES)) for name in ("train", "evaluate")],
     ("demo", "--ppo.preference", ("none",)),
     ("train", "--name", ("", ".", "..", "../x", "a/b", "/tmp/x", LONG, "a\nb", ESCAPES, " ")),
     ("deploy", "--preference.quality", ("-1", "nan", "inf", "1e400", "much", "")),
@@ -182,6 +189,12 @@ _BUNDLES = (
     *("version-text", "schema", "name", "tokens", "infinite", "unknown"),
 )
 _GRAPHS = ("empty", "garbage", "half", "flipped", "headless", "endless-header", "text", "json", "model")
+
+
+_PROMPTS = (
+    *("two-prompts.txt", "blank.txt", "latin1.txt", "same.txt", "json.txt"),
+    *(f"{name}.jsonl" for name in bad_files.JSON_LINES),
+)
 
 
 def _profiles(kind: str) -> tuple[str, ...]:
@@ -207,7 +220,8 @@ BAD_INPUTS = {
         *(*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
         *(f"{{f}}/run-{n}" for n in ("none-whole", "twice", "version", "system", "event", "step", "blank", "garbage")),
     ),
-    "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}.txt" for n in ("two-prompts", "blank", "latin1", "same"))),
+    "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}" for n in _PROMPTS)),
+    "lines": (*_PATHS, "{f}/folder", *(f"{{f}}/{n}" for n in _PROMPTS if n[:4] not in ("two-", "same", "blan"))),
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
@@ -222,6 +236,7 @@ INPUTS = [
     ("measure-profiles", ("--slm", "{slm}", "--repetitions", "1", "--llm"), "path"),
     ("measure-profiles", ("--energy-from",), "phone"),
     ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
+    ("train-pair", ("--graphs",), "graph folder"),
     ("train", ("--graphs",), "graph folder"),
     ("train", ("--device-profile",), "phone"),
     ("train", ("--cloud-profile",), "gpu"),
@@ -229,6 +244,8 @@ INPUTS = [
     ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
     ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
+    ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--llm", "{llm}", "--slm"), "path"),
+    ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--slm", "{slm}", "--llm"), "path"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
@@ -238,7 +255,11 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
+    ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--graphs"), "graphs"),
+    ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
     ("inspect-run", (), "run"),
+    ("inspect-trace", (), "graphs"),
+    ("inspect-trace", ("{graphs}", "--coverage", "--answers", "6", "--bundle"), "bundle"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
     ("bench", ("env", "--repetitions", "1", "--pair"), "pair"),
@@ -254,6 +275,7 @@ _GRAPH = ("--graphs", "{graphs}", "--answers", "6")
 OUTPUTS = [
     ("evaluate", (*_GRAPH, "--json"), "file"),
     ("evaluate", (*_GRAPH, "--picture"), "picture"),
+    ("inspect-trace", ("{graphs}", "--json"), "file"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
@@ -297,10 +319,16 @@ OTHERS = [
     Case("inspect-run", (), "no run is named"),
     Case("inspect-run", ("{f}/run-twice", "{f}/run-blank", "--answer", "1"), "answer=1 is of one run"),
     Case("inspect-run", ("{f}/run-none-whole", "--answer", "2"), "no answer 2"),
+    Case("inspect-trace", (), ""),
+    Case("inspect-trace", ("{graphs}", "--prompt", "7"), "no prompt 7"),
+    Case("inspect-trace", ("{graphs}", "--bundle", "{bundle}"), "add --coverage"),
+    Case("inspect-trace", ("{graphs}", "--json", "{graphs}"), "a file of its own"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
     Case("deploy", (*_FITS, "--preference.quality", "0"), "quality=0"),
+    Case("evaluate", ("--graphs", "{graphs}", "--grow", "yes"), "name its folder with --slm"),
+    Case("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--slm", "{llm}", "--llm", "{slm}"), "recorded with the SLM"),
     Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--devices", "2", "2"), "names a number twice"),
@@ -319,6 +347,21 @@ OTHERS = [
     Case("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "300")),
     Case("record", ("--slm", "{slm}", "--out", "{f}/new", "--prompts", "{f}/same.txt"), "distinct prompts"),
     Case("record", ("--splits",)),
+    Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--score", "exact-match"), "no reference is given for 'two'"),
+    Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--score", "nowhere:score"), "nowhere cannot be imported"),
+    Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--score", "os:nothing"), "os has no function nothing"),
+    Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat"), "no chat template"),
+    Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat", "--no-bos"), "--no-bos"),
+    Case("record", (*_TINY, "--system", "Be brief."), "--chat"),
+    Case("record", (*_TINY, "--thinking"), "--chat"),
+    Case("record", (*_TINY, "--score", "token-f1"), "--prompts FILE"),
+    Case(
+        "record",
+        (*_TINY, "--prompts", "{f}/some.jsonl", "--node-budget", "1000000000"),
+        "lower --max-new-tokens or --node-budget",
+    ),
+    Case("deploy", ("--cloud", NOBODY, "--prompts", "{f}/some.jsonl", "--prompt", "fits"), "prompt and prompts"),
+    Case("train", ("--graphs", "runs/x", "--name", "x"), "would replace the graphs"),
     Case("train", ("--name",)),
     Case("check-link", ("--links",)),
     Case("check-link", ("--links", "20/1/1", "20/1"), "RTT/UP/DOWN"),

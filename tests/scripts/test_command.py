@@ -24,6 +24,7 @@ NAMES = (
     "deploy",
     "evaluate",
     "inspect-run",
+    "inspect-trace",
     "measure-profiles",
     "record",
     "serve",

@@ -79,7 +79,7 @@ def test_a_verifier_that_dies_under_the_demo_ends_it_at_the_next_answer(
 
     monkeypatch.setattr(demo, "verifier_process", process)
     monkeypatch.setattr(demo, "run_fleet", fleet)
-    graphs = demo._Graphs(*[demo.GraphSet.load(demo.bundled.graphs("test"))] * 3)
+    graphs = demo._Graphs(*[demo.GraphSet.load(demo.bundled.graphs("test"))] * 4)  # type: ignore[arg-type]
     profile = demo.DeviceProfile.load(demo.bundled.profile("phone"))
     with pytest.raises(CloudUnavailableError, match="ended by itself"):
         demo._deploy(Arguments(out=tmp_path), graphs, profile, {"a": None, "b": None}, [0, 1])  # type: ignore[dict-item, list-item]
@@ -91,8 +91,8 @@ def test_lost_checks_are_counted_over_all_answers() -> None:
         return StepRecord(knobs=None, cost=Cost(), committed=(1,), committed_at=1.0, offloaded=True, error=error)
 
     answers = [
-        Answered(0, None, (record(None), record("gone")), (), 0.0),
-        Answered(1, None, (record("gone"), record("gone")), (), 0.0),
-        Answered(2, None, (), (), 0.0),
+        Answered(0, "", None, (record(None), record("gone")), ()),
+        Answered(1, "", None, (record("gone"), record("gone")), ()),
+        Answered(2, "", None, (), ()),
     ]
     assert demo._lost_checks(answers) == 3

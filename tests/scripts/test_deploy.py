@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from agents.scalars import GROUPS
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.device import Connection, Device, LiveSession
-from runtime.errors import SettingError
+from runtime.errors import CheckpointError, SettingError
+from runtime.model.frame import Frame
 from runtime.sampling import Sampling
 from scripts import deploy
 from scripts.deploy import Arguments
@@ -26,6 +29,7 @@ from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
+from traces.synera.graph import GraphSet
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +187,93 @@ def test_what_comes_next_names_what_was_given(
     deploy.main(Arguments(**given | {"controller": str(bundle)}))
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
     assert f"synera evaluate --graphs GRAPHS_OF_THE_MODELS --bundle {bundle} --device-profile {given['profile']}" in line
+
+
+# ---------------------------------------------------------------- how prompts are read
+
+FRAME = Frame("Bill: ", " ?", special_tokens=False)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The tokens of every prompt that a device reads."""
+    found, plain = [], Connection.encode
+
+    def encode(self: Connection, prompt: str) -> tuple[int, ...]:
+        found.append(plain(self, prompt))
+        return found[-1]
+
+    monkeypatch.setattr(Connection, "encode", encode)
+    return found
+
+
+def framed_bundle(folder: Path, tiny_llm: Path) -> str:
+    """A bundle that was trained on prompts within a frame."""
+    shutil.copytree(trained(tiny_llm) / "bundle", folder)
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"frame": asdict(FRAME)}))
+    return str(folder)
+
+
+def framed_graphs(path: Path, pair: Recorded) -> Path:
+    """Graphs of this SLM whose prompts were within a frame."""
+    pair.graphs.with_meta(replace(pair.graphs.meta, frame=FRAME.stated)).save(path)
+    return path
+
+
+def test_a_bundle_s_prompts_are_read_as_it_was_trained_and_that_is_said(
+    given: dict[str, Any],
+    pair: Recorded,
+    tiny_llm: Path,
+    tmp_path: Path,
+    encoded: list[tuple[int, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = pair.device().tokenizer
+    deploy.main(Arguments(**given | {"controller": str(trained(tiny_llm) / "bundle")}))
+    assert "prompts are read" not in capsys.readouterr().out
+    deploy.main(Arguments(**given | {"controller": framed_bundle(tmp_path / "framed", tiny_llm)}))
+    assert "prompts are read between 'Bill: ' and ' ?', as the bundle states\n" in capsys.readouterr().out
+    texts = (("the river .", True), ("Bill: the river . ?", False))
+    assert encoded == [tuple(tokenizer.encode(text, add_special_tokens=special).ids) for text, special in texts]
+
+
+def test_a_rule_takes_from_graphs_what_a_bundle_states(
+    given: dict[str, Any],
+    pair: Recorded,
+    tmp_path: Path,
+    encoded: list[tuple[int, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Prompts of the graphs are answered where none are named; the lens makes a rule of importance possible."""
+    path = framed_graphs(tmp_path / "graphs.safetensors", pair)
+    rule = given | {"graphs": path, "controller": "importance=0.5", "prompt": ()}
+    deploy.main(Arguments(**rule))
+    said = capsys.readouterr().out
+    assert "as the graphs state\n" in said
+    assert f"synera evaluate --graphs {path}" in said
+    wanted = [FRAME.encode(pair.device().tokenizer, text) for text in pair.graphs.meta.prompts[:4]]
+    assert [list(tokens) for tokens in encoded] == wanted
+    deploy.main(Arguments(**rule | {"prompt": ("the river .",)}))
+    assert len(encoded) == 5
+
+
+def test_graphs_of_another_slm_are_refused(given: dict[str, Any], tmp_path: Path, akin_graphs: GraphSet) -> None:
+    akin_graphs.save(tmp_path / "akin.safetensors")
+    with pytest.raises(CheckpointError, match=r"akin\.safetensors was made with the SLM"):
+        deploy.main(Arguments(**given | {"graphs": tmp_path / "akin.safetensors", "cloud": "127.0.0.1:1"}))
+
+
+def test_all_prompts_of_a_file_are_answered_of_one_line_and_of_many(
+    given: dict[str, Any], tmp_path: Path, encoded: list[tuple[int, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "the river ."}\n{"prompt": "the\\nriver", "reference": "x"}\n')
+    deploy.main(Arguments(**given | {"prompt": (), "prompts": tmp_path / "prompts.jsonl", "log": tmp_path / "log"}))
+    assert "the\nriver  (link real)" in capsys.readouterr().out
+    assert len(encoded) == 2
+    assert all(math.isnan(answer.quality) for answer in read_run(tmp_path / "log").answers)
+    with pytest.raises(SettingError, match="prompt and prompts both say what is to be answered"):
+        Arguments(**given | {"prompts": tmp_path / "prompts.jsonl"})
 
 
 # ---------------------------------------------------------------- what is written down

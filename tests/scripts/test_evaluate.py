@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import pytest
 from agents.ablation import CRITERIA, RANDOM, Curve, Estimate, Point
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.evaluation import Answered, PlannedAnswer, answer
+from agents.evaluation import Answered, PlannedAnswer, answer_all
 from agents.registry import controller
 from agents.rules import FixedRule, LevelRule
 from agents.signals import Signal, Signals
 from runtime.errors import SettingError, UncoveredError
-from scripts import _ablation, _report, evaluate
+from scripts import _ablation, _report, _utility, evaluate
 from scripts._ablation import AblationFile, worth_deploying
 from scripts.evaluate import Arguments, Evaluation, distinct_names
 from synera_env import DecisionEnv, SyneraReplayEnv
@@ -113,14 +114,13 @@ def test_a_name_that_means_something_to_others_is_only_a_name(files: Path, capsy
 
 
 def losing(name: str, lost: set[int]) -> Any:
-    """An `answer` that leaves the graphs at some places of the plan with one controller, which is a bit better for it."""
-    met = dict.fromkeys(RULES, 0)
+    """An `answer_all` that leaves the graphs at some places of the plan with one controller, which is a bit better for it."""
 
-    def answered(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:
-        found = answer(env, controller, planned)
-        who = next(rule for rule, each in evaluate.rules(env.schema).items() if repr_of(each) == repr_of(controller))
-        place, met[who] = met[who], met[who] + 1
-        return replace(found, metrics=None) if who == name and place in lost else found
+    def answered(env: DecisionEnv, controller: Controller, plan: Sequence[PlannedAnswer]) -> list[Answered]:
+        known = evaluate.rules(env.schema).items()
+        who = next((rule for rule, each in known if repr_of(each) == repr_of(controller)), "a bundle")
+        found = answer_all(env, controller, plan)
+        return [replace(a, metrics=None) if who == name and place in lost else a for place, a in enumerate(found)]
 
     return answered
 
@@ -129,35 +129,48 @@ def repr_of(controller: Controller) -> str:
     return str(vars(controller)) if isinstance(controller, FixedRule) else type(controller).__name__
 
 
-def test_controllers_are_compared_on_the_answers_that_all_of_them_covered(
+def test_a_controller_is_judged_on_the_answers_that_it_keeps(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = evaluated()
-    assert (whole.planned_answers, whole.shared_answers) == (6, 6)
+    assert whole.planned_answers == 6
     assert "left the recorded graphs" not in capsys.readouterr().out
-    monkeypatch.setattr(evaluate, "answer", losing("always", {0, 3, 4}))
-    with pytest.warns(UserWarning, match="rests on 50% of the answers"):
+    monkeypatch.setattr(evaluate, "answer_all", losing("always", {0, 3, 4}))
+    with pytest.warns(UserWarning, match="what is said of always rests on 50% of the answers, to 3 of 6 prompts"):
         found = evaluated()
-    assert (found.planned_answers, found.shared_answers) == (6, 3)
+    assert found.planned_answers == 6
     assert found.controllers["always"].uncovered_rate == 0.5
     assert found.controllers["always"].covered_answers == 3
-    assert {n: r.uncovered_rate for n, r in found.controllers.items() if n != "always"} == dict.fromkeys(
-        sorted({*RULES} - {"always"}), 0.0
-    )
-    # `never` lost nothing, and is judged on the shared answers alone.
-    assert found.controllers["never"].means != whole.controllers["never"].means
+    assert found.controllers["always"].means != whole.controllers["always"].means
+    for name in {*RULES} - {"always"}:  # what one loses takes nothing from the others
+        assert found.controllers[name] == whole.controllers[name]
     said = capsys.readouterr().out
-    assert "3 of 6 answers left the recorded graphs with one controller or another and are not counted" in said
-    assert "replay, 3 answers to 6 test prompts" in said
+    assert (
+        "answers that left the recorded graphs (column uncovered) are stood for by those kept, of the same controller" in said
+    )
+    assert "replay, 6 answers to 6 test prompts" in said
     (row,) = (line for line in said.splitlines() if line.startswith("│ always"))
     (heads,) = (line for line in said.splitlines() if "uncovered" in line and "controller" in line and "TTFT" in line)
     column = [cell.strip() for cell in re.split("[┃│]", heads)].index("uncovered")
     assert [cell.strip() for cell in row.split("│")][column] == "0.500"
 
 
-def test_no_shared_answer_is_said_and_nothing_written(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "answer", losing("always", set(range(6))))
-    with pytest.raises(UncoveredError, match="record"):
+def test_a_controller_that_loses_all_is_named_and_the_others_are_judged(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "answer_all", losing("threshold", set(range(6))))
+    found = evaluated(bundle=(Path("one/mine/bundle"),))
+    assert (found.controllers["threshold"].uncovered_rate, found.controllers["threshold"].means) == (1.0, {})
+    assert found.controllers["mine"].reward_minus == {}, "it is what a bundle is held against"
+    said = capsys.readouterr().out
+    assert "threshold keeps none of its 6 answers; nothing can be said of it" in said
+    assert not [line for line in said.splitlines() if line.startswith("│ threshold")]
+    assert "│ always" in said
+
+
+def test_no_answer_of_any_is_said_and_nothing_written(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "answer_all", lambda *given: [replace(a, metrics=None) for a in answer_all(*given)])
+    with pytest.raises(UncoveredError, match="no answer of any controller stays inside the recorded graphs; record"):
         evaluate.main(arguments())
     assert not Path("out.json").exists()
     assert not Path("runs").exists()
@@ -176,7 +189,7 @@ def test_a_table_of_two_worlds_has_no_column_for_what_only_replay_can_lose() -> 
 
 def test_the_figures_have_a_schema(files: Path) -> None:
     found = evaluated(bundle=(Path("one/mine/bundle"),), seed=3)
-    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 3, 1)
+    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 3, 2)
     for name, result in found.controllers.items():
         means = result.means
         assert {"quality", "reward", "seconds", "ttft_seconds", "offload_rate", "lost_chunks"} <= set(means)
@@ -258,8 +271,8 @@ def test_an_ablation_writes_its_figures_and_names_a_rule_to_deploy(
     files: Path, pair: Recorded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = ablated(files, pair)
-    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 0, 1)
-    assert (found.ablation.planned_answers, found.ablation.shared_answers) == (6, 6)
+    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 0, 2)
+    assert (found.ablation.planned_answers, found.ablation.least_covered) == (6, 1.0)
     assert set(found.ablation.curves) == {*CRITERIA, RANDOM}
     said = capsys.readouterr().out
     assert "quality by offload rate, 6 answers to 6 test prompts" in said
@@ -293,10 +306,24 @@ def test_what_is_worth_deploying_offloads_least_of_what_is_nearly_as_good() -> N
 def test_a_figure_that_cannot_be_ranked_is_said_to_be_unknown(
     files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nothing = Signals(10, 0.0, 0.0, {"confidence": Signal(None, None, None)})
+    nothing = Signals(10, 1.0, 0.0, 0.0, {"confidence": Signal(None, None, None)})
     monkeypatch.setattr(_ablation, "measure_signals", lambda *_: nothing)
     assert ablated(files, pair).signals == nothing
-    assert capsys.readouterr().out.count("unknown") == 3
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "unknown" in line)
+    assert row.count("unknown") == 3
+
+
+def test_what_an_ablation_lost_is_said(
+    files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ablated(files, pair)
+    assert "loses most" not in capsys.readouterr().out
+    half = Signals(10, 0.5, 0.0, 0.0, {"confidence": Signal(None, None, None)})
+    monkeypatch.setattr(_ablation, "measure_signals", lambda *_: half)
+    ablated(files, pair)
+    said = capsys.readouterr().out
+    assert "the rule that loses most keeps 100.0% of its answers" in said
+    assert "50.0% of the chunks could be settled both ways, and the others are left out: record" in said
 
 
 def test_an_ablation_is_of_a_world_without_outages(files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,3 +338,28 @@ def test_an_ablation_is_of_a_world_without_outages(files: Path, pair: Recorded, 
     ablated(files, pair)
     assert [env.outages for env in met] == [Outages.never()] * 2
     assert [Path(str(env.graphs.path)).name for env in met] == ["train.safetensors", "test.safetensors"]
+
+
+def test_an_ablation_says_what_one_decision_is_worth_where_nothing_else_is_drawn(
+    files: Path, pair: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met: list[SyneraReplayEnv] = []
+    real = _utility.measure_utility
+
+    def measure(train: SyneraReplayEnv, test: SyneraReplayEnv, *more: Any) -> Any:
+        met.extend((train, test))
+        return real(train, test, *more)
+
+    monkeypatch.setattr(_utility, "measure_utility", measure)
+    found = ablated(files, pair).utility
+    for env in met:
+        assert env.outages == Outages.never()
+        assert [link.family for link in env.links] == ["constant"]
+        assert (env.cloud.queue_ms_quantiles, env.cloud.load_quantiles) == ((2.0,), (0.0,))
+        assert env.cloud.forward_ms == GPU.forward_ms
+    said = capsys.readouterr().out
+    assert f"{found.decisions} decisions, {found.prompts} test prompts" in " ".join(said.split())
+    for name, rule in found.rules.items():
+        (row,) = (line for line in said.splitlines() if line.startswith(f"│ {name} ") and f"{rule.utility:.4f}" in line)
+        assert str(rule.share) in row
+    assert f"{found.clairvoyant.mean:.4f}" in said

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from agents.rules import FIGURES
+from agents.utility import LINEAR
 from runtime.errors import CheckpointError, SettingError
 from scripts import evaluate, measure_profiles, record, train, train_pair
 from tests.support.graphs import tiny_prompts
+from tests.support.recorded import recorded as recorded_pair
 from traces import bundled
 from traces.errors import TraceError
 from traces.profile import DeviceProfile
@@ -32,12 +35,19 @@ from traces.synera.graph import GraphSet
         (lambda: record.Arguments(node_budget=-1), "node_budget=-1 must be"),
         (lambda: record.Arguments(max_new_tokens=0), "max_new_tokens=0 must be"),
         (lambda: record.Arguments(threads=0), "threads=0 must be"),
+        (lambda: record.Arguments(score="f1", prompts=Path("p")), "score='f1' is not one of agreement-f1"),
+        (lambda: record.Arguments(score="token-f1"), "name them with --prompts FILE"),
+        (lambda: record.Arguments(system="Be brief."), "are of a chat; add --chat"),
+        (lambda: record.Arguments(thinking=True), "are of a chat; add --chat"),
+        (lambda: record.Arguments(chat=True, bos=False), "leave out --no-bos, or --chat"),
         (lambda: measure_profiles.Arguments(repetitions=0), "repetitions=0 must be"),
         (lambda: measure_profiles.Arguments(threads=0), "threads=0 must be"),
         (lambda: measure_profiles.Arguments(threads=10**400), "threads=1000"),
         (lambda: train_pair.Arguments(slm_steps=0), "slm_steps=0 must be"),
         (lambda: train_pair.Arguments(llm_steps=-5), "llm_steps=-5 must be"),
         (lambda: train_pair.Arguments(test_prompts=0), "test_prompts=0 must be"),
+        (lambda: train_pair.Arguments(freedom=1.01), r"freedom=1\.01 must be a number in 0\.\.1"),
+        (lambda: train_pair.Arguments(freedom=float("nan")), "freedom=nan must be"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_loaded(make: Callable[[], object], message: str) -> None:
@@ -62,6 +72,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"\n \n\n", "holds 0 distinct prompts"),
         (b"one\n\xff\ntwo", "is not text in UTF-8: line 2"),
         (b"a\nb\n" + b"x" * 1_000_001, "line 3 has 1000001 characters"),
+        (b'{"prompt": "a"}\n', r"holds JSON; name it with the ending \.jsonl"),
     ],
 )
 def test_prompts_that_cannot_be_read_are_refused_before_models_are_loaded(
@@ -99,8 +110,9 @@ def test_own_models_on_the_bundled_tasks_are_remarked(
     out = recorded(tmp_path, tiny_slm, tiny_llm)
     said = capsys.readouterr().out
     assert "note: these are not the bundled models, and without --prompts they are recorded on the bundled tasks" in said
-    assert following(said) == [["synera", "train", "--graphs", str(out)]]
-    assert f"live: synera serve --model {tiny_llm}\n      synera deploy --slm {tiny_slm}   # in another terminal\n" in said
+    assert following(said) == [["synera", "train", "--name", "own", "--graphs", str(out)]]
+    deploy = shlex.join(["synera", "deploy", "--slm", str(tiny_slm), "--graphs", str(out / "test.safetensors")])
+    assert f"live: synera serve --model {tiny_llm}\n      {deploy}   # in another terminal\n" in said
     assert {p.stem for p in out.iterdir()} == {"train", "validation", "test"}
     for path in out.iterdir():
         graphs = GraphSet.load(path)
@@ -183,3 +195,29 @@ def test_a_profile_without_energy_is_remarked(
     (tmp_path / "idle.json").write_text(json.dumps(stated))
     assert not measured(tmp_path, tiny_slm, tiny_llm, energy_from=tmp_path / "idle.json").has_energy
     assert "idle.json states no energy; a reward that weighs energy will charge none" in capsys.readouterr().out
+
+
+def test_a_card_states_what_one_decision_is_worth_on_graphs_of_its_pair_alone(
+    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts import _utility
+
+    pair, asked = recorded_pair(tiny_llm), list[int]()
+    real = _utility.measure_utility
+
+    def measure(*given: Any) -> Any:
+        asked.append(given[2])
+        return real(*given)
+
+    monkeypatch.setattr(_utility, "measure_utility", measure)
+    (tmp_path / "slm").symlink_to(pair.slm)
+    (tmp_path / "llm").symlink_to(pair.llm)
+    lines = train_pair._worth(tmp_path, [pair.graphs] * 2)
+    assert asked == [len(pair.graphs)]
+    table = [line for line in lines if line.startswith("|")]
+    assert {line.count("|") for line in table} == {5}
+    assert [line.split("|")[1].strip() for line in table][2:] == [*FIGURES, LINEAR, "clairvoyant"]
+    (tmp_path / "slm").unlink()
+    (tmp_path / "slm").symlink_to(pair.llm)
+    with pytest.raises(TraceError, match="cannot grow with these models: recorded with the SLM"):
+        train_pair._worth(tmp_path, [pair.graphs] * 2)

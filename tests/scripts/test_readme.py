@@ -5,6 +5,7 @@ Long commands run in a short form: what is added to each is in `SHORTER`, and a 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -18,15 +19,15 @@ import pytest
 import tyro
 
 from scripts import __main__ as command
+from tests.support.own_pair import save_pair, write_prompts
 from tests.support.process import served
-from tests.support.recorded import recorded
-from traces.tasks import tinyworld
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 _LITTLE = "--ppo.steps 256 --ppo.envs 2 --ppo.rollout 64 --ppo.minibatch 64 --ppo.validation-answers 2 --ppo.hidden 8"
 SHORTER = {
     "synera record": "--per-kind 2 --max-new-tokens 10",
+    "synera inspect-trace runs/graphs/test.safetensors --coverage": "--answers 2",
     "synera measure-profiles": "--repetitions 1",
     "synera train --name mine --graphs runs/graphs": _LITTLE,
     "synera evaluate --graphs runs/graphs/test.safetensors --bundle runs/mine/bundle --search": "--answers 4 --json runs/eval.json",
@@ -37,7 +38,6 @@ SHORTER = {
     "synera deploy --controller runs/mine/bundle --log runs/live/mine": "--unpaced --no-emulate-link",
     "synera inspect-run runs/live/mine": "",
     "synera deploy --cloud HOST:PORT": "--unpaced --no-emulate-link --max-new-tokens 3 --prompt fits",
-    "synera bench device": "--repetitions 1",
     "synera bench cloud": "--repetitions 1",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
@@ -46,17 +46,17 @@ SHORTER = {
     "synera bench faults --repetitions 200": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
-    "synera train --ppo.preference sampled": f"--name sampled {_LITTLE}",
-    "synera record --slm /models/small --llm /models/large --prompts prompts.txt --out runs/own-graphs": "--max-new-tokens 6",
+    "synera train --ppo.preference sampled": f"--name sampled {_LITTLE} --grow yes",
+    "synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs": "--max-new-tokens 6",
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",
     "synera serve --model /models/large --dtype bfloat16": "",
-    "synera deploy --slm /models/small --controller runs/own/bundle --prompt ... --unpaced": "--no-emulate-link",
+    "synera deploy --slm /models/small --controller runs/own/bundle --prompts prompts.jsonl --unpaced": "--no-emulate-link",
 }
 """By command, what makes it short. Later words win over earlier ones."""
 ELSEWHERE = {
     *("make demo", "make test", "make check", "make wheel"),
-    *("synera check-link", "synera bench stall-free", "synera validate-replay"),
+    *("synera check-link", "synera bench device", "synera bench record", "synera bench stall-free", "synera validate-replay"),
 }
 """Run by others, as it takes long or not every machine allows it: here it is checked that the target or command is there."""
 
@@ -93,6 +93,7 @@ def _commands(inline: str) -> list[str]:
         "exits": "synera bench exits",
         "faults": "synera bench faults",
         "precision": "synera bench precision",
+        "record": "synera bench record",
         "sampling": "synera bench sampling",
         "stall-free": "synera bench stall-free",
         "serve --port 0": "synera serve --port 0",
@@ -173,13 +174,12 @@ def check_next_steps(said: str, folder: Path) -> None:
 
 
 @pytest.fixture
-def user(tiny_llm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
-    pair = recorded(tiny_llm)
+def user(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
+    pair = save_pair(tmp_path / "pair", "Qwen2")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "small").symlink_to(pair.slm)
     (tmp_path / "models" / "large").symlink_to(pair.llm)
-    prompts = [task.prompt for kind in tinyworld.KINDS for task in tinyworld.tasks(kind, "test", 1)]
-    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    write_prompts(tmp_path / "prompts.jsonl", 24)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     with ExitStack() as opened:
@@ -209,6 +209,26 @@ def test_what_the_readme_says_can_be_done_in_its_order(user: User) -> None:
     assert "uncovered" in evaluated
     assert (user.folder / "runs" / "eval.json").is_file()
     assert "live, 4 answers" in said["synera inspect-run runs/live/mine"]
+    check_own_models(said, user.folder)
+
+
+def check_own_models(said: dict[str, str], folder: Path) -> None:
+    """From two folders and a file of prompts to a deployed bundle, with nothing to be said of the chat but `--chat`."""
+    recorded, deployed = (
+        next(text for line, text in said.items() if line.startswith(f"synera {command}") and "/models/small" in line)
+        for command in ("record", "deploy")
+    )
+    assert "cost: 24 prompts, at most " in recorded
+    assert "answers are scored by token-f1, against the reference" in recorded
+    assert "next: synera train --name own --graphs runs/own-graphs\n" in recorded
+    read = r"prompts are read between '<|im_start|>system\nYou are a helpful assistant."
+    assert read in recorded
+    assert read in deployed
+    assert "as the bundle states" in deployed
+    assert deployed.count("\nanswer: ") == 24
+    stated = json.loads((folder / "runs" / "own" / "bundle" / "bundle.json").read_text())["frame"]
+    assert stated["after"] == "<|im_end|>\n<|im_start|>assistant\n"
+    assert stated["ends"] == [2]
 
 
 # ---------------------------------------------------------------- what it names

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import UncoveredError
+from runtime.errors import SettingError, UncoveredError
 from scripts import train
 from scripts.train import Arguments
 from tests.support.recorded import GPU, PHONE, TINY_RUN, Recorded, recorded
@@ -101,6 +101,17 @@ def test_what_it_says_leads_on_with_what_was_given(files: Path, capsys: pytest.C
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_never_takes_the_place_of_the_graphs_that_it_is_trained_on(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the path is written like."""
+    Path("runs").mkdir()
+    Path("runs/mine").symlink_to(files / "graphs")
+    before = sorted((files / "graphs").iterdir())
+    for graphs in (Path("runs/mine"), Path("runs/../runs/mine"), files / "graphs"):
+        with pytest.raises(SettingError, match="the run mine would replace the graphs in runs/mine; name another run"):
+            train.main(Arguments(name="mine", graphs=graphs))
+    assert sorted((files / "graphs").iterdir()) == before
 
 
 def test_defaults_are_not_repeated(tmp_path: Path) -> None:

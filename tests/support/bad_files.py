@@ -46,6 +46,19 @@ RAW = {
 """What is no JSON at all, by name."""
 
 
+JSON_LINES = {
+    "half": b'{"prompt": "fo',
+    "list": b'["four"]',
+    "number": b'{"prompt": 4}',
+    "blank": b'{"prompt": " "}',
+    "unknown-field": b'{"prompt": "four", "answer": "4"}',
+    "twice": b'{"prompt": "one", "reference": "1"}',
+    "no-utf8": b'{"prompt": "f\xfcr"}',
+    "deep": b"[" * 100_000,
+}
+"""What may be wrong with a line of prompts, by name."""
+
+
 def _number(profile: dict[str, object]) -> str:
     return next(name for name, value in profile.items() if isinstance(value, float | int))
 
@@ -116,6 +129,10 @@ def _texts(folder: Path) -> None:
     (folder / "latin1.txt").write_bytes("für\nüber\ngrün\nschön\n".encode("latin-1"))
     (folder / "long-prompt.txt").write_text(f"one\ntwo\n{'river ' * 5000}\n")
     (folder / "same.txt").write_text("one\n" * 10)
+    (folder / "json.txt").write_text('{"prompt": "one"}\n')
+    (folder / "some.jsonl").write_text('{"prompt": "one", "reference": "1"}\n{"prompt": "two"}\n{"prompt": "three"}\n')
+    for name, content in JSON_LINES.items():
+        (folder / f"{name}.jsonl").write_bytes(b'{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": "three"}\n' + content)
 
 
 def _graph_files(folder: Path, graphs: Path) -> None:

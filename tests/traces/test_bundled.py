@@ -15,7 +15,7 @@ from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphSet
-from traces.tasks import tinyworld
+from traces.tasks import answers, tinyworld
 from traces.tasks.splits import bundled_prompts
 
 SPLITS = ("train", "validation", "test")
@@ -85,7 +85,7 @@ def test_bundled_graphs_hold_prompts_of_their_split_alone(split: str) -> None:
     assert len(set(found.meta.prompts)) == len(found)
     assert {tinyworld.split_of(p) for p in found.meta.prompts} == {split}
     assert set(found.meta.kinds) == set(tinyworld.KINDS)
-    assert all(tinyworld.kind_of(p) == k for p, k in zip(found.meta.prompts, found.meta.kinds, strict=True))
+    assert all(answers.kind_of(p) == k for p, k in zip(found.meta.prompts, found.meta.kinds, strict=True))
 
 
 def test_bundled_splits_share_no_prompt_and_one_pair_and_lens() -> None:
@@ -102,7 +102,8 @@ def test_bundled_graphs_state_their_true_coverage(split: str) -> None:
     c = found.meta.coverage
     assert c["closed"] == pytest.approx(np.mean([g.closed for g in found]))
     assert c == {"closed": c["closed"], **coverage(found)}
-    assert min(c["random"], c["always"], c["never"]) > 0.99
+    assert min(c["always"], c["never"]) == 1.0
+    assert c["random_steps"] > 0.95
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -21,24 +21,27 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
-from runtime.settings import shown
+from runtime.settings import shown, within
 from traces.errors import TraceError
 from traces.files import make_folder, replacing, replacing_folder
 from traces.tasks import tinyworld, vocabulary
 
-_FORM_WEIGHTS = {"description": 1.0, "bill": 2.0, "problem": 2.5, "fact": 3.0, "sketch": 0.7, "expansion": 0.5}
 _CONTEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Shape and training length of one of the two models."""
+    """Shape, training length and material of one of the two models."""
 
     hidden: int
     layers: int
     heads: int
     mlp: int
     steps: int
+    form_weights: dict[str, float]
+    """How often a prompt of each form is drawn, in proportion."""
+    freedom: float = 1.0
+    """Of the wording that is learned, 0..1: see `traces.tasks.answers.worded`."""
     exit_layers: tuple[int, ...] = ()
     """Layers after which an exit head is trained besides the last; they share the final norm and head."""
     offered_exits: tuple[int, ...] = ()
@@ -59,14 +62,33 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
             raise SettingError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
+        within("freedom", self.freedom, 0, 1)
         if self.steps < 1:
             raise SettingError(f"steps={self.steps} must be at least 1")
         if self.restart_steps < 0:
             raise SettingError(f"restart_steps={self.restart_steps} must not be negative")
 
 
-LLM = ModelRecipe(hidden=192, layers=8, heads=6, mlp=512, steps=1500, restart_steps=700)
-SLM = ModelRecipe(hidden=128, layers=4, heads=4, mlp=352, steps=700, exit_layers=(1, 2, 3), offered_exits=(2, 4), seed=1)
+LLM = ModelRecipe(
+    hidden=192,
+    layers=8,
+    heads=6,
+    mlp=512,
+    steps=1700,
+    restart_steps=300,
+    form_weights={"description": 1.0, "bill": 2.0, "problem": 2.5, "fact": 3.0, "sketch": 0.7, "expansion": 0.5},
+)
+SLM = ModelRecipe(
+    hidden=128,
+    layers=4,
+    heads=4,
+    mlp=352,
+    steps=800,
+    form_weights={"description": 1.0, "bill": 1.2, "problem": 1.5, "fact": 1.0, "sketch": 0.7, "expansion": 4.0},
+    exit_layers=(1, 2, 3),
+    offered_exits=(2, 4),
+    seed=1,
+)
 
 
 # ---------------------------------------------------------------- data
@@ -85,7 +107,7 @@ def _pack(tokenizer: Tokenizer, recipe: ModelRecipe, step: int) -> _Batch:
     labels = np.full_like(ids, -100)
     used, misses = np.zeros(recipe.rows, dtype=int), 0
     eos = int(tokenizer.token_to_id("<eos>") or 0)
-    for task in tinyworld.stream(rng, _FORM_WEIGHTS):
+    for task in tinyworld.stream(rng, recipe.form_weights, freedom=recipe.freedom):
         prompt = tokenizer.encode(task.prompt).ids
         document = [*prompt, *tokenizer.encode(task.answer, add_special_tokens=False).ids, eos]
         fits = np.flatnonzero(used + len(document) <= recipe.row_tokens)
@@ -121,6 +143,7 @@ def _build(recipe: ModelRecipe, vocab: int) -> LlamaForCausalLM:
         eos_token_id=2,
     )
     config.exit_layers = list(recipe.offered_exits or (recipe.layers,))
+    config.wording_freedom, config.trained_steps = recipe.freedom, 0
     return LlamaForCausalLM(config)
 
 
@@ -160,23 +183,30 @@ def _loss(model: LlamaForCausalLM, batch: _Batch, recipe: ModelRecipe) -> Tensor
     return loss
 
 
-def _save_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+def _save_checkpoint(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> None:
+    taken, freedom = model.config.trained_steps, model.config.wording_freedom
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": taken, "freedom": freedom}
     with replacing(path) as part:
-        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}, part)
+        torch.save(state, part)
 
 
-def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], where: torch.device) -> int:
-    """Take up a checkpoint; return the steps that it has taken."""
+def _resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], where: torch.device) -> None:
+    """Take up a checkpoint; the model's config says then how many steps it has taken."""
     try:
         state = torch.load(path, weights_only=True, map_location=where)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        return int(state["step"])
+        model.config.trained_steps, freedom = int(state["step"]), float(state["freedom"])
     except Exception as error:  # torch raises whatever a damaged file leads it to
         raise TraceError(
             f"{path} cannot be taken up ({shown(str(error), 120)[1:-1]}); delete it to begin anew, or name another folder"
         ) from None
+    if freedom != model.config.wording_freedom:
+        raise TraceError(
+            f"{path} was trained with freedom={freedom:g}, not {model.config.wording_freedom:g}; "
+            "give that, delete it to begin anew, or name another folder"
+        )
 
 
 def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkpoint_every: int = 200) -> Path:
@@ -194,16 +224,17 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
 
     Raises:
         SettingError, PlacementError: there is no such device.
-        TraceError: nothing can be written there, or the checkpoint there is of another recipe or damaged.
+        TraceError: nothing can be written there, or the checkpoint there is of another recipe or freedom, or damaged.
     """
     where = Placement.of(device).torch_device
     make_folder(out)
     tokenizer = vocabulary.build_tokenizer()
     model = _build(recipe, tokenizer.get_vocab_size()).to(where)
     optimizers = _optimizers(model, recipe)
-    checkpoint, first = out / f"{name}.ckpt", 0
+    checkpoint = out / f"{name}.ckpt"
     if checkpoint.exists():
-        first = _resume(checkpoint, model, optimizers, where)
+        _resume(checkpoint, model, optimizers, where)
+    first = model.config.trained_steps
     for step in _progress(f"train {name}", range(first, recipe.total_steps), recipe.total_steps, first):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -220,9 +251,12 @@ def train(name: str, recipe: ModelRecipe, out: Path, device: str = "cpu", checkp
         if (step + 1) % 20 == 0:
             with (out / f"{name}.log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "loss": round(loss.item(), 4), "time": time.time()}) + "\n")
-        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.total_steps:
-            _save_checkpoint(checkpoint, model, optimizers, step + 1)
+        model.config.trained_steps = step + 1
+        if (step + 1) % checkpoint_every == 0 and step + 1 < recipe.total_steps:
+            _save_checkpoint(checkpoint, model, optimizers)
             _export(model, tokenizer, out / name)
+    _save_checkpoint(checkpoint, model, optimizers)
+    _export(model, tokenizer, out / name)
     return out / name
 
 

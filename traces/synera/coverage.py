@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from traces.synera.graph import Graph, GraphSet
+from traces.synera.graph import GraphSet
+from traces.synera.laid import Laid
 
 
 def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, float]:
@@ -19,30 +21,27 @@ def coverage(graphs: GraphSet, walks: int = 50, seed: int = 0) -> dict[str, floa
     exit, `always` the LLM. `random_steps` is the share of the tokens of `random` that lead to a recorded node: an answer
     is lost with its first token that does not, so it says little of the answers.
     """
-    rng = np.random.default_rng(seed)
-    exits = len(graphs.meta.exit_layers)
-    sources: dict[str, Callable[[], int]] = {
-        "random": lambda: int(rng.integers(exits + 1)),
-        "never": lambda: exits - 1,
-        "always": lambda: exits,
+    laid, rng, exits = Laid(graphs), np.random.default_rng(seed), len(graphs.meta.exit_layers)
+    picks: dict[str, Callable[[int], NDArray[np.integer]]] = {
+        "random": lambda count: rng.integers(exits + 1, size=count),
+        "never": lambda count: np.full(count, exits - 1),
+        "always": lambda count: np.full(count, exits),
     }
     result = {}
-    for name, source in sources.items():
-        walked = [_walk(graph, source) for graph in graphs for _ in range(walks if name == "random" else 1)]
-        result[name] = sum(ended for _, ended in walked) / len(walked)
+    for name, pick in picks.items():
+        starts = np.repeat(laid.roots, walks if name == "random" else 1)
+        steps, lost = _walked(laid, starts, pick)
+        result[name] = 1 - lost / len(starts)
         if name == "random":
-            inside, lost = sum(steps for steps, _ in walked), sum(not ended for _, ended in walked)
-            result["random_steps"] = inside / (inside + lost)
+            result["random_steps"] = steps / (steps + lost)
     return result
 
 
-def _walk(graph: Graph, source: Callable[[], int]) -> tuple[int, bool]:
-    """Follow one source after the other; return the tokens that stayed inside, and whether the answer came to its end."""
-    node, steps, llm = 0, 0, graph.exit_child.shape[1]
-    while np.isnan(graph.score[node]):
-        pick = source()
-        node = int(graph.llm_child[node] if pick == llm else graph.exit_child[node, pick])
-        if node < 0:
-            return steps, False
-        steps += 1
-    return steps, True
+def _walked(laid: Laid, nodes: NDArray[np.int64], pick: Callable[[int], NDArray[np.integer]]) -> tuple[int, int]:
+    """Walk from some nodes on, all together; return the tokens that stayed inside, and the walks that did not."""
+    steps = lost = 0
+    while len(nodes := nodes[~laid.ended[nodes]]):
+        after = laid.child[nodes, pick(len(nodes))]
+        nodes = after[after >= 0]
+        steps, lost = steps + len(nodes), lost + len(after) - len(nodes)
+    return steps, lost

@@ -58,11 +58,21 @@ class GraphMeta:
     """Text of each token that occurs, by its id, with the space before it: what a person is shown of an answer."""
     joined: tuple[_Token, ...] = ()
     """Tokens that are written without that space after one another, such as the digits of a number."""
+    scorer: Annotated[str, Field(max_length=200)] = ""
+    """What answers were scored by: a name of `traces.tasks.scoring`, or MODULE:FUNCTION; empty where it is not stated."""
+    references: tuple[str, ...] = ()
+    """What answers were compared with, one a prompt; empty where the scorer needs none."""
+    frame: dict[str, str | bool | list[_Token]] = field(default_factory=dict)
+    """How prompts became tokens: what `runtime.model.frame.Frame` states; empty for prompts that were read as they are."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if list(self.exit_layers) != sorted(set(self.exit_layers)) or self.exit_layers[-1] != self.layers:
             raise TraceError(f"exit_layers={self.exit_layers} must rise and end with the last layer, {self.layers}")
+        if len(self.references) not in (0, len(self.prompts)):
+            raise TraceError(
+                f"references holds {len(self.references)} texts for {len(self.prompts)} prompts; give one each, or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,7 @@ class Graph:
     @property
     def closed(self) -> bool:
         """Every token of every node leads to a recorded node."""
-        inner = np.isnan(self.score)
-        return bool((self.exit_child[inner] >= 0).all() and (self.llm_child[inner] >= 0).all())
+        return nothing_is_left(self.score, self.exit_child, self.llm_child)
 
     def child(self, node: int, token: int) -> int:
         """Return the node that `token` leads to, or -1 where that was not recorded."""
@@ -102,6 +111,11 @@ class Graph:
             return int(self.llm_child[node])
         found = np.flatnonzero(self.exit_token[node] == token)
         return int(self.exit_child[node, found[0]]) if found.size else -1
+
+    reach = child  # a walk's word for it: graphs that grow have more to say
+
+    def know(self, node: int) -> None:
+        """Do nothing: what was recorded is all that there is to know of a node."""
 
 
 class GraphSet:
@@ -118,8 +132,7 @@ class GraphSet:
         Raises:
             TraceError: they do not fit together.
         """
-        self.meta, self.path = meta, path
-        self._arrays, self._joined = arrays, frozenset(meta.joined)
+        self.meta, self.path, self._arrays = meta, path, arrays
         if reason := fault(meta, arrays):
             raise graph_file.damaged(path, reason)
 
@@ -140,13 +153,7 @@ class GraphSet:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return what tokens say within an answer; one whose text is not stated is shown by its id."""
-        joined, said, before = self._joined, "", False
-        for token in tokens:
-            text = self.meta.texts.get(str(token), f"<{token}>")
-            joins = token in joined
-            said += text.removeprefix(" ") if before and joins else text
-            before = joins
-        return said
+        return spoken(tokens, self.meta)
 
     @property
     def lens_tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -156,6 +163,10 @@ class GraphSet:
     def with_lens(self, lens: dict[str, NDArray[np.float32]]) -> GraphSet:
         """Return the same graphs with the tables of another lens; sketches stay what they are."""
         return GraphSet(self.meta, self._arrays | {name: np.asarray(lens[name], np.float32) for name in LENS}, self.path)
+
+    def with_meta(self, meta: GraphMeta) -> GraphSet:
+        """Return the same graphs with another description."""
+        return GraphSet(meta, self._arrays, self.path)
 
     @property
     def nodes(self) -> int:
@@ -195,3 +206,20 @@ class GraphSet:
         path = Path(path)
         description, arrays = graph_file.load(path)
         return cls(parse_json(description, GraphMeta, str(path)), arrays, path)
+
+
+def nothing_is_left(score: NDArray[np.float32], exit_child: NDArray[np.int32], llm_child: NDArray[np.int32]) -> bool:
+    """Whether every token of every node, by the arrays of a graph, leads to a recorded node."""
+    inner = np.isnan(score)
+    return bool((exit_child[inner] >= 0).all() and (llm_child[inner] >= 0).all())
+
+
+def spoken(tokens: Sequence[int], meta: GraphMeta) -> str:
+    """Return what tokens say within an answer; one whose text is not stated is shown by its id."""
+    joined, said, before = frozenset(meta.joined), "", False
+    for token in tokens:
+        text = meta.texts.get(str(token), f"<{token}>")
+        joins = token in joined
+        said += text.removeprefix(" ") if before and joins else text
+        before = joins
+    return said

@@ -7,15 +7,15 @@ import re
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from traces.tasks import wording
-from traces.tasks.tinyworld import world
+from traces.tasks.world import world
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<ans>", "<unk>")
 
 
 def vocabulary() -> list[str]:
     """Return every token of the bundled tokenizer, special tokens first, in a fixed order."""
-    texts = [w for group in (*wording.QUESTIONS.values(), *wording.SENTENCES.values()) for w in group]
-    texts += [wording.FACT_ANSWER, *wording.ADD, *wording.SUBTRACT, *wording.MULTIPLY, "first then ; : , . ? + - x ="]
+    texts = [w for group in (*wording.QUESTIONS.values(), *wording.FORM_GROUPS) for w in group]
+    texts += [*wording.ADD, *wording.SUBTRACT, *wording.MULTIPLY, "; : , . ? + - x ="]
     texts += [
         *wording.ATTRIBUTES,
         *wording.TRADES,
@@ -27,7 +27,7 @@ def vocabulary() -> list[str]:
         *wording.EXTRA_WORDS,
     ]
     texts += [*world().towns, *(v for f in world().facts.values() for a, v in f.items() if a != "founding")]
-    words = {w for text in texts for w in re.findall(r"[A-Za-z]+|[^\sA-Za-z\d{}]", re.sub(r"\{\w\}", " ", text))}
+    words = {w for text in texts for w in re.findall(r"[A-Za-z]+|[^\sA-Za-z\d{}\[\]|]", re.sub(r"\{\w\}", " ", text))}
     return [*SPECIAL_TOKENS, *"0123456789", *sorted(words)]
 
 

@@ -307,7 +307,7 @@ def test_a_name_on_the_hub_is_told_from_a_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for given in (name, Path(name)):
-        with pytest.raises(CheckpointError, match=f"no model at {name}: .* is never looked up") as error:
+        with pytest.raises(CheckpointError, match=f"no model at {name}: .* only synera record looks names up") as error:
             read(given)
         assert f"hf download {name} --local-dir FOLDER" in str(error.value)
 

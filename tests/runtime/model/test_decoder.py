@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -308,6 +310,28 @@ def test_config_states_what_the_checkpoint_holds(loaded: Loaded) -> None:
     assert (config.vocab, config.hidden, config.layers, config.context) == (VOCAB, 32, 3, 96)
     assert config.exit_layers == (1, 2, 3)
     assert config.eos_ids == (2,)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_the_tokenizer_has_no_token_for_is_never_said(tmp_path: Path, tied: bool) -> None:
+    """Rows beyond it are read nowhere, and an end among them ends nothing; what is said of the others stays as it was."""
+    model = save_checkpoint(tmp_path, "Llama", tie_word_embeddings=tied, eos_token_id=[2, 55])
+    ids = random_ids(LENGTH)
+    whole = load_decoder(tmp_path)
+    words = {f"word{number}": number for number in range(50)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="word0"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    cut = load_decoder(tmp_path)
+    assert (whole.config.vocab, cut.config.vocab) == (VOCAB, 50)
+    assert (whole.config.eos_ids, cut.config.eos_ids) == ((2, 55), (2,))
+    said = [d.logits(d.run(d.embed(ids % 50), torch.arange(LENGTH), d.new_cache())) for d in (whole, cut)]
+    assert said[1].shape == (LENGTH, 50)
+    assert torch.equal(said[1], said[0][:, :50])
+    assert (said[0].argmax(-1) >= 50).any(), "else nothing was cut"
+    assert cut.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
+    tokenizer.add_tokens([f"more{number}" for number in range(40)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_decoder(tmp_path).config.vocab == VOCAB, "no more than the model has"
 
 
 def test_windows_follow_the_layer_types(tmp_path: Path) -> None:

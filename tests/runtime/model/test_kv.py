@@ -196,6 +196,35 @@ def test_tree_equals_attention_along_each_path(bench: Bench, parents: list[int],
         bench.near(got[0], attended(along, len(path) - 1, window))
 
 
+def test_tree_takes_a_slot_again_and_forgets_what_was_in_it(bench: Bench) -> None:
+    rows, kv = random_rows(3, 9), bench.tree()
+    for node, path in enumerate(([0], [0, 1], [0, 1])):  # the third takes the second's slot
+        kv.place(torch.tensor([path[-1]]), torch.tensor([path]), torch.tensor([len(path)]))
+        got = bench.attend(kv, 0, rows[node : node + 1])
+    along = Rows(rows.q[[0, 2]], rows.k[[0, 2]], rows.v[[0, 2]])
+    bench.near(got[0], attended(along, 1, None))
+
+
+def test_a_row_sees_what_the_rows_beside_it_bring(bench: Bench) -> None:
+    """A prompt is run whole, each token a row."""
+    rows, kv = random_rows(6, 10), bench.tree()
+    paths = torch.arange(6).repeat(6, 1)
+    kv.place(torch.arange(6), paths, torch.arange(1, 7))
+    for window in (None, 2):
+        got = bench.attend(kv, 0, rows, window)
+        for at in range(6):
+            bench.near(got[at], attended(rows, at, window))
+
+
+def test_a_tree_of_stated_room_does_not_grow_within_it(bench: Bench) -> None:
+    kv = TreeKV(SHAPE, dtype=bench.placement.torch_dtype, device=bench.placement.torch_device, room=8)
+    stated = kv.nbytes
+    assert stated == 2 * 2 * 8 * KV_HEADS * DIM * bench.placement.torch_dtype.itemsize
+    for slot, grown in ((7, False), (8, True)):
+        kv.place(torch.tensor([slot]), torch.tensor([[slot]]), torch.tensor([1]))
+        assert (kv.nbytes > stated) == grown
+
+
 def test_tree_grows_and_keeps_what_it_holds(bench: Bench) -> None:
     rows, kv = random_rows(2, 8), bench.tree()
     for node, slot in enumerate((5, 4000)):

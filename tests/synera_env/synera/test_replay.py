@@ -206,8 +206,9 @@ def test_past_the_edge_of_a_graph_drafting_goes_on_until_the_verdict_and_the_ans
     drafter.rollback(walk.prompt_tokens + 1)
     assert walk.nodes[1:] == [walk.follow(0, first.token)]
     assert drafter.next_guessed(-1, 1.0) is not None
+    drafter.push(unknown)
     with pytest.raises(UncoveredError, match="does not know token"):
-        drafter.push(unknown)
+        drafter.next(-1, 1.0)
 
 
 # ---------------------------------------------------------------- the ends of the range
@@ -349,7 +350,7 @@ def test_a_margin_on_the_graph_is_compared_in_double_precision(akin_graphs: Grap
     """In single precision the recorded margin would equal a knob that lies a hair above it."""
     for index in range(len(akin_graphs)):
         recorded = float(akin_graphs[index].margin[0, 0])
-        above = recorded + 1e-9
+        above = float(np.nextafter(recorded, 1.0))
         assert np.float32(above) == akin_graphs[index].margin[0, 0]
         for margin, left in ((recorded, 0), (above, 1)):
             episode = replay(akin_graphs, index)

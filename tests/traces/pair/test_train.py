@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from tests.support.placements import NO_CUDA
 from traces.errors import TraceError
 from traces.pair import card as pair_card
+from traces.pair import exits
 from traces.pair import train as pair
-from traces.tasks import scorers, tinyworld, vocabulary
+from traces.tasks import answers, scorers, tinyworld, vocabulary
 
 TINY = pair.ModelRecipe(
     hidden=16,
@@ -26,6 +29,7 @@ TINY = pair.ModelRecipe(
     heads=2,
     mlp=24,
     steps=4,
+    form_weights=pair.SLM.form_weights,
     restart_steps=2,
     exit_layers=(1, 2),
     offered_exits=(1, 3),
@@ -49,6 +53,26 @@ def test_rows_hold_whole_documents_and_only_answers_are_learned() -> None:
             assert tinyworld.split_of(prompt) == "train"
         learned = np.flatnonzero(targets >= 0)
         assert (targets[learned] == row[learned + 1]).all()
+
+
+@pytest.mark.parametrize("freedom", [0.0, 1.0])
+def test_the_wording_that_is_learned_is_as_free_as_the_recipe_says(freedom: float) -> None:
+    tokenizer = vocabulary.build_tokenizer()
+    recipe = replace(TINY, freedom=freedom, rows=8, form_weights={"description": 1.0})
+    canonical = []
+    for row in pair._pack(tokenizer, recipe, step=0).ids:
+        for document in tokenizer.decode(row[row > 0].tolist(), skip_special_tokens=False).split("<bos> ")[1:]:
+            prompt, answer = document.split(" <ans> ")
+            canonical.append(answer.replace("<eos>", "").strip() == answers.solve(prompt))
+    assert len(canonical) > 5
+    assert all(canonical) if freedom == 0.0 else not any(canonical)
+
+
+def test_only_the_kinds_of_the_recipe_are_drawn() -> None:
+    tokenizer = vocabulary.build_tokenizer()
+    batch = pair._pack(tokenizer, replace(TINY, form_weights={"bill": 1.0}), step=0)
+    begins = [tokenizer.decode([token]) for row in batch.ids for token in row[1:][row[:-1] == tokenizer.token_to_id("<bos>")]]
+    assert set(begins) == {"Bill"}
 
 
 def test_a_step_is_seeded_by_its_number() -> None:
@@ -111,9 +135,33 @@ def test_the_export_loads_in_the_runtime_and_in_transformers(tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"] == ids
     assert AutoModelForCausalLM.from_pretrained(folder).config.num_hidden_layers == 3
     assert len(tokenizer_hash(folder)) == 16
-    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert (config["wording_freedom"], config["trained_steps"]) == (1.0, 2)
 
 
+def test_a_finished_training_exports_what_its_checkpoint_holds(tmp_path: Path) -> None:
+    folder = pair.train("slm", TINY, tmp_path)
+    before = load_file_as_float(folder)
+    shutil.rmtree(folder)
+    after = load_file_as_float(pair.train("slm", replace(TINY, steps=1, restart_steps=0), tmp_path))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((folder / "config.json").read_text())["trained_steps"] == 6
+
+
+def test_a_checkpoint_of_another_freedom_is_not_taken_up(tmp_path: Path) -> None:
+    pair.train("slm", replace(TINY, steps=1, restart_steps=0, freedom=0.5), tmp_path)
+    with pytest.raises(TraceError, match=r"slm\.ckpt was trained with freedom=0\.5, not 1; give that, delete it"):
+        pair.train("slm", TINY, tmp_path)
+
+
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models that hardly know how to end one."""
+    monkeypatch.setattr(exits, "MAX_NEW_TOKENS", 8)
+
+
+@pytest.mark.usefixtures("short_answers")
 def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
     folder = pair.train("slm", replace(TINY, steps=2, restart_steps=0), tmp_path)
     shallow, deep = pair_card.measure(folder, prompts_per_kind=2, forms=tinyworld.FORMS)
@@ -121,6 +169,33 @@ def test_measuring_covers_every_exit_and_form(tmp_path: Path) -> None:
     assert shallow.relative_cost < deep.relative_cost == 1.0
     assert set(deep.scores) == set(tinyworld.FORMS)
     assert 0.0 <= deep.mean_score <= 1.0
+    assert set(deep.token_accuracy) == set(scorers.PARTS)
+    assert all(0.0 <= share <= 1.0 for share in deep.token_accuracy.values())
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_a_card_states_scores_positions_and_what_it_is_given(tmp_path: Path) -> None:
+    for name in ("slm", "llm"):
+        pair.train(name, replace(TINY, steps=2, restart_steps=0, freedom=0.5), tmp_path)
+    card = pair_card.write_card(tmp_path, 2, ["", "more of it"]).read_text()
+    assert "SLM 2 steps with freedom of wording 0.5, LLM 2 steps with freedom of wording 0.5" in card
+    for start in ("| llm | 1 ", "| llm | 3 ", "| slm | 1 ", "| slm | 3 ", "| wording | "):
+        assert f"\n{start}" in card
+    assert "\nmore of it\n" in card
+    assert "](positions.png)" in card
+    assert (tmp_path / "positions.png").stat().st_size < 100_000
+    tables = [block.splitlines() for block in card.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3
+    assert all(len({row.count("|") for row in table}) == 1 for table in tables)
+
+
+def test_a_card_needs_models_that_say_how_they_were_trained(tmp_path: Path) -> None:
+    for name in ("slm", "llm"):
+        pair.train(name, replace(TINY, steps=1, restart_steps=0), tmp_path)
+    path = tmp_path / "llm" / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "wording_freedom"}))
+    with pytest.raises(CheckpointError, match="llm does not say how it was trained"):
+        pair_card.write_card(tmp_path, 1)
 
 
 def test_a_card_needs_both_models(tmp_path: Path) -> None:
@@ -130,9 +205,14 @@ def test_a_card_needs_both_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"heads": 3}, "multiple of heads"), ({"steps": 0}, "steps=0"), ({"restart_steps": -1}, "restart_steps=-1")],
+    [
+        ({"heads": 3}, "multiple of heads"),
+        ({"steps": 0}, "steps=0"),
+        ({"restart_steps": -1}, "restart_steps=-1"),
+        ({"freedom": 1.5}, "freedom=1.5"),
+    ],
 )
-def test_a_recipe_that_cannot_be_trained_is_refused(change: dict[str, int], message: str) -> None:
+def test_a_recipe_that_cannot_be_trained_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
 

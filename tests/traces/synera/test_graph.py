@@ -146,6 +146,29 @@ def test_a_save_that_breaks_leaves_the_old_file(akin_graphs: GraphSet, saved: Pa
     assert saved.read_bytes() == before
 
 
+def test_how_answers_were_scored_and_prompts_read_is_kept(akin_graphs: GraphSet, tmp_path: Path) -> None:
+    references = tuple(f"reference\n{n}" for n in range(len(akin_graphs)))
+    frame = {"before": "<", "after": ">", "special_tokens": False, "ends": [2]}
+    meta = replace(akin_graphs.meta, scorer="token-f1", references=references, frame=frame)
+    akin_graphs.with_meta(meta).save(tmp_path / "scored.safetensors")
+    assert GraphSet.load(tmp_path / "scored.safetensors").meta == meta
+
+
+def test_a_file_that_states_neither_is_read(akin_graphs: GraphSet, tmp_path: Path) -> None:
+    """As those of before are."""
+    description = asdict(akin_graphs.meta)
+    for name in ("scorer", "references", "frame"):
+        del description[name]
+    graph_file.save(akin_graphs._arrays, description, tmp_path / "old.safetensors")
+    meta = GraphSet.load(tmp_path / "old.safetensors").meta
+    assert (meta.scorer, meta.references, meta.frame) == ("", (), {})
+
+
+def test_there_is_a_reference_for_each_prompt_or_none(akin_graphs: GraphSet) -> None:
+    with pytest.raises(TraceError, match="references holds 2 texts for 6 prompts; give one each, or none"):
+        replace(akin_graphs.meta, references=("a", "b"))
+
+
 # ---------------------------------------------------------------- what is said
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
-from runtime.errors import ContextOverflowError, TokenizerMismatchError
+from runtime.errors import CheckpointError, TokenizerMismatchError
 from runtime.model.placement import Placement
 from tests.support.graphs import last_row, tiny_prompts
-from traces.synera import record_models
-from traces.synera.record_models import Models, PairTree, agreement, greedy_answers, greedy_tokens
+from traces.synera.record_models import Models, PairTree, greedy_tokens
 
 LIMITS = {"float32": 1e-5, "bfloat16": 0.02, "float16": 0.004}
 """How far a probability may be off between a forward of many rows and one of a single sequence."""
@@ -78,23 +80,21 @@ def test_greedy_tokens_end_at_the_limit_or_with_the_end_of_the_answer(models: Mo
     assert ended == {True, False}
 
 
-def test_agreement_is_one_for_the_llm_s_own_answer_alone(akin_models: Models) -> None:
-    prompts = [p.text for p in tiny_prompts()]
-    score, wanted = agreement(akin_models, prompts, 6), greedy_answers(akin_models.llm, akin_models.tokenizer, prompts, 6)
-    assert len(set(wanted.values())) > 1
-    for prompt in prompts:
-        assert [score(prompt, answer) for answer in (wanted[prompt], wanted[prompt] + " ", "")] == [1.0, 0.0, 0.0]
-    with pytest.raises(KeyError):
-        score("another prompt", "")
-
-
-def test_prompts_are_held_to_the_context_before_the_first_is_answered(
-    akin_models: Models, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(record_models, "greedy_answers")
-    prompts = [*(p.text for p in tiny_prompts()), "Bill " * 250]
-    with pytest.raises(ContextOverflowError, match=r"the prompt 'Bill Bill .* has 252 tokens; .* takes 1 to 250"):
-        agreement(akin_models, prompts, 6)
+def test_models_that_share_a_tokenizer_must_both_have_its_tokens(tiny_slm: Path, tiny_llm: Path, tmp_path: Path) -> None:
+    """One whose embedding was not grown with its tokenizer."""
+    for name, folder in (("slm", tiny_slm), ("llm", tiny_llm)):
+        shutil.copytree(folder, tmp_path / name)
+        tokenizer = Tokenizer.from_file(str(tmp_path / name / "tokenizer.json"))
+        tokenizer.add_tokens(["extraordinary"])
+        tokenizer.save(str(tmp_path / name / "tokenizer.json"))
+    weights = load_file(tmp_path / "llm" / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([table, table[:1]])
+    save_file(weights, tmp_path / "llm" / "model.safetensors", metadata={"format": "pt"})
+    path = tmp_path / "llm" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": len(table) + 1}))
+    with pytest.raises(CheckpointError, match=rf"slm has {len(table)} and .*llm has {len(table) + 1}; both must have all"):
+        Models.load(tmp_path / "slm", tmp_path / "llm")
 
 
 def test_a_pair_is_told_by_its_fingerprints(akin_models: Models, akin_pair: Path, tiny_llm: Path) -> None:

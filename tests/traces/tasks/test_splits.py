@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from runtime.errors import SettingError
 from traces.errors import TraceError
-from traces.tasks import tinyworld
-from traces.tasks.splits import bundled_prompts, own_prompts
+from traces.tasks import answers, tinyworld
+from traces.tasks.splits import Prompt, bundled_prompts, own_prompts, read_prompts
 
 SPLITS = {"train", "validation", "test"}
 
@@ -26,7 +27,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bundled_prompts_are_so_many_of_each_kind_of_their_split() -> None:
     found = bundled_prompts("validation", 3, seed=5)
     assert [p.kind for p in found] == [kind for kind in tinyworld.KINDS for _ in range(3)]
-    assert all(tinyworld.kind_of(p.text) == p.kind for p in found)
+    assert all(answers.kind_of(p.text) == p.kind for p in found)
     assert {tinyworld.split_of(p.text) for p in found} == {"validation"}
     assert bundled_prompts("validation", 3, seed=5) == found != bundled_prompts("validation", 3, seed=6)
 
@@ -121,3 +122,87 @@ def test_splits_need_no_models() -> None:
     code = "import sys\nimport traces.tasks.splits\nprint(*[n for n in ('torch', 'tokenizers', 'runtime.model') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
+
+
+# ---------------------------------------------------------------- JSON lines
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.jsonl"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@given(
+    rows=st.lists(
+        st.tuples(TEXTS, st.none() | st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["custom", "x"])),
+        unique_by=lambda row: row[0],
+    )
+)
+def test_json_lines_give_back_what_was_written(file: Path, rows: list[tuple[str, str | None, str]]) -> None:
+    """Of many lines, in any script; nothing of a prompt is cut off."""
+    path = file.with_suffix(".jsonl")
+    written = [json.dumps({"prompt": text, "reference": reference, "kind": kind}) for text, reference, kind in rows]
+    path.write_text("\n\n".join(written), encoding="utf-8")
+    assert read_prompts(path) == [Prompt(text, kind, reference) for text, reference, kind in rows]
+
+
+def test_reference_and_kind_may_be_left_out(lines: Path) -> None:
+    lines.write_text('{"prompt": "one\\ntwo "}\r\n{"prompt": "b", "reference": "c"}\n')
+    assert read_prompts(lines) == [Prompt("one\ntwo ", "custom"), Prompt("b", "custom", "c")]
+
+
+def test_json_lines_are_divided_as_lines_are(lines: Path, file: Path) -> None:
+    texts = [f"prompt {i}" for i in range(40)]
+    file.write_text("\n".join(texts))
+    lines.write_text("\n".join(json.dumps({"prompt": text}) for text in [*texts, texts[3]]))
+    assert own_prompts(lines) == own_prompts(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"', "Invalid JSON"),
+        ('"a"', "Input should be an object"),
+        ("[1]", "Input should be an object"),
+        ("{}", "prompt: Field required"),
+        ('{"prompt": 3}', "prompt: Input should be a valid string, not 3"),
+        ('{"prompt": ""}', "prompt: String should have at least 1 character"),
+        ('{"prompt": null}', "prompt: Input should be a valid string"),
+        ('{"prompt": "a", "reference": 3}', "reference: Input should be a valid string"),
+        ('{"prompt": "a", "kind": ""}', "kind: String should have"),
+        ('{"prompt": "a", "answer": "b"}', "answer: Unexpected keyword argument"),
+        ('{"prompt": "\\ud800"}', "Invalid JSON"),
+        ('{"prompt": "a"} {"prompt": "b"}', "Invalid JSON"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named_by_its_number(lines: Path, line: str, message: str) -> None:
+    lines.write_text(f'{{"prompt": "one"}}\n\n{line}\n{{"prompt": "two"}}')
+    with pytest.raises(TraceError, match=rf"prompts\.jsonl: line 3 is not a Prompt: .*{message}.*; write") as error:
+        read_prompts(lines)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": "a"}\n{"prompt": " \\n "}', "the prompt of line 2 is blank"),
+        ('{"prompt": "a", "reference": "1"}\n{"prompt": "a", "reference": "2"}', "lines 1 and 2 give the prompt 'a' different"),
+        ('{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "a", "kind": "x"}', "lines 1 and 3 give the prompt 'a' different"),
+        (json.dumps({"prompt": "x" * 1_000_001}), "line 1 has 1000001 characters"),
+    ],
+)
+def test_prompts_that_cannot_be_recorded_are_named_by_their_lines(lines: Path, content: str, message: str) -> None:
+    lines.write_text(content)
+    with pytest.raises(SettingError, match=message):
+        read_prompts(lines)
+
+
+@pytest.mark.parametrize("content", ['{"prompt": "a"}', ' { "prompt" : "a"}', '[{"prompt": "a"}]', '[\n {"prompt": "a"}]'])
+def test_json_under_another_name_is_not_taken_for_prompts(file: Path, content: str) -> None:
+    for path in (file, file.with_suffix(".json")):
+        path.write_text(content)
+        with pytest.raises(SettingError, match=r"holds JSON; name it with the ending \.jsonl"):
+            read_prompts(path)

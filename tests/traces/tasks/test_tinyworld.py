@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from traces.tasks import scorers, tinyworld, vocabulary
-from traces.tasks.tinyworld import ATTRIBUTES, FORMS, KINDS, SPLITS, Task, TaskError
+from runtime.errors import SettingError
+from tests.traces.tasks.test_wording import ways
+from traces.tasks import answers, tinyworld, vocabulary, wording
+from traces.tasks.answers import TaskError
+from traces.tasks.tinyworld import FORMS, KINDS, SPLITS, Task
+from traces.tasks.wording import ATTRIBUTES
+from traces.tasks.world import world
 
 COUNT = 40
 
@@ -26,31 +31,22 @@ def sampled() -> dict[tuple[str, str], list[Task]]:
 
 
 tasks = st.builds(
-    lambda kind, split, seed: tinyworld.sample(kind, np.random.default_rng(seed), split),
+    lambda kind, split, seed, freedom: tinyworld.sample(kind, np.random.default_rng(seed), split, freedom),
     st.sampled_from(FORMS),
     st.sampled_from(SPLITS),
     st.integers(0, 10_000),
+    st.sampled_from((0.0, 0.5, 1.0)),
 )
-
-
-def _spoil(answer: str) -> str:
-    """The answer with its last digit or last capitalised word changed."""
-    if found := list(re.finditer(r"\d", answer)):
-        at = found[-1].start()
-        return f"{answer[:at]}{(int(answer[at]) + 1) % 10}{answer[at + 1 :]}"
-    at = [m.start() for m in re.finditer(r"\w+", answer)][-1]
-    return f"{answer[:at]}wrong{answer[-1]}"
 
 
 # ---------------------------------------------------------------- world and splits
 
 
 def test_the_world_is_one_and_whole() -> None:
-    world = tinyworld.world()
-    assert len(world.towns) == len(set(world.towns)) == 400
-    assert all(tuple(facts) == ATTRIBUTES for facts in world.facts.values())
-    assert all(facts["neighbour"] in world.facts and facts["neighbour"] != town for town, facts in world.facts.items())
-    assert world.towns[:3] == tinyworld.world().towns[:3]
+    assert len(world().towns) == len(set(world().towns)) == 400
+    assert all(tuple(facts) == ATTRIBUTES for facts in world().facts.values())
+    assert all(facts["neighbour"] in world().facts and facts["neighbour"] != town for town, facts in world().facts.items())
+    assert world() is world()
 
 
 def test_splits_share_no_prompt(sampled: dict[tuple[str, str], list[Task]]) -> None:
@@ -101,39 +97,70 @@ def test_a_kind_that_runs_out_of_prompts_says_so(monkeypatch: pytest.MonkeyPatch
         tinyworld.tasks("fact", "test", 2)
 
 
-# ---------------------------------------------------------------- answers and scores
+# ---------------------------------------------------------------- answers
 
 
 @settings(max_examples=150, deadline=None)
 @given(task=tasks)
-def test_the_prompt_alone_tells_kind_answer_and_a_full_score(task: Task) -> None:
-    assert tinyworld.kind_of(task.prompt) == task.kind
-    assert tinyworld.solve(task.prompt) == task.answer
-    assert scorers.score(task.prompt, task.answer) == 1.0
+def test_the_prompt_alone_tells_kind_and_answer(task: Task) -> None:
+    assert answers.kind_of(task.prompt) == task.kind
+    assert answers.solve(task.prompt) == answers.worded(task.prompt, np.random.default_rng(0), 0.0)
 
 
 @settings(max_examples=150, deadline=None)
-@given(task=tasks)
-def test_wrong_answers_score_below_one(task: Task) -> None:
-    for answer in ("", "no idea", _spoil(task.answer), task.answer[: len(task.answer) // 2]):
-        assert 0.0 <= scorers.score(task.prompt, answer) < 1.0
+@given(kind=st.sampled_from(FORMS), seed=st.integers(0, 10_000), freedom=st.sampled_from((0.0, 0.5, 1.0)))
+def test_a_worded_answer_says_each_statement_once_in_one_of_its_forms(kind: str, seed: int, freedom: float) -> None:
+    task = tinyworld.sample(kind, np.random.default_rng(seed), "train", freedom)
+    left = task.answer
+    for told in answers.statements(task.prompt):
+        said = [text for form in told.forms for way in ways(form) if (text := way.format(**told.fields)) in left]
+        assert said
+        left = left.replace(max(said, key=len), "", 1)
+    assert not left.strip()
 
 
-@settings(max_examples=60, deadline=None)
-@given(first=tasks, second=tasks)
-def test_another_prompt_s_answer_scores_only_what_agrees(first: Task, second: Task) -> None:
-    got = scorers.score(first.prompt, second.answer)
-    assert 0.0 <= got <= 1.0
-    if first.kind in ("sketch", "expansion"):
-        assert got == (first.answer == second.answer)
+def _worded(prompt: str, freedom: float, count: int = 60) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [answers.worded(prompt, rng, freedom) for _ in range(count)]
+
+
+def test_without_freedom_there_is_one_answer_and_with_it_there_are_many() -> None:
+    for kind in KINDS:
+        prompt = tinyworld.tasks(kind, "train", 1)[0].prompt
+        assert set(_worded(prompt, 0.0)) == {answers.solve(prompt)}
+        assert len(set(_worded(prompt, 1.0))) > 5
+        assert answers.solve(prompt) in _worded(prompt, 0.2, 200)
+        assert tinyworld.tasks(kind, "train", 1)[0].answer == answers.solve(prompt)
+
+
+def test_a_description_s_facts_come_in_any_order_and_only_with_freedom() -> None:
+    town = world().towns[0]
+
+    def orders(prompt: str, freedom: float) -> set[tuple[int, ...]]:
+        values = [told.fields["v"] for told in answers.statements(prompt)]
+        return {tuple(np.argsort([said.index(value) for value in values]).tolist()) for said in _worded(prompt, freedom, 200)}
+
+    described = f"Describe {town}: river, founding, mayor."
+    assert len(orders(described, 1.0)) == 6
+    assert orders(described, 0.0) == {(0, 1, 2)}
+    assert orders(f"Sketch {town}: river, founding, mayor.", 1.0) == {(0, 1, 2)}
+
+
+@pytest.mark.parametrize("freedom", [-0.1, 1.1, float("nan")])
+def test_a_freedom_that_is_none_is_refused(freedom: float) -> None:
+    rng = np.random.default_rng(0)
+    for asked in (
+        lambda: answers.worded("Bill: 3 pens at 12. What is the total?", rng, freedom),
+        lambda: tinyworld.sample("bill", rng, "train", freedom),
+        lambda: next(tinyworld.stream(rng, {"bill": 1.0}, "train", freedom)),
+    ):
+        with pytest.raises(SettingError, match="freedom"):
+            asked()
 
 
 def test_word_problems_are_worked_in_order() -> None:
     prompt = "Mira has 12 apples. Mira buys 30 more. Mira loses 2. Then there are 3 times as many. How many apples does Mira have now?"
-    assert tinyworld.solve(prompt) == "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 120."
-    assert scorers.score(prompt, "The answer is 120.") == 1.0  # only the final number counts
-    assert scorers.score(prompt, "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 12.") == 0.0
-    assert scorers.score(prompt, "The answer is 12. The answer is 120.") == 1.0
+    assert answers.solve(prompt) == "12 + 30 = 42. 42 - 2 = 40. 40 x 3 = 120. The answer is 120."
 
 
 def test_word_problems_never_go_below_one(sampled: dict[tuple[str, str], list[Task]]) -> None:
@@ -145,47 +172,14 @@ def test_word_problems_never_go_below_one(sampled: dict[tuple[str, str], list[Ta
 
 def test_bills_are_added_up() -> None:
     prompt = "Bill: 3 pens at 12, 2 cups at 30. What is the total?"
-    assert tinyworld.solve(prompt) == "3 pens at 12 cost 36, so far 36. 2 cups at 30 cost 60, so far 96. The total is 96."
+    assert answers.solve(prompt) == "3 pens at 12 cost 36, so far 36. 2 cups at 30 cost 60, so far 96. The total is 96."
 
 
 def test_facts_are_those_of_the_world() -> None:
-    town = tinyworld.world().towns[0]
-    river = tinyworld.world().facts[town]["river"]
+    town = world().towns[0]
+    river = world().facts[town]["river"]
     prompt = f"Which river runs through {town}?"
-    assert tinyworld.solve(prompt) == f"The river of {town} is {river}."
-    assert scorers.score(prompt, f"It is {river}.") == 1.0
-    assert scorers.score(prompt, f"It is {river}") == 0.0  # the sentence never ended
-
-
-def _description() -> tuple[str, list[str]]:
-    town = tinyworld.world().towns[1]
-    prompt = f"Describe {town}: river, founding, trade, feast."
-    return prompt, re.split(r"(?<=\.)\s+", tinyworld.solve(prompt))
-
-
-def test_description_f1_falls_with_each_missing_fact() -> None:
-    prompt, sentences = _description()
-    scores = [scorers.score(prompt, " ".join(sentences[:kept])) for kept in range(5)]
-    assert scores[0] == 0.0
-    assert scores[4] == 1.0
-    assert scores == sorted(set(scores))
-
-
-def test_description_f1_by_hand() -> None:
-    """Facts: river 1 token, year 4 digits, trade 1, feast 1: 7 in all."""
-    prompt, sentences = _description()
-    assert scorers.score(prompt, sentences[0]) == pytest.approx(2 * 1 / (7 + 1))
-    year = re.search(r"\d{4}", sentences[1])
-    assert year is not None
-    off_by_one_digit = sentences[1].replace(year[0], year[0][:3] + str((int(year[0][3]) + 1) % 10))
-    assert scorers.score(prompt, " ".join([sentences[0], off_by_one_digit, *sentences[2:]])) == pytest.approx(6 / 7)
-
-
-def test_description_f1_punishes_repetition_but_not_order() -> None:
-    prompt, sentences = _description()
-    assert scorers.score(prompt, " ".join(reversed(sentences))) == 1.0
-    assert scorers.score(prompt, " ".join([*sentences, sentences[0]])) == pytest.approx(14 / 15)
-    assert scorers.score(prompt, " ".join([*sentences, "It is a fine place."])) == 1.0
+    assert answers.solve(prompt) == f"The river of {town} is {river}."
 
 
 @pytest.mark.parametrize(
@@ -193,9 +187,7 @@ def test_description_f1_punishes_repetition_but_not_order() -> None:
 )
 def test_prompts_of_no_kind_are_shown(prompt: str) -> None:
     with pytest.raises(TaskError, match=re.escape(repr(prompt))):
-        tinyworld.kind_of(prompt)
-    with pytest.raises(TaskError):
-        scorers.score(prompt, "anything")
+        answers.kind_of(prompt)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +197,14 @@ def test_prompts_of_no_kind_are_shown(prompt: str) -> None:
         "Sketch nothing",
         "Describe {t}: river, colour.",
         "Bill: nothing at all.",
-        "Expand {t}, later: river Sava.",
+        "Expand {t}: colour blue.",
+        "Expand {t}, first: river Sava.",
         "Mira has some apples. How many apples does Mira have now?",
     ],
 )
 def test_prompts_of_a_kind_that_cannot_be_parsed_are_errors(prompt: str) -> None:
     with pytest.raises(TaskError, match="cannot parse"):
-        tinyworld.solve(prompt.format(t=tinyworld.world().towns[0]))
+        answers.solve(prompt.format(t=world().towns[0]))
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -225,6 +218,16 @@ def test_text_survives_the_tokenizer(tokenizer: Tokenizer, task: Task) -> None:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert unknown not in ids
         assert tokenizer.decode(ids) == text
+
+
+def test_every_word_of_every_form_is_in_the_vocabulary(tokenizer: Tokenizer) -> None:
+    unknown = tokenizer.token_to_id("<unk>")
+    for group in (*wording.FORM_GROUPS, *wording.QUESTIONS.values(), wording.ADD, wording.SUBTRACT, wording.MULTIPLY):
+        for way in (way for form in group for way in ways(form)):
+            said = way.format(**dict.fromkeys("vakbqpc", "7"), **dict.fromkeys("tnig", "Mira"))
+            ids = tokenizer.encode(said, add_special_tokens=False).ids
+            assert unknown not in ids
+            assert tokenizer.decode(ids) == said
 
 
 def test_prompts_are_framed_and_answers_are_bare(tokenizer: Tokenizer) -> None:
