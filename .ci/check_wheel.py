@@ -85,8 +85,8 @@ def check_use(venv: Path) -> None:
 
 
 def files(folder: Path) -> set[Path]:
-    """Every file of a folder but compiled modules."""
-    return {path for path in folder.rglob("*") if path.suffix != ".pyc" and path.is_file()}
+    """Every file of a folder but compiled code, which Python and numba keep beside its source."""
+    return {path for path in folder.rglob("*") if path.parent.name != "__pycache__" and path.is_file()}
 
 
 def run(folder: Path, *command: str | Path) -> str:
