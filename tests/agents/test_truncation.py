@@ -44,7 +44,14 @@ def rollout(
 ) -> tuple[PPO, Kept]:
     """One rollout by stable-baselines3, of actions and a value function that are given."""
     model = PPO(
-        "MlpPolicy", DummyVecEnv([make] * ENVS), n_steps=STEPS, batch_size=STEPS, gamma=1.0, gae_lambda=0.95, device="cpu"
+        "MlpPolicy",
+        DummyVecEnv([make] * ENVS),
+        n_steps=STEPS,
+        batch_size=STEPS,
+        gamma=1.0,
+        gae_lambda=0.95,
+        seed=0,
+        device="cpu",
     )
     model.set_logger(configure(None, []))
 
@@ -67,7 +74,7 @@ def told_value(observations: torch.Tensor) -> torch.Tensor:
 
 def test_what_an_answer_that_leaves_is_worth_is_the_value_of_where_it_left(pair: Recorded) -> None:
     """V of the point before its last step, which is not taken; neither less nor more, as stable-baselines3 computes it."""
-    graphs, rng = likeliest(pair.graphs, 0.7), np.random.default_rng(0)
+    graphs, rng = likeliest(pair.graphs, 0.5), np.random.default_rng(0)
     model, kept = rollout(
         lambda: SyneraReplayEnv(graphs, LINKS, PHONE, GPU, Preference()),
         told_value,
