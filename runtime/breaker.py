@@ -35,6 +35,11 @@ class Breaker:
             left = self._until - now
             return f"{self._why} ({f'next try in {left:.1f} s' if left > 0 else 'it is being tried again'})"
 
+    def shut(self, now: float) -> bool:
+        """Say whether nothing comes of asking now, not even a probe."""
+        with self._lock:
+            return self._why is not None and (now < self._until or self._probed)
+
     def claim(self, now: float) -> bool:
         """Take the one probe that is allowed half-open; True also while closed, where nobody needs to."""
         with self._lock:

@@ -1,6 +1,8 @@
 """The decision problem as Gymnasium environments: knobs, observation, reward, replayed and live worlds.
 
-Importing it registers `SyneraReplay-v0` and `SyneraLive-v0`, and loads neither torch nor grpc. What controllers need of
+Importing it registers `SyneraReplay-v0`, with discrete actions `SyneraReplay-discrete-v0`, with a reward for each objective
+`mo-SyneraReplay-v0`, and `SyneraLive-v0`; it loads neither torch nor grpc. A process that has not imported it makes them by
+`gymnasium.make("synera_env:SyneraReplay-v0")`. What controllers need of
 the runtime and of the traces is re-exported here.
 """
 
@@ -12,6 +14,7 @@ from runtime.policy import drive
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
 from synera_env.base import DecisionEnv, Deployment
+from synera_env.discrete import DiscreteChoices
 from synera_env.metrics import EpisodeMetrics, summarise
 from synera_env.radio import Outages
 from synera_env.reward import Preference, PreferenceRange
@@ -19,6 +22,7 @@ from synera_env.schema import Feature, Knob, Schema, View, preference_features
 from synera_env.synera.env import SyneraEnv
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
+from synera_env.wrappers import FixedPreference, RandomWorld, VectorReward
 from traces.errors import TraceError
 from traces.files import replacing_folder, write_json
 from traces.schemas import EXACT, parse_json, read_file, read_json
@@ -28,14 +32,17 @@ __all__ = [
     "EXACT",
     "DecisionEnv",
     "Deployment",
+    "DiscreteChoices",
     "EpisodeMetrics",
     "Feature",
+    "FixedPreference",
     "Frame",
     "Knob",
     "Knobs",
     "Outages",
     "Preference",
     "PreferenceRange",
+    "RandomWorld",
     "Schema",
     "SettingError",
     "StepRecord",
@@ -44,6 +51,7 @@ __all__ = [
     "SyneraReplayEnv",
     "TraceError",
     "UncoveredError",
+    "VectorReward",
     "View",
     "drive",
     "parse_json",
@@ -58,4 +66,14 @@ __all__ = [
 ]
 
 register("SyneraReplay-v0", entry_point="synera_env.synera.replay:SyneraReplayEnv")
+register(
+    "SyneraReplay-discrete-v0",
+    entry_point="synera_env.synera.replay:SyneraReplayEnv",
+    additional_wrappers=(DiscreteChoices.wrapper_spec(),),
+)
+register(
+    "mo-SyneraReplay-v0",
+    entry_point="synera_env.synera.replay:SyneraReplayEnv",
+    additional_wrappers=(VectorReward.wrapper_spec(),),
+)
 register("SyneraLive-v0", entry_point="synera_env.synera.live:SyneraLiveEnv", nondeterministic=True)

@@ -24,7 +24,7 @@ from synera_env.arguments import Links, read_links, read_outages, read_preferenc
 from synera_env.episode import Episode, ResetOptions, Start, checked_seed, draw
 from synera_env.metrics import episode_metrics
 from synera_env.radio import Outages
-from synera_env.reward import Preference, PreferenceRange, reward_terms
+from synera_env.reward import Preference, PreferenceRange, objectives, reward_terms
 from synera_env.schema import Schema
 
 Observation = NDArray[np.float32]
@@ -58,7 +58,8 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     ## Reward
 
     `w_quality * d_quality - w_latency * seconds - w_cost * cloud_seconds - w_energy * joules - w_traffic * megabytes`;
-    quality is the task's score and is paid at the last step. Each term is in `info["reward_terms"]`. The weights
+    quality is the task's score and is paid at the last step. Each term is in `info["reward_terms"]`, what each is of in
+    `info["vector_reward"]`, unweighted (`mo-SyneraReplay-v0` returns that as its reward). The weights
     (`synera_env.reward.Preference`) are sampled for each episode unless given, and observed.
 
     ## Episode
@@ -211,6 +212,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         if not known:
             del terms["quality"]
         info = self._info(knobs, terms, offloaded=step.record.offloaded)
+        info["vector_reward"] = objectives(step.record.cost, quality if known else 0.0)
         if step.done:
             metrics = episode_metrics(self._episode.session.records, quality, self._preference)
             info |= {"quality_known": known, "episode_metrics": _fields(metrics)}
@@ -249,6 +251,11 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             SettingError: the seed or an option is unknown, of a wrong type or out of range.
         """
         return self._draw(checked_seed(seed), ResetOptions.of(options, self.prompt_count, self.links), lost)[0]
+
+    @property
+    def point(self) -> Any:
+        """The decision point in hand; None while no answer is under way."""
+        return self._point
 
     @property
     def session(self) -> Stepper[Any, Any, Any]:
@@ -290,6 +297,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         observation = self.schema.encode(point, self.session.records[:settled], self._preference)
         self._point = None
         info = self._info(knobs, reward_terms(Cost(), 0.0, self._preference), offloaded=False)
+        info["vector_reward"] = objectives(Cost(), 0.0)
         return observation, 0.0, False, True, info | {"uncovered": True, "reason": str(uncovered)}
 
     def _info(self, knobs: Any, terms: dict[str, float], *, offloaded: bool) -> dict[str, Any]:

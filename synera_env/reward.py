@@ -9,6 +9,7 @@ import math
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import SettingError
 from runtime.session import Cost
@@ -93,3 +94,14 @@ def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str
         "energy": -preference.energy * cost.joules,
         "traffic": -preference.traffic * (cost.uplink_bytes + cost.downlink_bytes) / 1e6,
     }
+
+
+def objectives(cost: Cost, quality: float) -> NDArray[np.float64]:
+    """Return what one step came to in each term, unweighted, [5] in the order of the terms; what is paid has a minus.
+
+    Args:
+        cost: of the step.
+        quality: see :func:`reward_terms`.
+    """
+    traffic = (cost.uplink_bytes + cost.downlink_bytes) / 1e6
+    return np.array((quality, -cost.seconds, -cost.cloud_seconds, -cost.joules, -traffic))

@@ -138,6 +138,8 @@ class Schema:
         presets: Mapping[str, Any],
         view: Callable[[Any, Sequence[Any], Preference], View] = View,
         searches: Sequence[Mapping[str, int]] = (),
+        choices: Sequence[Any] = (),
+        impossible: Callable[[Any, Any], bool] = lambda point, knobs: False,
     ) -> None:
         """See the class.
 
@@ -151,6 +153,8 @@ class Schema:
             view: makes of (point, records, preference) what the extractors are given.
             searches: sub-grids of a search: how many values of which knobs are crossed, the others at their first; none
                 crosses all values of all knobs.
+            choices: settings that a discrete action chooses from; none takes those of the searches.
+            impossible: (decision point, knobs) to whether the knobs ask for what cannot be done there.
 
         Raises:
             ValueError: two rows share a name, rows of a group differ in size, or a search names no row.
@@ -158,6 +162,7 @@ class Schema:
         self.system, self.rows, self.features = system, tuple(knobs), tuple(features)
         self.first_knobs, self.presets = first_knobs, dict(presets)
         self._make_knobs, self._view, self._searches = make_knobs, view, tuple(searches)
+        self._choices, self.impossible = tuple(choices), impossible
         for names in ([row.name for row in self.rows], [row.name for row in self.features]):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"schema {system}: more than one row is named {', '.join(sorted(twice))}")
@@ -227,6 +232,11 @@ class Schema:
         by_action = {self.action(setting).tobytes(): setting for setting in [*crossed, *self.presets.values()]}
         return list(by_action.values())
 
+    @cached_property
+    def choices(self) -> tuple[Any, ...]:
+        """The settings that a discrete action chooses from, by its number."""
+        return self._choices or tuple(self.grid())
+
     def _crossed(self, search: Mapping[str, int]) -> Iterator[Any]:
         values = [row.grid[: search.get(row.name, 1)] for row in self.rows]
         for combination in itertools.product(*values):
@@ -259,6 +269,12 @@ class Schema:
         """The knobs as a Markdown table."""
         lines = [f"| {i} | `{k.name}` | {_span(k)} | {k.unit} | {k.meaning} |" for i, k in enumerate(self.rows)]
         return "\n".join(["| # | knob | values | unit | meaning |", "|---|---|---|---|---|", *lines])
+
+    def choice_table(self) -> str:
+        """The choices of a discrete action as a Markdown table."""
+        names = [row.name for row in self.rows]
+        lines = [f"| {i} | {' | '.join(f'{getattr(c, name):g}' for name in names)} |" for i, c in enumerate(self.choices)]
+        return "\n".join([f"| # | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])
 
     def feature_table(self) -> str:
         """The features as a Markdown table, with the place of each row's entries in the observation."""

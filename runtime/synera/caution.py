@@ -38,6 +38,10 @@ class Caution:
         refusal = next((each for each in refusals if each is not None), None)
         return Lost(CloudUnavailableError(refusal)) if refusal is not None else None
 
+    def shut(self, now: float) -> bool:
+        """Say whether a check would be lost now, and not even try the cloud."""
+        return self._alone is not None or any(breaker.shut(now) for breaker in self._breakers)
+
     def claim(self, now: float) -> bool:
         """Take the one probe that is allowed while a check is refused, if it is."""
         link, cloud = self._breakers

@@ -110,6 +110,8 @@ class DecisionPoint:
     max_new_tokens: int
     probe_seconds: float | None
     """Round trip measured when the session was opened; None until it is known."""
+    cloud_shut: bool = False
+    """The cloud is being left alone: a check would be lost at once, and would not even try it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

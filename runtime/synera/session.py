@@ -60,6 +60,10 @@ class Verifier(Protocol):
         """Round trip of `open`, once known."""
         ...
 
+    def shut(self) -> bool:
+        """Whether a check submitted now would be lost at once, and not even try the cloud."""
+        ...
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None) -> None:
         """Send a chunk. `history` is all committed tokens; only what the cloud has not seen travels. None is a greedy draft."""
         ...
@@ -195,6 +199,7 @@ class Session:
             generated_tokens=len(self._answer),
             max_new_tokens=self._limits.room(len(self._prompt)),
             probe_seconds=self._verifier.probe_seconds(),
+            cloud_shut=self._verifier.shut(),
         )
 
     def _draft_chunk(self, knobs: Knobs) -> Draft:

@@ -98,6 +98,10 @@ class CloudVerifier:
         """Round trip of `open`, link included; None until it is known, and when it failed."""
         return self._opening.result() if self._opening is not None and self._opening.done() else None
 
+    def shut(self) -> bool:
+        """See :class:`runtime.synera.session.Verifier`."""
+        return self._caution.shut(self._clock.now())
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """See :class:`runtime.synera.session.Verifier`; while the cloud is left alone the check is lost at once.
 

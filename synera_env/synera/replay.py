@@ -7,12 +7,12 @@ What does not live here: the device's and the cloud's part of it (walk.py, verif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from gymnasium import logger
+from gymnasium.utils import EzPickle
 
 from runtime.clock import SimulatedClock
 from runtime.deadline import CHECK_DEADLINE, check_factor
@@ -76,11 +76,12 @@ class ReplayEpisode:
         return float(self._walk.graph.score[self._walk.node])
 
 
-class SyneraReplayEnv(SyneraEnv):
+class SyneraReplayEnv(SyneraEnv, EzPickle):
     """`SyneraReplay-v0`: the environment over recorded token graphs, link traces and timing profiles.
 
     Deterministic by seed; needs no model. Always greedy, as the graphs are: sampled answers are a live matter. Actions, observations, reward and what happens at the graphs' edge: see
-    :class:`synera_env.synera.env.SyneraEnv`.
+    :class:`synera_env.synera.env.SyneraEnv`. A pickled one is made again of the same arguments, with no answer under way; give files,
+    and only their names travel.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class SyneraReplayEnv(SyneraEnv):
             SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
             TraceError: a file is missing or damaged, or no recorded prompt can be begun.
         """
+        EzPickle.__init__(self, graphs, links, device, cloud, preference, outages, render_mode, check_deadline)
         check_factor(check_deadline)
         self.check_deadline = check_deadline
         self.graphs = graphs if isinstance(graphs, GrowingGraphs) else _read(graphs)
@@ -145,8 +147,9 @@ class SyneraReplayEnv(SyneraEnv):
         """See :class:`synera_env.base.DecisionEnv`: of graphs that grow, as many as are asked for."""
         if not isinstance(self.graphs, GrowingGraphs):
             return [self]
-        others = [copy(self) for _ in range(count - 1)]
+        others = [object.__new__(type(self)) for _ in range(count - 1)]  # `copy` would read all files again
         for other in others:
+            other.__dict__.update(self.__dict__)
             other._episode, other._point, other._paid, other._np_random = None, None, {}, None
         return [self, *others]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,7 +46,33 @@ def synera_schema(exits: int) -> Schema:
             {"confidence_threshold": 3, "exit_margin": 4, "draft_length": 2},
             {"confidence_threshold": 2, "importance_threshold": 2, "offload_budget": 3},
         ),
+        choices=_choices(exits),
+        impossible=_impossible,
     )
+
+
+def _choices(exits: int) -> list[Knobs]:
+    """Keep the chunk in hand or send it; and draft the next one in whole, in whole with early exits, or to the first exit alone,
+    of 1, 2, 4 or 8 tokens. Who chooses so sees the confidences itself, and needs no thresholds.
+    """
+    depths = [(exits - 1, 1.0), (exits - 1, 0.7), (0, 1.0)] if exits > 1 else [(0, 1.0)]
+    return [
+        Knobs(1.0, 0.0, exit_index, exit_margin, length, draft_ahead=0.3, offload_budget=budget)
+        for budget in (0.0, 1.0)
+        for exit_index, exit_margin in depths
+        for length in (1, 2, 4, 8)
+    ]
+
+
+def _impossible(point: DecisionPoint, knobs: Knobs) -> bool:
+    """Whether knobs would send the chunk in hand where the cloud is shut, or more often than their own budget allows."""
+    draft = point.draft
+    unlimited = replace(knobs, offload_budget=1.0)
+    if knobs.offload_budget == 0.0 or not unlimited.wants_offload(
+        draft.confidence, draft.importance, point.chunk, point.offloaded
+    ):
+        return False
+    return point.cloud_shut or not knobs.wants_offload(draft.confidence, draft.importance, point.chunk, point.offloaded)
 
 
 def _knobs(exits: int) -> list[Knob]:

@@ -104,6 +104,12 @@ class ReplayVerifier:
         known = self._probe is not None and self._clock.now() >= self._probe[0]
         return self._probe[1] if self._probe is not None and known else None
 
+    def shut(self) -> bool:
+        """See :class:`runtime.synera.session.Verifier`."""
+        now = self._clock.now()
+        self._settle_opening(now)
+        return self._breaker.shut(now)
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """Work out the verdict, or that there will be none, and when that is known."""
         self._checks += 1

@@ -124,6 +124,9 @@ class KeptVerifier:
     def probe_seconds(self) -> float | None:
         return None
 
+    def shut(self) -> bool:
+        return False
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None) -> None:
         assert sampled is not None
         sampled.require_fit(draft)

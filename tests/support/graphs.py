@@ -125,6 +125,9 @@ class InProcessVerifier:
     def probe_seconds(self) -> float | None:
         return None
 
+    def shut(self) -> bool:
+        return False
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: object) -> None:
         self._checking, self._known_at = (tuple(history), tuple(draft)), self._clock.now() + self._seconds
 

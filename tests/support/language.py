@@ -94,6 +94,9 @@ class ToyVerifier:
     def probe_seconds(self) -> float | None:
         return 0.25
 
+    def shut(self) -> bool:
+        return False
+
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None) -> None:
         assert sampled is None
         assert draft, "an empty draft was sent"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import (
     FlattenObservation,
     NormalizeObservation,
@@ -17,9 +20,11 @@ from gymnasium.wrappers import (
     RecordVideo,
     TimeLimit,
 )
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import synera_env  # noqa: F401 - registers the ids
 from synera_env.synera.schema import synera_schema
@@ -85,7 +90,75 @@ def test_gymnasium_checks_both_render_modes(world: dict[str, Any]) -> None:
         check_env(gym.make(NAME, **world, render_mode=mode).unwrapped)
 
 
+def test_processes_step_it_as_one_process_does(world: dict[str, Any]) -> None:
+    found = []
+    for kind in (DummyVecEnv, SubprocVecEnv):
+        processes = {"vec_env_cls": SubprocVecEnv, "vec_env_kwargs": {"start_method": "spawn"}} if kind is SubprocVecEnv else {}
+        vec = make_vec_env(
+            f"synera_env:{NAME}", 2, seed=4, env_kwargs=world, **processes
+        )  # a process of its own has imported nothing
+        try:
+            vec.reset()
+            found.append([vec.step(np.full((2, KNOBS), 0.2, np.float32))[:2] for _ in range(6)])
+        finally:
+            vec.close()
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_allclose(one[1], other[1], rtol=1e-6)  # one of them rounds to float32
+
+
+def test_monitors_and_normalisers_go_around_it(world: dict[str, Any], tmp_path: Path) -> None:
+    vec = VecNormalize(DummyVecEnv([lambda: Monitor(gym.make(NAME, **world), str(tmp_path / "log"))]))
+    vec.reset()
+    returns, metrics = [], []
+    while len(returns) < 3:
+        observations, _, _, infos = vec.step(np.zeros((1, KNOBS), np.float32))
+        assert np.isfinite(observations).all()
+        if "episode" in infos[0]:
+            returns.append(infos[0]["episode"]["r"])
+            metrics.append(infos[0]["episode_metrics"]["reward"])
+    assert returns == pytest.approx(metrics, abs=1e-5)
+    vec.save(str(tmp_path / "normal.pkl"))
+    again = VecNormalize.load(str(tmp_path / "normal.pkl"), vec.venv)
+    np.testing.assert_array_equal(again.obs_rms.mean, vec.obs_rms.mean)
+    vec.close()
+    assert len((tmp_path / "log.monitor.csv").read_text().splitlines()) == 2 + 3
+
+
+def test_dqn_learns_on_choices(world: dict[str, Any]) -> None:
+    env = gym.make("SyneraReplay-discrete-v0", **world)
+    model = DQN("MlpPolicy", env, learning_starts=32, buffer_size=256, device="cpu").learn(96)
+    assert 0 <= int(model.predict(env.reset(seed=0)[0])[0]) < env.action_space.n
+
+
 # ---------------------------------------------------------------- Gymnasium
+
+
+@pytest.mark.parametrize("name", [NAME, "SyneraReplay-discrete-v0", "mo-SyneraReplay-v0"])
+def test_a_specification_is_text_that_makes_the_environment_again(tmp_path: Path, akin_graphs: GraphSet, name: str) -> None:
+    akin_graphs.save(tmp_path / "graphs.safetensors")
+    made = gym.make(name, graphs=str(tmp_path / "graphs.safetensors"), device=asdict(DEVICE), preference={"cost": 1.0})
+    again = gym.make(EnvSpec.from_json(made.spec.to_json()))
+    pickled = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own
+    for one, other in ((made, again), (pickled, again)):
+        for env in (one, other):
+            env.action_space.seed(5)
+        np.testing.assert_array_equal(one.reset(seed=5)[0], other.reset(seed=5)[0])
+        for _ in range(4):
+            left, right = one.step(one.action_space.sample()), other.step(other.action_space.sample())
+            np.testing.assert_array_equal(left[0], right[0])
+            np.testing.assert_array_equal(left[1], right[1])
+            if left[2]:
+                break
+
+
+def test_a_pickled_one_holds_its_graphs_and_no_answer(world: dict[str, Any]) -> None:
+    env = gym.make(NAME, **world).unwrapped
+    env.reset(seed=1)
+    again = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own
+    with pytest.raises(RuntimeError, match="no answer is under way"):
+        again.step(np.zeros(KNOBS, np.float32))
+    np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
 
 
 def test_a_video_is_recorded(world: dict[str, Any], tmp_path: Path) -> None:
