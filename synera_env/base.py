@@ -23,7 +23,7 @@ from runtime.settings import shown
 from synera_env.arguments import Links, read_links, read_outages, read_preference
 from synera_env.episode import Episode, ResetOptions, Start, checked_seed, draw
 from synera_env.metrics import episode_metrics
-from synera_env.radio import Outages
+from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference, PreferenceRange, objectives, reward_terms
 from synera_env.schema import Schema
 
@@ -120,6 +120,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._preference = self._fixed_preference or Preference()
         self._episode: Episode | None = None
         self._point: Any = None
+        self._radio: Radio | None = None
         self._paid: dict[str, float] = {}
 
     @property
@@ -223,7 +224,8 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         if self.render_mode == "rgb_array":
             from synera_env import picture  # only who looks pays for matplotlib
 
-            return picture.draw(self._episode, self._paid, self._confidence)
+            look = picture.Look(self.schema.rows, self._confidence)
+            return picture.draw(self._episode, self._radio, self._paid, look)
         if self.render_mode is None or self._episode is None:
             return None
         return "\n".join(f"{i:3d} {self._line(r)}" for i, r in enumerate(self._episode.session.records, 1))
@@ -282,7 +284,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         super().reset(seed=seed)
         drawn = draw(self.np_random, chosen, self.startable, self.links, self._fixed_preference, self.outages, lost)
         self._release()
-        self._preference, self._paid = drawn.preference, {}
+        self._preference, self._paid, self._radio = drawn.preference, {}, drawn.start.radio
         self._episode = episode = self._begin(drawn.start)
         offset = drawn.start.radio.offset_seconds
         return episode, {"prompt": episode.prompt, "kind": episode.kind, "link": drawn.link.name, "link_offset_seconds": offset}

@@ -100,7 +100,7 @@ class VectorReward(_Wrapper, RecordConstructorArgs):
     """A reward for each objective instead of their weighted sum, as multi-objective learners take it (MO-Gymnasium's form).
 
     `step` returns float64 [5], `info["vector_reward"]` of any environment: task score, -seconds, -cloud seconds, -joules,
-    -megabytes (:data:`synera_env.reward.TERMS`). Their sum weighted by the answer's preference is in `info["scalar_reward"]`; the
+    -megabytes (the order of :class:`synera_env.reward.Preference`). Their sum weighted by the answer's preference is in `info["scalar_reward"]`; the
     weights are observed, as ever.
     """
 

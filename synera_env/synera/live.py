@@ -208,6 +208,8 @@ class SyneraLiveEnv(SyneraEnv):
     def _begin(self, start: Start) -> Episode:
         number = int(start.rng.integers(2**63))
         sampling = None if self._sampling is None else self._sampling.of_answer(number)
+        if not self._emulate:
+            self._radio = None  # it is drawn, and not what the answer meets
         session = self._connection.open(start.radio if self._emulate else None, sampling)
         return LiveEpisode(self._prompts[start.prompt], self._encoded[start.prompt], session, self.device, self._scorer)
 

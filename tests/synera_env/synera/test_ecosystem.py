@@ -72,7 +72,7 @@ def test_a_vector_of_the_id_is_made_and_shown() -> None:
         _, rewards, _, infos = vec.step(np.zeros((2, *vec.action_space.shape), np.float32))
         assert rewards.shape == (2,)
         assert all("reward_terms" in info for info in infos)
-        assert {image.shape for image in vec.get_images()} == {(400, 720, 3)}
+        assert {image.shape for image in vec.get_images()} == {(540, 960, 3)}
     finally:
         vec.close()
 

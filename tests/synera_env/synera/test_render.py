@@ -134,9 +134,46 @@ def test_the_colours_tell_what_became_of_a_chunk(akin_graphs: GraphSet) -> None:
         env.reset(seed=0, options={"prompt": 2})
         before, _ = env.render(), env.step(env.schema.action(knobs))
         after = env.render()
-        for name, colour in picture.COLOURS.items():
-            grown = pixels(after, colour) - pixels(before, colour)
+        for name in ("kept", "checked", "lost"):
+            grown = pixels(after, picture.COLOURS[name]) - pixels(before, picture.COLOURS[name])
             assert grown > 300 if name == outcome else grown == 0
+
+
+def test_each_token_is_told_by_where_it_comes_from(akin_graphs: GraphSet) -> None:
+    env = make(telling(akin_graphs), "rgb_array")
+    env.reset(seed=0, options={"prompt": 2})
+    env.step(env.schema.action(Knobs(draft_length=2)))
+    env.step(env.schema.action(ALWAYS))
+    kept, sent = env.session.records
+    assert picture.origins(kept) == ["kept"] * len(kept.committed)
+    assert picture.origins(sent) == ["checked"] * sent.accepted + ["corrected"] * (len(sent.committed) - sent.accepted)
+    assert picture.origins(replace(sent, error="gone", accepted=0)) == ["lost"] * len(sent.committed)
+    # The cloud's own token is written in its colour, which nothing but the legend has otherwise.
+    one = env.render()
+    assert np.array_equal(one, env.render())
+    assert (len(sent.committed) > sent.accepted) == (orange_text(one) > 5)
+
+
+def orange_text(frame: Any) -> int:
+    """Pixels of the answer's lines, above the legend, that are nearer to the colour of a correction than to any other."""
+    lines = np.asarray(frame, int)[30:110]
+    distances = [
+        np.abs(lines - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(-1)
+        for colour in (picture.COLOURS["corrected"], *(c for n, c in picture.COLOURS.items() if n != "corrected"), "#ffffff")
+    ]
+    return int((np.argmin(distances, 0) == 0).sum())
+
+
+def test_outages_are_grey_and_without_a_radio_there_is_no_link(akin_graphs: GraphSet) -> None:
+    env, cut = make(akin_graphs, "rgb_array"), make(akin_graphs, "rgb_array", outages=CUT_OFF)
+    frames = []
+    for each in (env, cut):
+        each.reset(seed=0, options={"prompt": 2})
+        each.step(each.schema.action(Knobs()))
+        frames.append(each.render())
+    assert pixels(frames[1], "#bbbbbb") > 5000 > pixels(frames[0], "#bbbbbb")
+    env._radio = None
+    assert pixels(env.render(), "#8866aa") == 0 < pixels(frames[0], "#8866aa")
 
 
 def test_what_looks_like_markup_is_only_text(akin_graphs: GraphSet) -> None:
