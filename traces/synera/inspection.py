@@ -118,6 +118,12 @@ class Run:
     tokens: list[int]
     node: int
     """Of the last token; -1 where it is not recorded."""
+    begins: int
+    """The node at which the first token is said."""
+    by_slm: bool
+    """An exit says the first token."""
+    by_llm: bool
+    """The LLM says it."""
     likelihood: float
     """Where each token is an exit's or the LLM's by a fair draw."""
     ways: list[Run] | None = None
@@ -132,8 +138,13 @@ def picture(graphs: GraphSet, index: int, lines: int) -> list[str]:
         index: of the prompt.
         lines: most of them, at least 1; what is left out is counted.
     """
+    return list(_lines(graphs, graphs[index], likeliest_runs(graphs, index, lines), "", ""))
+
+
+def likeliest_runs(graphs: GraphSet, index: int, lines: int) -> Run:
+    """Return the graph of a prompt as a tree of runs, of which at most so many, the likeliest, are opened; its root."""
     graph = graphs[index]
-    root = _extend(graph, Run("prompt", [], 0, 1.0))
+    root = _extend(graph, Run("prompt", [], 0, 0, True, True, 1.0))
     waiting, drawn = [(-root.likelihood, 0, root)], 1
     while waiting and drawn < lines:
         _, _, run = heapq.heappop(waiting)
@@ -146,7 +157,7 @@ def picture(graphs: GraphSet, index: int, lines: int) -> list[str]:
             drawn += 1
             if each.node >= 0 and np.isnan(graph.score[each.node]):
                 heapq.heappush(waiting, (-each.likelihood, drawn, each))
-    return list(_lines(graphs, graph, root, "", ""))
+    return root
 
 
 def _branches(graph: Graph, node: int, layers: Sequence[int]) -> list[Run]:
@@ -155,7 +166,15 @@ def _branches(graph: Graph, node: int, layers: Sequence[int]) -> list[Run]:
     for source, token in enumerate([*graph.exit_token[node], graph.llm_token[node]]):
         said.setdefault(int(token), []).append(source)
     return [
-        Run(_names(graph, node, sources, layers), [token], graph.child(node, token), len(sources) / (len(layers) + 1))
+        Run(
+            _names(graph, node, sources, layers),
+            [token],
+            graph.child(node, token),
+            begins=node,
+            by_slm=sources[0] < len(layers),
+            by_llm=len(layers) in sources,
+            likelihood=len(sources) / (len(layers) + 1),
+        )
         for token, sources in said.items()
     ]
 
