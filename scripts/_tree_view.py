@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from traces.synera.inspection import Run, likeliest_runs
 
 _WORDS = 26
 """Characters that are written on a run of tokens."""
-_STYLES = {(True, True): "-", (True, False): "--", (False, True): ":"}
+_STYLES: dict[tuple[bool, bool], Literal["-", "--", ":"]] = {(True, True): "-", (True, False): "--", (False, True): ":"}
 """By whether the SLM and whether the LLM say a run's first token."""
 
 
@@ -40,8 +40,8 @@ def draw(graphs: GraphSet, index: int, lines: int, path: Path) -> None:
     axes.set_xlabel("tokens of the answer")
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
-    names = {"-": "SLM and LLM say it", "--": "the SLM alone", ":": "the LLM alone"}
-    handles = [Line2D([], [], color="#555555", linestyle=style, label=name) for style, name in names.items()]
+    names = {(True, True): "SLM and LLM say it", (True, False): "the SLM alone", (False, True): "the LLM alone"}
+    handles = [Line2D([], [], color="#555555", linestyle=_STYLES[who], label=name) for who, name in names.items()]
     marks = [Line2D([], [], color="#333333", marker=mark, linestyle="", label=name) for mark, name in _MARKS.values()]
     axes.legend(handles=[*handles, *marks], loc="upper left", fontsize=8, frameon=False)
     figure.colorbar(ScalarMappable(cmap=colours), ax=axes, label="confidence of the SLM's last exit", fraction=0.02, pad=0.01)
