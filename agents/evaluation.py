@@ -49,7 +49,13 @@ class Answered:
     tokens: tuple[int, ...]
 
 
-def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Preference | None = None) -> list[PlannedAnswer]:
+def make_plan(
+    env: DecisionEnv,
+    answers: int,
+    seed: int = 0,
+    preference: Preference | None = None,
+    links: Sequence[int] | None = None,
+) -> list[PlannedAnswer]:
     """Return a plan that visits the prompts evenly (each once before any twice), with links and offsets drawn.
 
     Args:
@@ -57,6 +63,7 @@ def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Prefere
         answers: how many.
         seed: of all draws.
         preference: of every answer; None is the default.
+        links: places of the links to draw from; None is all.
 
     Raises:
         SettingError: `answers` or `seed` is out of range.
@@ -65,12 +72,24 @@ def make_plan(env: DecisionEnv, answers: int, seed: int = 0, preference: Prefere
     within("seed", seed, 0, 2**32 - 1)
     rng = np.random.default_rng([seed, 11])
     order = np.concatenate([rng.permutation(env.prompt_count) for _ in range(-(-answers // env.prompt_count))])[:answers]
-    plan = []
+    plan, links = [], range(len(env.links)) if links is None else links
     for i, prompt in enumerate(order):
-        link = int(rng.integers(len(env.links)))
+        link = links[int(rng.integers(len(links)))]
         offset = float(rng.uniform(0, env.links[link].seconds))
         plan.append(PlannedAnswer(int(prompt), link, offset, seed=1000 * seed + i, preference=preference or Preference()))
     return plan
+
+
+def plans_by_family(env: DecisionEnv, answers: int, seed: int = 0) -> dict[str, list[PlannedAnswer]]:
+    """Return a plan for the links of each family: the same prompts in the same order, so that families can be compared.
+
+    Raises:
+        SettingError: as of :func:`make_plan`.
+    """
+    families: dict[str, list[int]] = {}
+    for place, link in enumerate(env.links):
+        families.setdefault(link.family, []).append(place)
+    return {family: make_plan(env, answers, seed, links=families[family]) for family in sorted(families)}
 
 
 def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:

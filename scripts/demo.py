@@ -6,6 +6,7 @@ emulated; --unpaced shows the raw speed. Everything goes to runs/demo.
 Examples:
     synera demo
     synera demo --unpaced --out runs/demo-raw
+    synera demo --links traces/                       # on recorded links; also a table for each family of them
     synera demo --ppo.steps 20000 --test-per-kind 2   # a quick look
 """
 
@@ -24,8 +25,8 @@ import numpy as np
 from agents.agreement import Agreement, agreement
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.comparison import reward_difference, summarise_answers
-from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
+from agents.comparison import reward_difference, summarise_all, summarise_answers
+from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan, plans_by_family
 from agents.fleet import run_fleet
 from agents.learned import PPOConfig
 from agents.registry import rules
@@ -34,12 +35,16 @@ from agents.search import grid_search
 from runtime.settings import within
 from scripts import record as recording
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._evaluation import family_table
+from scripts._links import check_filling, links_of
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
 from scripts._verifier import verifier_process
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
+from traces.links.filling import Filling
+from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphMeta, GraphSet
 from traces.synera.growing import GrowingGraphs
@@ -71,6 +76,10 @@ class Arguments:
     """How PPO is trained."""
     seed: int = 0
     """Draws links and offsets."""
+    links: Path | None = None
+    """File or folder of recorded links, instead of the bundled ones; each part of the demo takes its split (traces.links.splits says which)."""
+    fill: Filling = field(default_factory=Filling)
+    """With --links, your figures for what was not recorded."""
 
     def __post_init__(self) -> None:
         within("train_per_kind", self.train_per_kind, 1, _MOST_PROMPTS)
@@ -78,6 +87,7 @@ class Arguments:
         if self.devices is not None:
             within("devices", self.devices, 1, _MOST_DEVICES)
         check_seed(self.seed)
+        check_filling(self.links, self.fill)
 
     @property
     def side_by_side(self) -> int:
@@ -107,23 +117,26 @@ def main(arguments: Arguments) -> None:
     import torch
 
     torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
+    links = links_of(arguments.links, arguments.fill)
+    tested = links("test")  # before the work, as what is wrong with links needs none to be said
     graphs = _record(arguments)
     names = _PROFILES[arguments.unpaced]
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
-    bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo")
+    bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo", links=links)
     with console.status("searching the best fixed thresholds"):
-        found = grid_search(SyneraReplayEnv(graphs.search, bundled.links("train"), device, cloud), episodes=96)
+        found = grid_search(SyneraReplayEnv(graphs.search, links("train"), device, cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
-    replay = SyneraReplayEnv(graphs.test, bundled.links("test"), device, cloud)
+    replay = SyneraReplayEnv(graphs.test, tested, device, cloud)
     schema = replay.schema
     learned = Bundle.load(bundle).controller(schema)
     named = rules(schema)
     controllers: dict[str, Controller] = {"random": named.pop("random"), **named}
     controllers |= {"best fixed": FixedRule(found.knobs, schema), "ppo": learned}
     plan = make_plan(replay, len(graphs.test), arguments.seed)
-    live = _deploy(arguments, graphs, device, controllers, plan)
+    live = _deploy(arguments, graphs, tested, device, controllers, plan)
     replayed = {name: answer_all(replay, each, plan) for name, each in controllers.items()}
-    _report(arguments, replay, live, replayed, began)
+    families = _by_family(replay, controllers, arguments) if arguments.links is not None else {}
+    _report(arguments, replay, live, replayed, families, began)
     graphs.test.save(arguments.out / "graphs" / "test.safetensors")
 
 
@@ -167,7 +180,12 @@ def _record(arguments: Arguments) -> _Graphs:
 
 
 def _deploy(
-    arguments: Arguments, graphs: _Graphs, profile: DeviceProfile, controllers: dict[str, Controller], plan: list[PlannedAnswer]
+    arguments: Arguments,
+    graphs: _Graphs,
+    links: list[LinkTrace],
+    profile: DeviceProfile,
+    controllers: dict[str, Controller],
+    plan: list[PlannedAnswer],
 ) -> dict[str, list[Answered]]:
     """Answer the plan live with every controller, against a verifier in its own process."""
     from runtime.client import CloudClient
@@ -190,7 +208,7 @@ def _deploy(
         task = bar.add_task(f"deploy live against {verifier.target}", total=len(controllers) * len(plan))
 
         def make_env() -> SyneraLiveEnv:
-            return SyneraLiveEnv(client, device, prompts, scorers.score, bundled.links("test"))
+            return SyneraLiveEnv(client, device, prompts, scorers.score, links)
 
         def answered() -> None:
             verifier.check()  # devices go on alone without it, so it would be noticed nowhere else
@@ -201,11 +219,25 @@ def _deploy(
     return outcomes
 
 
+def _by_family(
+    replay: SyneraReplayEnv, controllers: dict[str, Controller], arguments: Arguments
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Replay the test prompts on the links of each family, print its table, and return its summaries."""
+    found = {}
+    for family, plan in plans_by_family(replay, len(replay.graphs), arguments.seed).items():
+        answered = {name: answer_all(replay, each, plan) for name, each in controllers.items()}
+        links = [link for link in replay.links if link.family == family]
+        console.print(family_table(family, links, answered, len(plan)))
+        found[family] = summarise_all(answered)
+    return found
+
+
 def _report(
     arguments: Arguments,
     replay: SyneraReplayEnv,
     live: dict[str, list[Answered]],
     replayed: dict[str, list[Answered]],
+    families: dict[str, dict[str, dict[str, float]]],
     began: float,
 ) -> None:
     """Compare, print the table, write summary.json and the picture."""
@@ -236,6 +268,7 @@ def _report(
         "agreement": {n: asdict(a) for n, a in agreements.items()},
         "reward_differences": differences,
         "pair": pair,
+        "families": families,
         "coverage": replay.graphs.meta.coverage,
         "seconds": seconds,
     }
@@ -251,6 +284,7 @@ def _say_where_it_lies(arguments: Arguments, picture: Path) -> None:
     say("figures", str(arguments.out / "summary.json"))
     say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / 'ppo' / 'tb'))}")
     device = {"unpaced": arguments.unpaced, "profile": bundled.profile(_PROFILES[arguments.unpaced][0])}
+    device |= {"links": arguments.links, "fill": arguments.fill}
     deploy = next_step("deploy", controller=str(arguments.out / "ppo" / "bundle"), **device)
     say("next", next_step("serve"), f"{deploy}   # in another terminal")
 

@@ -38,11 +38,14 @@ from runtime.settings import shown, within
 from scripts._answer import show_answer
 from scripts._cli import Dtype, check_output, check_seed, console, launch, next_step, say
 from scripts._evidence import Evidence
+from scripts._links import check_filling, links_of
 from scripts._text import harmless
 from synera_env import Preference, Schema, synera_schema
 from synera_env.radio import Radio
 from synera_env.telemetry import DECISIONS
 from traces import bundled
+from traces.links.filling import Filling
+from traces.links.trace import LinkTrace
 from traces.profile import DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.tasks import scorers, tinyworld
@@ -84,6 +87,10 @@ class Arguments:
     """Run as fast as this machine does."""
     emulate_link: bool = True
     """Emulate a bundled test link; --no-emulate-link uses the network as it is."""
+    links: Path | None = None
+    """File or folder of recorded links to emulate instead; those for the test are taken (traces.links.splits says which)."""
+    fill: Filling = field(default_factory=Filling)
+    """With --links, your figures for what was not recorded."""
     preference: Preference = field(default_factory=Preference)
     """What the controller should value."""
     tls_ca: Path | None = None
@@ -108,6 +115,9 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_filling(self.links, self.fill)
+        if self.links is not None and not self.emulate_link:
+            raise SettingError("--links names what is emulated; leave it out, or --no-emulate-link")
         if self.log is None and self.log_prompts:
             raise SettingError("log_prompts needs a folder to write to: name one with --log FOLDER")
         if self.prompt and self.prompts is not None:
@@ -148,6 +158,7 @@ def main(arguments: Arguments) -> None:
         check_unused(arguments.log)
     graphs = GraphSet.load(arguments.graphs) if arguments.graphs else None
     texts = _texts(arguments, graphs)
+    links = links_of(arguments.links, arguments.fill)("test") if arguments.emulate_link else []
     with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
@@ -165,7 +176,8 @@ def main(arguments: Arguments) -> None:
             encoded = [connection.encode(text) for text in texts]
             with _live_run(arguments, connection, schema, bundle) as run:
                 for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
-                    _answer(arguments, connection, policy, run, number, text, tokens)
+                    radio = _radio(links, arguments.seed + number) if links else None
+                    _answer(arguments, connection, policy, run, radio, number, text, tokens)
     pace = "as fast as this machine" if arguments.unpaced else f"paced to the profile {device.profile.name!r} (emulation)"
     console.print(f"device {harmless(pace)}")
     evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
@@ -186,13 +198,13 @@ def _answer(
     connection: Connection,
     policy: ControllerPolicy,
     run: LiveRun | None,
+    radio: Radio | None,
     number: int,
     text: str,
     tokens: Sequence[int],
 ) -> None:
     """Answer a prompt, show what was decided, and write it down where there is a run."""
     seed, sampling = arguments.seed + number, arguments.sampling
-    radio = _radio(seed) if arguments.emulate_link else None
     link = radio.trace.name if radio else "real"
     written = run.answer(text, len(tokens), preference=arguments.preference, seed=seed, link=link) if run else nullcontext()
     with connection.open(radio, sampling and sampling.of_answer(number)) as session:
@@ -219,7 +231,7 @@ def _live_run(arguments: Arguments, connection: Connection, schema: Schema, bund
     given = {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.name != "prompt"}
     configuration = {
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        | {"preference": asdict(arguments.preference)},
+        | {"preference": asdict(arguments.preference), "fill": asdict(arguments.fill)},
         "device_profile": device.profile.name,
         "max_new_tokens": device.max_new_tokens,
         "versions": {name: version(name) for name in ("synera-env", "torch", "onnxruntime", "grpcio", "numpy")},
@@ -264,7 +276,7 @@ def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:
     given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": own}
     if bundle is not None:
         given["bundle"] = (arguments.controller,)
-    return next_step("evaluate", **given, device_profile=arguments.profile)
+    return next_step("evaluate", **given, device_profile=arguments.profile, links=arguments.links, fill=arguments.fill)
 
 
 def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: GraphSet | None) -> Device:
@@ -311,9 +323,8 @@ def _check_room(max_new_tokens: int, context: int) -> None:
         )
 
 
-def _radio(seed: int) -> Radio:
-    """A bundled test link from some time on."""
-    links = bundled.links("test")
+def _radio(links: Sequence[LinkTrace], seed: int) -> Radio:
+    """One of the links, from some time on."""
     link = links[seed % len(links)]
     return Radio(link, float(np.random.default_rng(seed).uniform(0, link.seconds)))
 

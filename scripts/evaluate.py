@@ -9,25 +9,23 @@ Examples:
     synera evaluate                                 # the rules
     synera evaluate --ablation --json runs/ablation.json
     synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
+    synera evaluate --links traces/ --bundle runs/ppo/bundle   # on recorded links, a table for each family of them
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
     synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pydantic import ConfigDict
-
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.comparison import ADVICE, Difference, covered_share, reward_difference, summarise_all
-from agents.evaluation import Answered, answer_all, make_plan
+from agents.comparison import ADVICE, covered_share, summarise_all
+from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
 from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
@@ -35,20 +33,22 @@ from runtime.errors import SettingError
 from runtime.settings import within
 from scripts import _ablation
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._evaluation import Evaluation, FamilyResult, family_table, results_of
 from scripts._growth import Grow, Grower, say_grown
+from scripts._links import LinksOf, check_filling, links_of
 from scripts._report import check_picture, pareto_picture, table
 from scripts._text import harmless
 from synera_env import SyneraReplayEnv, write_json
 from synera_env.radio import Outages
 from traces import bundled
+from traces.links.filling import Filling, filled_by_family
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
 
 _MOST_ANSWERS = 1_000_000
 _BEST_FIXED = "best fixed"
-_NO_MEANS = ("answers", "uncovered_rate")
-"""What a summary holds beside the means."""
+_ALL = "all links"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Arguments:
     graphs: Path = field(default_factory=lambda: bundled.graphs("test"))
     """Graph file of the test prompts."""
     answers: int = 160
-    """Answers of each controller; prompts are visited evenly."""
+    """Answers of each controller, with --links on the links of each family; prompts are visited evenly."""
     search: bool = False
     """Also search the best fixed thresholds, on the train.safetensors beside the graph file."""
     ablation: bool = False
@@ -79,6 +79,11 @@ class Arguments:
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
     """Times of the cloud."""
+    links: Path | None = None
+    """File or folder of recorded links, instead of the bundled ones; those for the test are taken (traces.links.splits says which),
+    and there is a table for each family of them."""
+    fill: Filling = field(default_factory=Filling)
+    """With --links, your figures for what was not recorded."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -91,6 +96,7 @@ class Arguments:
     def __post_init__(self) -> None:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
+        check_filling(self.links, self.fill)
         if self.ablation and (self.bundle or self.search):
             raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
         check_picture(self.drawn)
@@ -106,45 +112,6 @@ class Arguments:
         return self.picture or Path("runs") / ("ablation.png" if self.ablation else "evaluate.png")
 
 
-@dataclass(frozen=True)
-class ControllerResult:
-    """What came of one controller."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    bundle: str | None
-    """Its folder; None for a rule."""
-    covered_answers: int
-    """Of its planned answers, those that it kept inside the recorded graphs."""
-    uncovered_rate: float
-    """Share of its planned answers that left the recorded graphs."""
-    means: dict[str, float | None]
-    """By metric (`synera_env.metrics.EpisodeMetrics`), None for one that no answer has, with 95 % intervals by prompt:
-    quality_low, quality_high, reward_low, reward_high. Those kept stand for those lost (:mod:`agents.comparison`). Empty where
-    none was kept."""
-    reward_minus: dict[str, Difference]
-    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt; of a bundle, where both
-    kept answers."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The JSON file of an evaluation; `traces.schemas.read_json` reads it back."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    graphs: str
-    split: str
-    device_profile: str
-    cloud_profile: str
-    seed: int
-    planned_answers: int
-    """Of each controller."""
-    controllers: dict[str, ControllerResult]
-    """By name; a bundle's is its run's, with as much of its path as tells it from the others."""
-    format_version: int = 2
-
-
 def main(arguments: Arguments) -> None:
     """Evaluate, print the table, draw the picture.
 
@@ -155,35 +122,44 @@ def main(arguments: Arguments) -> None:
         if output is not None:
             check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
+    links = links_of(arguments.links, arguments.fill)
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
     graphs = grower(GraphSet.load(arguments.graphs))
     if arguments.ablation:
-        _ablate(arguments, graphs, grower, device, cloud)
+        _ablate(arguments, graphs, grower, links, device, cloud)
         return
-    env = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud)
+    env = SyneraReplayEnv(graphs, links("test"), device, cloud)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
-    searched = _searched(arguments, env, grower) if arguments.search else {}
-    plan = make_plan(env, arguments.answers, arguments.seed)
+    searched = _searched(arguments, env, grower, links) if arguments.search else {}
+    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed)}
+    if arguments.links is not None:
+        plans = plans_by_family(env, arguments.answers, arguments.seed)
     controllers = baselines | searched | learned
-    answered: dict[str, list[Answered]] = {}
+    answered: dict[str, dict[str, list[Answered]]] = {name: {} for name in plans}
     with progress() as bar:
-        task = bar.add_task("evaluate", total=len(controllers))
+        task = bar.add_task("evaluate", total=len(controllers) * len(plans))
         for name, each in controllers.items():
-            answered[name] = answer_all(env, each, plan)
-            bar.advance(task)
+            for links_of_plan, plan in plans.items():
+                answered[links_of_plan][name] = answer_all(env, each, plan)
+                bar.advance(task)
     say_grown({graphs.meta.split: graphs})
     _report(arguments, env, bundles, answered)
 
 
 def _ablate(
-    arguments: Arguments, graphs: GraphSet | GrowingGraphs, grower: Grower, device: DeviceProfile, cloud: CloudProfile
+    arguments: Arguments,
+    graphs: GraphSet | GrowingGraphs,
+    grower: Grower,
+    links: LinksOf,
+    device: DeviceProfile,
+    cloud: CloudProfile,
 ) -> None:
     """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
     known = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     train, test = (
-        SyneraReplayEnv(each, bundled.links(split), device, cloud, outages=Outages.never())
+        SyneraReplayEnv(each, links(split), device, cloud, outages=Outages.never())
         for each, split in ((known, "train"), (graphs, "test"))
     )
     rule = _ablation.run(train, test, arguments.answers, arguments.seed, arguments.drawn, arguments.json)
@@ -218,38 +194,35 @@ def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
     return bundle.controller(env.schema)
 
 
-def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower) -> dict[str, Controller]:
+def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
-    found = grid_search(SyneraReplayEnv(graphs, bundled.links("train"), env.device, env.cloud), episodes=96)
+    found = grid_search(SyneraReplayEnv(graphs, links("train"), env.device, env.cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
 
 
 def _report(
-    arguments: Arguments, env: SyneraReplayEnv, bundles: Mapping[str, Path], answered: Mapping[str, Sequence[Answered]]
+    arguments: Arguments,
+    env: SyneraReplayEnv,
+    bundles: Mapping[str, Path],
+    answered: Mapping[str, Mapping[str, Sequence[Answered]]],
 ) -> None:
-    """Print the table and what it rests on, draw the picture, write the figures, say what comes next."""
-    found = summarise_all(answered)
-    planned = len(next(iter(answered.values())))
+    """Print the tables and what they rest on, draw the picture, write the figures, say what comes next."""
+    families: dict[str, FamilyResult] = {}
+    if arguments.links is not None:
+        for family, of_family in answered.items():
+            families[family] = _family(arguments, env, family, bundles, of_family)
+    together = {name: [a for of in answered.values() for a in of[name]] for name in next(iter(answered.values()))}
+    planned = len(next(iter(together.values())))
+    found = summarise_all(together)
     summaries = {name: {"replay": summary} for name, summary in found.items()}
-    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts"))
-    _say_what_was_lost(answered)
-    reference = _BEST_FIXED if _BEST_FIXED in answered else "threshold"
-    minus = {
-        name: reward_difference(answered[name], answered[reference]) for name in bundles if {name, reference} <= set(found)
-    }
-    for name, difference in minus.items():
-        console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
-    results = {
-        name: ControllerResult(
-            bundle=str(bundles[name]) if name in bundles else None,
-            covered_answers=sum(a.metrics is not None for a in answered[name]),
-            uncovered_rate=1 - covered_share(outcomes),
-            means={key: _known(value) for key, value in found.get(name, {}).items() if key not in _NO_MEANS},
-            reward_minus={reference: minus[name]} if name in minus else {},
-        )
-        for name, outcomes in answered.items()
-    }
+    where = f", links of {len(families)} families" if families else ""
+    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}"))
+    _say_what_was_lost(together)
+    results = results_of(together, found, bundles, _reference(together))
+    for name, result in results.items():
+        for reference, difference in result.reward_minus.items():
+            console.print(f"reward of {name} minus {reference}, same answers, interval by prompt: {difference}")
     evaluation = Evaluation(
         graphs=str(arguments.graphs),
         split=env.graphs.meta.split,
@@ -258,14 +231,36 @@ def _report(
         seed=arguments.seed,
         planned_answers=planned,
         controllers=results,
+        links=None if arguments.links is None else str(arguments.links),
+        families=families,
     )
-    pareto_picture(summaries, arguments.drawn, f"Replay on {env.graphs.meta.split} prompts")
+    pareto_picture(summaries, arguments.drawn, f"Replay on {env.graphs.meta.split} prompts{where}")
     say("picture", str(arguments.drawn))
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
         say("figures", str(arguments.json))
     best = max((name for name in bundles if name in found), key=lambda name: found[name]["reward"], default=None)
     _say_what_comes_next(arguments, env, None if best is None else str(bundles[best]))
+
+
+def _family(
+    arguments: Arguments,
+    env: SyneraReplayEnv,
+    family: str,
+    bundles: Mapping[str, Path],
+    answered: Mapping[str, Sequence[Answered]],
+) -> FamilyResult:
+    """Print the table of a family of links."""
+    links = [link for link in env.links if link.family == family]
+    seconds, filled = sum(link.seconds for link in links), filled_by_family(links).get(family, {})
+    console.print(family_table(family, links, answered, arguments.answers))
+    results = results_of(answered, summarise_all(answered), bundles, _reference(answered))
+    return FamilyResult(len(links), seconds, filled, results)
+
+
+def _reference(answered: Mapping[str, object]) -> str:
+    """Whom bundles are compared with."""
+    return _BEST_FIXED if _BEST_FIXED in answered else "threshold"
 
 
 def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
@@ -284,17 +279,13 @@ def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
             )
 
 
-def _known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
-
-
 def _say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller: str | None) -> None:
     """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
     notes = env.graphs.meta.notes
     slm, llm = arguments.slm or notes.get("slm"), arguments.llm or notes.get("llm")
     served = {"model": llm} if llm else {}
     deployed: dict[str, object] = {"slm": slm, "graphs": arguments.graphs} if slm else {}
+    deployed |= {"links": arguments.links, "fill": arguments.fill}
     if controller is not None:
         deployed["controller"] = controller
     deploy = next_step("deploy", **deployed, profile=arguments.device_profile)

@@ -3,6 +3,7 @@
 Examples:
     synera train                                    # bundled graphs, a minute or two
     synera train --name mine --graphs runs/graphs --ppo.steps 400000
+    synera train --links traces/           # recorded links, of any form that is known
     synera train --ppo.preference sampled           # one policy for any preference weights
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
@@ -20,8 +21,10 @@ from agents.bundle import TABLES
 from agents.learned import PPOConfig, check_run_name, train_ppo
 from scripts._cli import console, launch, next_step, progress, say
 from scripts._growth import Grow, Grower, save_grown, say_grown
+from scripts._links import LinksOf, check_filling, links_of
 from synera_env import Preference, SettingError, SyneraReplayEnv
 from traces import bundled
+from traces.links.filling import Filling
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
@@ -42,6 +45,10 @@ class Arguments:
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
     """Times of the cloud."""
+    links: Path | None = None
+    """File or folder of recorded links, instead of the bundled ones; those for training and validation are taken (traces.links.splits says which)."""
+    fill: Filling = field(default_factory=Filling)
+    """With --links, your figures for what was not recorded."""
     grow: Grow = "auto"
     """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at hand, and
     the training's only where they hold little; so on the bundled ones validation grows and training does not, which takes a
@@ -58,6 +65,9 @@ class Arguments:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """How PPO is trained."""
 
+    def __post_init__(self) -> None:
+        check_filling(self.links, self.fill)
+
 
 def main(arguments: Arguments) -> None:
     """Train and export."""
@@ -68,7 +78,8 @@ def main(arguments: Arguments) -> None:
     recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
     train_graphs, validation = grower(recorded[0], learned_on=True), grower(recorded[1])
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs)
+    links = links_of(arguments.links, arguments.fill)
+    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs, links)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
@@ -81,6 +92,7 @@ def train(
     config: PPOConfig,
     folder: Path,
     save_graphs: bool = True,
+    links: LinksOf = bundled.links,
 ) -> Path:
     """Train with a progress bar, saying where it can be watched; return the bundle's folder.
 
@@ -91,17 +103,17 @@ def train(
 
     torch.set_num_threads(1)  # networks this small only lose by more
     unfinished: list[Path] = []
-    links = bundled.links("train")
+    of_training = links("train")
 
     def make_env(preference: Preference | None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(train_graphs, links, device, cloud, preference)
+        return SyneraReplayEnv(train_graphs, of_training, device, cloud, preference)
 
     def started(part: Path) -> None:
         unfinished.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
     graphs = {"train": train_graphs, "validation": validation_graphs}
-    validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud)
+    validation = SyneraReplayEnv(validation_graphs, links("validation"), device, cloud)
     try:
         with progress() as bar:
             task = bar.add_task("train PPO", total=config.steps)
@@ -135,7 +147,9 @@ def _run_folder(name: str) -> Path:
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
     test = arguments.graphs / "test.safetensors"
-    world = {name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile")}
+    world = {
+        name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill")
+    }
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),

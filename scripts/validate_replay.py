@@ -6,6 +6,7 @@ process of its own. Tokens must be identical; times may differ, and by how much 
 Examples:
     synera validate-replay                          # the rules, stall-free and stop-and-wait; then 1 to 16 devices
     synera validate-replay --bundle runs/ppo/bundle --answers 48
+    synera validate-replay --links traces/          # on recorded links
     synera validate-replay --devices 1 4 --outages --out runs/validation
 
 The table's errors are |live - replay| / live, mean / 95th percentile over the answers.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.table import Table
@@ -27,12 +28,15 @@ from agents.validation import Validated, both_ways, validate
 from runtime.errors import SettingError
 from runtime.settings import within
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._links import check_filling, links_of
 from scripts._report import validation_picture
 from scripts._text import harmless
 from scripts._verifier import verifier_process
 from scripts.evaluate import distinct_names
 from synera_env import DecisionEnv, Outages, SyneraReplayEnv, write_json
 from traces import bundled
+from traces.links.filling import Filling
+from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 
@@ -60,6 +64,10 @@ class Arguments:
     """Numbers of devices that share the verifier, each checking every chunk."""
     outages: bool = False
     """Cut the link off now and then, as in training; without, only what is slow differs."""
+    links: Path | None = None
+    """File or folder of recorded links, instead of the bundled ones; those for the test are taken (traces.links.splits says which)."""
+    fill: Filling = field(default_factory=Filling)
+    """With --links, your figures for what was not recorded."""
     seed: int = 0
     """Draws links and offsets."""
     out: Path = Path("runs/validation")
@@ -72,6 +80,7 @@ class Arguments:
         if len(set(self.devices)) < len(self.devices):
             raise SettingError(f"devices={self.devices} names a number twice")
         check_seed(self.seed)
+        check_filling(self.links, self.fill)
 
 
 def main(arguments: Arguments) -> None:
@@ -84,12 +93,13 @@ def main(arguments: Arguments) -> None:
     graphs = GraphSet.load(bundled.graphs("test"))
     device, cloud = DeviceProfile.load(bundled.profile("phone")), CloudProfile.load(bundled.profile("gpu"))
     outages = Outages() if arguments.outages else Outages.never()
-    replay = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud, outages=outages)
+    links = links_of(arguments.links, arguments.fill)("test")
+    replay = SyneraReplayEnv(graphs, links, device, cloud, outages=outages)
     controllers = both_ways(replay.schema) | _learned(arguments.bundle, replay)
     plan = make_plan(replay, arguments.answers, arguments.seed)
     shared = {n: make_plan(replay, _SHARED_ROUNDS * n, arguments.seed) for n in arguments.devices}
     answers = len(controllers) * len(plan) + sum(map(len, shared.values()))
-    with _live_world(graphs, device, outages, answers) as (make_live, answered):
+    with _live_world(graphs, links, device, outages, answers) as (make_live, answered):
         alone = validate(make_live, replay, controllers, plan, 1, answered)
         together = []
         for number, planned in shared.items():
@@ -106,7 +116,7 @@ def main(arguments: Arguments) -> None:
     validation_picture(alone, together, picture, title)
     say("picture", str(picture))
     say("figures", str(figures))
-    say("next", next_step("evaluate", bundle=arguments.bundle))
+    say("next", next_step("evaluate", bundle=arguments.bundle, links=arguments.links, fill=arguments.fill))
 
 
 def _learned(bundles: Sequence[Path], replay: SyneraReplayEnv) -> dict[str, Controller]:
@@ -120,7 +130,7 @@ def _learned(bundles: Sequence[Path], replay: SyneraReplayEnv) -> dict[str, Cont
 
 @contextmanager
 def _live_world(
-    graphs: GraphSet, profile: DeviceProfile, outages: Outages, answers: int
+    graphs: GraphSet, links: Sequence[LinkTrace], profile: DeviceProfile, outages: Outages, answers: int
 ) -> Iterator[tuple[Callable[[], DecisionEnv], Callable[[], None]]]:
     """A paced verifier, and what makes a device's environment; what is called after each answer moves the bar."""
     import torch
@@ -146,7 +156,7 @@ def _live_world(
             verifier.check()
             bar.advance(task)
 
-        yield lambda: SyneraLiveEnv(client, device, prompts, scorers.score, bundled.links("test"), outages=outages), answered
+        yield lambda: SyneraLiveEnv(client, device, prompts, scorers.score, links, outages=outages), answered
 
 
 def _table(found: Sequence[Validated], title: str) -> Table:

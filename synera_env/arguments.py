@@ -18,7 +18,7 @@ from runtime.settings import shown
 from synera_env.radio import Outages
 from synera_env.reward import Preference
 from traces.errors import TraceError
-from traces.links.store import load_links
+from traces.links.readers import load
 from traces.links.trace import LinkTrace
 from traces.schemas import parse_json
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Source = str | Path
 """A file or folder that holds what is asked for."""
 Links = Source | LinkTrace | Sequence[LinkTrace | Mapping[str, Any]]
-"""Link traces, or the fields of each, or a link file."""
+"""Link traces, or the fields of each, or a file or folder of them in any form that is known (`traces.links.readers`)."""
 
 
 def read(name: str, value: object, kind: type[T], load: Callable[[Source], T]) -> T:
@@ -114,18 +114,18 @@ def read_outages(value: Outages | Mapping[str, float] | None) -> Outages:
 
 
 def read_links(value: Links) -> tuple[LinkTrace, ...]:
-    """Return link traces, given as such, as mappings of their fields, or as a link file.
+    """Return link traces, given as such, as mappings of their fields, or as a file or folder.
 
     Raises:
         SettingError: it is none of these, or there are no links.
         TraceError: the file is missing or damaged, or a trace makes no sense.
     """
     if isinstance(value, Source):
-        value = load_links(value)
+        value = load(value)
     elif isinstance(value, LinkTrace):
         value = (value,)
     elif not isinstance(value, Sequence):
-        raise SettingError(f"links={shown(value)} must be link traces, or a link file")
+        raise SettingError(f"links={shown(value)} must be link traces, or a file or folder of them")
     if not value:
         raise SettingError("no link traces given; give at least one")
     return tuple(_link(f"links[{place}]", each) for place, each in enumerate(value))

@@ -26,6 +26,7 @@ from synera_env.metrics import episode_metrics
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference, PreferenceRange, objectives, reward_terms
 from synera_env.schema import Schema
+from traces.links.filling import filled_by_family
 
 Observation = NDArray[np.float32]
 Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -96,7 +97,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         Args:
             schema: of the system.
             prompts: how many prompts the world has.
-            links: link traces to draw from, or their file.
+            links: link traces to draw from, or their file or folder.
             preference: fixed weights; None samples them for each episode.
             outages: how often an episode's radio is cut off; None is the default, `Outages.never()` switches it off.
             render_mode: None, `ansi` or `rgb_array`.
@@ -167,6 +168,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             "prompts": self.prompt_count,
             "links": sorted({x.family for x in self.links}),
             "traces": len(self.links),
+            "filled": filled_by_family(self.links),
             "outages": asdict(self.outages),
         }
 

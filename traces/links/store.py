@@ -1,13 +1,15 @@
 """Link files: a set of traces as one JSON file.
 
-What does not live here: the trace itself and its ranges (trace.py), and readers of public trace sets.
+Version 2 says of each series that was not recorded how it was filled; version 1, which could not, is still read.
+
+What does not live here: the trace itself and its ranges (trace.py), and readers of public trace sets (readers.py).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,6 +37,7 @@ class _Link:
     rtt_ms: _Samples
     uplink_mbps: _Samples
     downlink_mbps: _Samples
+    filled: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class _LinkFile:
     __pydantic_config__ = EXACT
 
     format: Literal["synera-links"]
-    version: Literal[1]
+    version: Literal[1, 2]
     links: Annotated[list[_Link], Field(min_length=1, max_length=10_000), FailFast()]
 
 
@@ -54,17 +57,18 @@ def save_links(links: Sequence[LinkTrace], path: str | Path) -> None:
     Raises:
         TraceError: there are none, or two have one name.
     """
-    _require_names([link.name for link in links], "the links to save")
+    require_names([link.name for link in links], "the links to save")
     rows = [
         {
             "name": link.name,
             "family": link.family,
             "step_seconds": link.step_seconds,
             **{name: np.round(getattr(link, name), 4).tolist() for name in SERIES},
+            "filled": dict(link.filled),
         }
         for link in links
     ]
-    write_text(path, json.dumps({"format": "synera-links", "version": 1, "links": rows}))
+    write_text(path, json.dumps({"format": "synera-links", "version": 2, "links": rows}))
 
 
 def load_links(path: str | Path) -> list[LinkTrace]:
@@ -74,18 +78,32 @@ def load_links(path: str | Path) -> list[LinkTrace]:
         TraceError: the file is missing, damaged, or of another format, or a trace has a value out of its range.
     """
     stated = read_json(path, _LinkFile, f"no link file at {path}")
-    _require_names([link.name for link in stated.links], str(path))
+    require_names([link.name for link in stated.links], str(path))
     try:
         return [
-            LinkTrace(link.name, link.family, link.step_seconds, *(np.array(getattr(link, name)) for name in SERIES))
+            LinkTrace(
+                link.name,
+                link.family,
+                link.step_seconds,
+                np.array(link.rtt_ms),
+                np.array(link.uplink_mbps),
+                np.array(link.downlink_mbps),
+                link.filled,
+            )
             for link in stated.links
         ]
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
 
 
-def _require_names(names: list[str], where: str) -> None:
+def require_names(names: list[str], where: str) -> None:
+    """Do nothing for names that tell some links from each other.
+
+    Raises:
+        TraceError: there are none, or two are alike.
+    """
     if not names:
         raise TraceError(f"{where}: there are no links in it")
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise TraceError(f"{where}: two links are called {shown(twice)}; a link is told by its name")

@@ -1,11 +1,12 @@
 """Link traces: round trip and bandwidth over time, and how long a message takes on them.
 
-What does not live here: the transfer formula (transfer.py), generated links (generators.py), files (store.py), the emulation
-in a live run (runtime/link.py).
+What does not live here: the transfer formula (transfer.py), generated links (generators.py), files (store.py), recordings of
+others (readers.py) and what fills them (filling.py), the emulation in a live run (runtime/link.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ SHORTEST_STEP, LONGEST_STEP = 1e-3, 3600.0
 LONGEST_RTT_MS = 6e5
 SLOWEST_MBPS, FASTEST_MBPS = 1e-4, 1e6
 """Rates that are not an outage; link files keep four decimals."""
+LONGEST_RULE = 300
+"""Characters of the rule by which a series was filled."""
 
 
 class _Direction(NamedTuple):
@@ -52,6 +55,8 @@ class LinkTrace:
     """[samples], 1e6 bit/s: 0 is an outage, else 1e-4 to 1e6; not 0 throughout."""
     downlink_mbps: NDArray[np.float64]
     """[samples], likewise."""
+    filled: Mapping[str, str] = field(default_factory=dict)
+    """Of each series that was not recorded, the rule by which it was made (filling.py); generated links fill nothing."""
     # Lists, as a single entry is read faster from a list than from an array.
     _half_rtt_seconds: list[float] = field(init=False, repr=False, compare=False)
     _uplink: _Direction = field(init=False, repr=False, compare=False)
@@ -62,6 +67,7 @@ class LinkTrace:
             if not isinstance(text, str) or not 1 <= len(text) <= 200:
                 raise TraceError(f"a link's name and family must have 1 to 200 characters, not {shown(text)}")
         self._require_step()
+        self._require_rules()
         for name in SERIES:
             object.__setattr__(self, name, self._series(name))
         lengths = {len(getattr(self, name)) for name in SERIES}
@@ -85,6 +91,17 @@ class LinkTrace:
         number = isinstance(step, int | float) and not isinstance(step, bool)
         if not number or not SHORTEST_STEP <= step <= LONGEST_STEP:
             raise self._wrong(f"step_seconds={shown(step)} must be a number in {SHORTEST_STEP:g}..{LONGEST_STEP:g}")
+
+    def _require_rules(self) -> None:
+        rules = self.filled
+        if not isinstance(rules, Mapping) or any(
+            name not in SERIES or not isinstance(rule, str) or not 1 <= len(rule) <= LONGEST_RULE
+            for name, rule in rules.items()
+        ):
+            raise self._wrong(
+                f"filled={shown(rules)} must name series ({', '.join(SERIES)}), each with a rule of 1 to {LONGEST_RULE} characters"
+            )
+        object.__setattr__(self, "filled", dict(rules))
 
     def _series(self, name: str) -> NDArray[np.float64]:
         """Return a series as an array; its length is looked at before its values."""
