@@ -100,7 +100,7 @@ def pareto_picture(summaries: Summaries, path: Path, title: str) -> None:
     axes.text(
         0.01, 0.01, "area: cloud seconds; outlined: live, pale: replay", transform=axes.transAxes, fontsize=7, color="dimgray"
     )
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def ablation_picture(curves: Mapping[str, Curve], path: Path, title: str) -> None:
@@ -125,10 +125,10 @@ def ablation_picture(curves: Mapping[str, Curve], path: Path, title: str) -> Non
     axes.set_title(harmless(title), fontsize=10, parse_math=False)
     axes.legend(loc="lower right", fontsize=8, title="criterion, area under the curve", title_fontsize=8)
     axes.grid(alpha=0.3)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, and forget it."""
     from matplotlib import pyplot as plt
 

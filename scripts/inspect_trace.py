@@ -1,4 +1,7 @@
-"""Show what a graph file holds: its figures, one prompt's graph as text, and how much controllers keep inside it.
+"""Show what a graph file holds (its figures, one prompt's graph as text, how much controllers keep inside it), or link traces.
+
+A path that does not end in .safetensors is that of link traces, a file or a folder of any form that is known: by family how
+long, how fast, how often cut off, and by which rule what was not recorded was filled; and a picture over time.
 
 With --coverage every rule, random controllers, levels of a draft, presets with one knob changed, and the bundles that are named
 answer its prompts in replay. A decision that needs what was not recorded leaves the graph, and ends its answer there.
@@ -6,6 +9,7 @@ answer its prompts in replay. A decision that needs what was not recorded leaves
 Examples:
     synera inspect-trace runs/graphs/test.safetensors
     synera inspect-trace runs/graphs/test.safetensors --prompt 3 --lines 60
+    synera inspect-trace traces/                    # link traces, by family
     synera inspect-trace runs/graphs/train.safetensors --coverage --bundle runs/mine/bundle --json runs/coverage.json
 """
 
@@ -14,7 +18,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
@@ -27,25 +31,31 @@ from agents.evaluation import MOST_ANSWERS, make_plan
 from runtime.errors import SettingError
 from runtime.settings import shown, whole, within
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._link_view import draw, show
+from scripts._links import check_filling, links_of
+from scripts._report import check_picture
 from scripts._text import harmless
 from scripts.evaluate import distinct_names
 from synera_env import SyneraReplayEnv, write_json
-from traces import bundled
+from traces.links.filling import Filling
+from traces.links.inspection import FamilyFigures, figures_by_family
+from traces.links.readers import load
 from traces.synera.graph import GraphSet
 from traces.synera.inspection import GraphFigures, figures, picture
 
 WANTED_STEPS = 0.99
 """Share of a controller's decisions that should stay inside."""
 _MOST_LINES = 10_000
+_GRAPHS = ".safetensors"
 _LONGEST_PROMPT = 500
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Show a graph file."""
+    """Show a graph file, or link traces."""
 
-    graphs: tyro.conf.Positional[Path]
-    """Graph file."""
+    path: tyro.conf.Positional[Path]
+    """Graph file, or a file or folder of link traces."""
     prompt: int | None = None
     """Draw the graph of this prompt, by its number from 1."""
     lines: int = 40
@@ -58,8 +68,15 @@ class Arguments:
     """With --coverage, answers of each controller; prompts are visited evenly."""
     seed: int = 0
     """With --coverage, draws links and offsets."""
+    links: Path | None = None
+    """With --coverage, file or folder of recorded links, instead of the bundled ones; those for the test are taken."""
+    fill: Filling = field(default_factory=Filling)
+    """Your figures for what was not recorded of link traces."""
+    picture: Path | None = None
+    """Of link traces: the longest of each family over time, as PNG, PDF or SVG; by default runs/links.png."""
     json: Path | None = None
-    """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`."""
+    """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`, of link traces of
+    `scripts.inspect_trace.LinkInspection`."""
 
     def __post_init__(self) -> None:
         within("lines", self.lines, 1, _MOST_LINES)
@@ -69,8 +86,29 @@ class Arguments:
             whole("prompt", self.prompt, 1, 2**31)
         if self.bundle and not self.coverage:
             raise SettingError("--bundle names whose coverage is measured; add --coverage")
-        if self.json is not None and os.path.realpath(self.json) == os.path.realpath(self.graphs):
-            raise SettingError("json must be a file of its own, as what is there is replaced")
+        if self.links is not None and not self.coverage:
+            raise SettingError("--links names what coverage is measured on; add --coverage, or give the path of links alone")
+        if self.of_links:
+            if self.coverage or self.prompt is not None:
+                raise SettingError(f"--coverage and --prompt are of a graph file, NAME{_GRAPHS}, not of {self.path}")
+            check_picture(self.drawn)
+        elif self.picture is not None:
+            raise SettingError(f"--picture is of link traces, and {self.path} is a graph file")
+        else:
+            check_filling(self.links, self.fill)
+        outputs = {os.path.realpath(each) for each in (self.json, self.picture) if each is not None}
+        if os.path.realpath(self.path) in outputs or (self.json and self.picture and len(outputs) < 2):
+            raise SettingError("json must be a file of its own, as what is there is replaced; so must picture")
+
+    @property
+    def of_links(self) -> bool:
+        """Whether link traces are shown."""
+        return self.path.suffix != _GRAPHS
+
+    @property
+    def drawn(self) -> Path:
+        """Where the picture of link traces goes."""
+        return self.picture or Path("runs") / "links.png"
 
 
 @dataclass(frozen=True)
@@ -91,6 +129,17 @@ class Inspection:
     format_version: int = 1
 
 
+@dataclass(frozen=True)
+class LinkInspection:
+    """The JSON file of an inspection of link traces; `traces.schemas.read_json` reads it back."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    path: str
+    families: dict[str, FamilyFigures]
+    format_version: int = 1
+
+
 def main(arguments: Arguments) -> None:
     """Read, print, measure.
 
@@ -99,28 +148,46 @@ def main(arguments: Arguments) -> None:
     """
     if arguments.json is not None:
         check_output(arguments.json)
-    graphs = GraphSet.load(arguments.graphs)
+    if arguments.of_links:
+        _inspect_links(arguments)
+        return
+    graphs = GraphSet.load(arguments.path)
     if arguments.prompt is not None and arguments.prompt > len(graphs):
         raise SettingError(f"the file has no prompt {arguments.prompt}; it has {len(graphs)} prompts")
     found, covered = figures(graphs), dict[str, Covered]()
     if arguments.prompt is not None:
         _draw(graphs, arguments.prompt, arguments.lines)
     else:
-        _show(arguments.graphs, graphs, found)
+        _show(arguments.path, graphs, found)
     if arguments.coverage:
         covered = _measured(arguments, graphs)
         console.print(_coverage_table(covered))
         _say_what_is_short(covered)
     if arguments.json is not None:
         meta = graphs.meta
-        inspection = Inspection(str(arguments.graphs), meta.split, found, meta.coverage, meta.notes, arguments.seed, covered)
+        inspection = Inspection(str(arguments.path), meta.split, found, meta.coverage, meta.notes, arguments.seed, covered)
         write_json(arguments.json, asdict(inspection))
         say("figures", str(arguments.json))
     _say_what_comes_next(arguments)
 
 
+def _inspect_links(arguments: Arguments) -> None:
+    check_output(arguments.drawn)
+    links = load(arguments.path, arguments.fill)
+    families = figures_by_family(links)
+    show(arguments.path, links, families)
+    drawn = draw(links, arguments.drawn)
+    left_out = f", of {len(families) - len(drawn)} families more there is no room" if len(drawn) < len(families) else ""
+    say("picture", f"{arguments.drawn}   # the longest trace of each family{left_out}")
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(LinkInspection(str(arguments.path), families)))
+        say("figures", str(arguments.json))
+    given = {"links": arguments.path, "fill": arguments.fill}
+    say("next", next_step("train", **given), next_step("evaluate", **given))
+
+
 def _measured(arguments: Arguments, graphs: GraphSet) -> dict[str, Covered]:
-    env = SyneraReplayEnv(graphs, bundled.links("test"))
+    env = SyneraReplayEnv(graphs, links_of(arguments.links, arguments.fill)("test"))
     controllers = swept(env.schema)
     for name, path in distinct_names(arguments.bundle, controllers).items():
         bundle = Bundle.load(path)
@@ -211,13 +278,13 @@ def _say_what_is_short(covered: Mapping[str, Covered]) -> None:
 
 
 def _say_what_comes_next(arguments: Arguments) -> None:
-    path, validation = arguments.graphs, arguments.graphs.with_name("validation.safetensors")
+    path, validation = arguments.path, arguments.path.with_name("validation.safetensors")
     if not arguments.coverage:
         say("next", shlex.join(["synera", "inspect-trace", str(path), "--coverage"]))
     elif path.name == "train.safetensors" and validation.is_file():
-        say("next", next_step("train", graphs=path.parent))
+        say("next", next_step("train", graphs=path.parent, links=arguments.links, fill=arguments.fill))
     else:
-        say("next", next_step("evaluate", graphs=path, bundle=arguments.bundle))
+        say("next", next_step("evaluate", graphs=path, bundle=arguments.bundle, links=arguments.links, fill=arguments.fill))
 
 
 if __name__ == "__main__":

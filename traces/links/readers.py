@@ -50,7 +50,7 @@ def load(path: str | Path, filling: Filling | None = None) -> list[LinkTrace]:
         TraceError: nothing is there, a file has no form that is known, a row is damaged, or a trace is too short.
     """
     path, filling = Path(path), filling or Filling()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return _read(path, None, filling)
     links = [link for file in _files(path) for link in _read(file, path, filling)]
     if not links:

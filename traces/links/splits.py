@@ -11,6 +11,7 @@ What does not live here: reading (readers.py), and the bundled links (traces/bun
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def divided(links: Sequence[LinkTrace]) -> Mapping[str, list[LinkTrace]]:
 
 def _own(path: Path, split: str) -> Path | None:
     """What a folder holds for a split."""
-    return next((each for each in (path / split, path / f"{split}.json") if each.exists()), None)
+    return next((each for each in (path / split, path / f"{split}.json") if os.path.exists(each)), None)
 
 
 def _whole(links: Sequence[LinkTrace]) -> dict[str, list[LinkTrace]]:

@@ -21,6 +21,7 @@ from traces.schemas import read_file
 
 _GZIP = b"\x1f\x8b"
 _LARGEST = 256 * 2**20  # bytes once unpacked
+_ENDINGS = (".txt", ".csv", ".log", ".dat", ".tsv")
 NOT_MEASURED = ("", "-")
 """What stands in a column where there is no measurement."""
 
@@ -53,8 +54,9 @@ class Text:
 
     @property
     def stem(self) -> str:
-        """The file's name, without its ending and without `.gz`."""
-        return Path(self.path.name.removesuffix(".gz")).stem
+        """The file's name, without `.gz` and an ending that says no more than that it is text."""
+        name = self.path.name.removesuffix(".gz")
+        return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
     def wrong(self, line: int, said: str) -> TraceError:
         """Say what is wrong with a line."""
