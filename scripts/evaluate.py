@@ -123,12 +123,13 @@ def main(arguments: Arguments) -> None:
             check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
     links = links_of(arguments.links, arguments.fill)
+    tested = links("test")
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
     graphs = grower(GraphSet.load(arguments.graphs))
     if arguments.ablation:
-        _ablate(arguments, graphs, grower, links, device, cloud)
+        _ablate(arguments, graphs, grower, {"train": links("train"), "test": tested}, device, cloud)
         return
-    env = SyneraReplayEnv(graphs, links("test"), device, cloud)
+    env = SyneraReplayEnv(graphs, tested, device, cloud)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
@@ -152,14 +153,14 @@ def _ablate(
     arguments: Arguments,
     graphs: GraphSet | GrowingGraphs,
     grower: Grower,
-    links: LinksOf,
+    links: Mapping[str, Sequence[LinkTrace]],
     device: DeviceProfile,
     cloud: CloudProfile,
 ) -> None:
     """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
     known = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     train, test = (
-        SyneraReplayEnv(each, links(split), device, cloud, outages=Outages.never())
+        SyneraReplayEnv(each, links[split], device, cloud, outages=Outages.never())
         for each, split in ((known, "train"), (graphs, "test"))
     )
     rule = _ablation.run(train, test, arguments.answers, arguments.seed, arguments.drawn, arguments.json)

@@ -75,11 +75,12 @@ def main(arguments: Arguments) -> None:
     if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
         raise SettingError(f"the run {arguments.name} would replace the graphs in {folder}; name another run with --name")
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
+    of = links_of(arguments.links, arguments.fill)
+    links = {split: of(split) for split in ("train", "validation")}
     recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
     train_graphs, validation = grower(recorded[0], learned_on=True), grower(recorded[1])
-    links = links_of(arguments.links, arguments.fill)
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs, links)
+    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs, links.__getitem__)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 

@@ -148,6 +148,7 @@ FRACTIONS = [
     ("train", "--ppo.gae-lambda"),
     ("demo", "--ppo.learning-rate"),
     ("train-pair", "--freedom"),
+    *[("evaluate", f"--fill.{name}") for name in ("rtt-ms", "uplink-share", "downlink-mbps")],
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)
@@ -223,6 +224,18 @@ BAD_INPUTS = {
     "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}" for n in _PROMPTS)),
     "lines": (*_PATHS, "{f}/folder", *(f"{{f}}/{n}" for n in _PROMPTS if n[:4] not in ("two-", "same", "blan"))),
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
+    "links": (
+        *(
+            *_PATHS,
+            "{f}/folder",
+            "{f}/empty",
+            "{f}/file",
+            "{f}/two-prompts.txt",
+            "{f}/latin1.txt",
+            *(f"{{f}}/{n}" for n in bad_files.RAW),
+        ),
+        *(f"{{f}}/links-{name}" for name in bad_files.LINKS),
+    ),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
 _TINY = ("--slm", "{slm}", "--llm", "{llm}")
@@ -259,6 +272,12 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
     ("inspect-run", (), "run"),
     ("inspect-trace", (), "graphs"),
+    ("inspect-trace", (), "links"),
+    ("train", ("--links",), "links"),
+    ("evaluate", ("--graphs", "{graphs}", "--links"), "links"),
+    ("validate-replay", ("--answers", "1", "--links"), "links"),
+    ("deploy", ("--cloud", NOBODY, "--links"), "links"),
+    ("demo", ("--links",), "links"),
     ("inspect-trace", ("{graphs}", "--coverage", "--answers", "6", "--bundle"), "bundle"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
@@ -276,6 +295,8 @@ OUTPUTS = [
     ("evaluate", (*_GRAPH, "--json"), "file"),
     ("evaluate", (*_GRAPH, "--picture"), "picture"),
     ("inspect-trace", ("{graphs}", "--json"), "file"),
+    ("inspect-trace", ("{links}", "--json"), "file"),
+    ("inspect-trace", ("{links}", "--picture"), "picture"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
@@ -323,6 +344,12 @@ OTHERS = [
     Case("inspect-trace", ("{graphs}", "--prompt", "7"), "no prompt 7"),
     Case("inspect-trace", ("{graphs}", "--bundle", "{bundle}"), "add --coverage"),
     Case("inspect-trace", ("{graphs}", "--json", "{graphs}"), "a file of its own"),
+    Case("inspect-trace", ("{graphs}", "--picture", "x.png"), "of link traces"),
+    Case("inspect-trace", ("{links}", "--coverage"), "of a graph file"),
+    *[Case(name, ("--fill.rtt-ms", "20"), "--links") for name in ("train", "evaluate", "validate-replay", "deploy", "demo")],
+    Case("deploy", ("--links", "{links}", "--no-emulate-link"), "--no-emulate-link"),
+    Case("evaluate", ("--links", "{f}/links-parts"), "no test"),
+    Case("train", ("--links", "{f}/links-short"), "too few to be cut"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
@@ -382,6 +409,7 @@ class Places:
     llm: Path
     bundle: Path
     graphs: Path
+    links: Path
     taken: int
 
     def fill(self, text: str) -> str:
@@ -397,11 +425,12 @@ def places(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     good = tmp_path_factory.mktemp("good")
     pair, bundle = recorded(tiny_llm), trained(tiny_llm) / "bundle"
     pair.graphs.save(good / "test.safetensors")
+    (good / "links.csv").write_text("time,rtt_ms\n0,20\n1,20\n2,20\n")
     bad_files.make(folder, pair.slm, pair.llm, bundle, good / "test.safetensors")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        yield Places(folder, pair.slm, pair.llm, bundle, good / "test.safetensors", taken.getsockname()[1])
+        yield Places(folder, pair.slm, pair.llm, bundle, good / "test.safetensors", good / "links.csv", taken.getsockname()[1])
 
 
 def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:

@@ -82,7 +82,7 @@ def test_a_verifier_that_dies_under_the_demo_ends_it_at_the_next_answer(
     graphs = demo._Graphs(*[demo.GraphSet.load(demo.bundled.graphs("test"))] * 4)  # type: ignore[arg-type]
     profile = demo.DeviceProfile.load(demo.bundled.profile("phone"))
     with pytest.raises(CloudUnavailableError, match="ended by itself"):
-        demo._deploy(Arguments(out=tmp_path), graphs, profile, {"a": None, "b": None}, [0, 1])  # type: ignore[dict-item, list-item]
+        demo._deploy(Arguments(out=tmp_path), graphs, [], profile, {"a": None, "b": None}, [0, 1])  # type: ignore[dict-item, list-item]
     assert len(asked) == 3
 
 

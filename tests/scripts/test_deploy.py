@@ -29,6 +29,7 @@ from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
 from tests.support.recorded import PHONE, Recorded, recorded, trained
+from traces import bundled
 from traces.synera.graph import GraphSet
 
 
@@ -172,12 +173,13 @@ def test_arguments_are_refused_before_anything_is_loaded(wrong: dict[str, Any], 
 
 
 def test_the_seed_draws_the_link_and_where_in_it_an_answer_starts() -> None:
-    radios = [deploy._radio(seed) for seed in range(24)]
+    links = bundled.links("test")
+    radios = [deploy._radio(links, seed) for seed in range(24)]
     assert len({radio.trace.name for radio in radios}) > 4
     assert len({radio.offset_seconds for radio in radios}) == 24
     assert all(0 <= radio.offset_seconds < radio.trace.seconds for radio in radios)
-    assert deploy._radio(5).offset_seconds == radios[5].offset_seconds
-    assert deploy._radio(2**32 - 1).trace.name
+    assert deploy._radio(links, 5).offset_seconds == radios[5].offset_seconds
+    assert deploy._radio(links, 2**32 - 1).trace.name
 
 
 def test_what_comes_next_names_what_was_given(

@@ -5,6 +5,7 @@ What does not live here: which command is given which (tests/scripts/test_bad_in
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -59,6 +60,20 @@ JSON_LINES = {
 """What may be wrong with a line of prompts, by name."""
 
 
+LINKS = {
+    "half.gz": gzip.compress(b"0 1\n1 2\n2 3\n")[:-8],
+    "row": b"0 1\n1 2\n2 3\n3 fast\n",
+    "back": b"0 1\n2 2\n1 3\n",
+    "unit.csv": b"1,Mbits/sec\n2,Tbits/sec\n",
+    "column.csv": b"time,uplink_kbps\n0,1\n1,2\n",
+    "outage.csv": b"time,uplink_mbps\n0,0\n1,0\n",
+    "nan.csv": b"time,rtt_ms\n0,nan\n1,2\n",
+    "ours.json": b'{"format": "synera-links", "version": 9, "links": []}',
+    "hostile": b"\x1b[2J[bold]\n",
+}
+"""What may be wrong with a file of link traces, by name."""
+
+
 def _number(profile: dict[str, object]) -> str:
     return next(name for name, value in profile.items() if isinstance(value, float | int))
 
@@ -85,6 +100,10 @@ def make(folder: Path, slm: Path, llm: Path, bundle: Path, graphs: Path) -> None
         profile = json.loads(bundled.profile(kind).read_text())
         for name, change in PROFILES.items():
             (folder / f"{kind}-{name}.json").write_text(json.dumps(change(profile)))
+    for name, content in LINKS.items():
+        (folder / f"links-{name}").write_bytes(content)
+    (folder / "links-parts" / "train").mkdir(parents=True)
+    (folder / "links-short").write_text("0 1\n1 2\n2 3\n")
     _texts(folder)
     _runs(folder)
     _graph_files(folder, graphs)

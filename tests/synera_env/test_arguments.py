@@ -115,7 +115,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"graphs": "nowhere.safetensors"}, TraceError, "no graph file at nowhere.safetensors"),
     ({"graphs": ""}, TraceError, "no graph file at"),
     *[
-        ({"links": bad}, SettingError, r"links=.* must be link traces, or a link file")
+        ({"links": bad}, SettingError, r"links=.* must be link traces, or a file or folder of them")
         for bad in (3, {}, {"name": "x"}, DEVICE)
     ],
     *[({"links": bad}, SettingError, "no link traces given; give at least one") for bad in ([], ())],

@@ -7,14 +7,13 @@ downlink; neither an uplink nor round trips are recorded.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
 from traces.errors import TraceError
 from traces.links.resampling import averaged, over_intervals, rates
 from traces.links.source import Access, Format, Recording
-from traces.links.text import Text
+from traces.links.text import FURTHEST_SECONDS, Text
 from traces.links.trace import FASTEST_MBPS
 
 STEP_SECONDS = 1.0
@@ -38,7 +37,7 @@ def recognises(lines: Sequence[str]) -> bool:
 def read(text: Text) -> Recording:
     """Read the throughput; see :class:`Format`."""
     rows = text.rows(None, 2)
-    times = text.rising("time", text.numbers("time", [row[0] for row in rows], 1, -math.inf, math.inf), 1)
+    times = text.rising("time", text.numbers("time", [row[0] for row in rows], 1, -FURTHEST_SECONDS, FURTHEST_SECONDS), 1)
     mbps = text.numbers("throughput in Mbit/s", [row[1] for row in rows], 1, 0, FASTEST_MBPS)
     times, mbps = averaged(times, mbps)
     if len(times) < 2:

@@ -6,7 +6,6 @@ The step is that of the rows, or their median where it is uneven. Another column
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from traces.errors import TraceError
 from traces.links.resampling import even_step, held, rates
 from traces.links.source import Format, Recording
-from traces.links.text import Text
+from traces.links.text import FURTHEST_SECONDS, Text
 from traces.links.trace import FASTEST_MBPS, LONGEST_RTT_MS, SERIES
 
 _HIGHEST = {"rtt_ms": LONGEST_RTT_MS, "uplink_mbps": FASTEST_MBPS, "downlink_mbps": FASTEST_MBPS}
@@ -32,7 +31,7 @@ def read(text: Text) -> Recording:
     if names[0] != "time" or set(names[1:]) - {*SERIES} or len(set(names)) < len(names):
         raise text.wrong(1, f"its columns are {', '.join(names)}; write time and any of {', '.join(SERIES)}, each once")
     rows = text.rows(",", len(names), first=2)
-    times = text.rising("time", text.numbers("time", [row[0] for row in rows], 2, -math.inf, math.inf), 2)
+    times = text.rising("time", text.numbers("time", [row[0] for row in rows], 2, -FURTHEST_SECONDS, FURTHEST_SECONDS), 2)
     if len(times) < 2:
         raise TraceError("it is too short: two rows are the least")
     step = even_step(times)

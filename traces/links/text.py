@@ -22,6 +22,8 @@ from traces.schemas import read_file
 _GZIP = b"\x1f\x8b"
 _LARGEST = 256 * 2**20  # bytes once unpacked
 _ENDINGS = (".txt", ".csv", ".log", ".dat", ".tsv")
+FURTHEST_SECONDS = 1e15
+"""Of a time from its zero, whatever that is."""
 NOT_MEASURED = ("", "-")
 """What stands in a column where there is no measurement."""
 

@@ -40,13 +40,13 @@ def read(text: Text) -> Recording:
     column = {name: [row[header.index(name)] for row in rows] for name in _COLUMNS}
     times = text.rising("Timestamp", np.array([_seconds(text, n, s) for n, s in enumerate(column["Timestamp"], 2)]), 2)
     kbps = text.numbers("DL_bitrate", column["DL_bitrate"], 2, 0, FASTEST_MBPS * 1e3)
+    ping = text.numbers("PINGAVG", column["PINGAVG"], 2, 0, LONGEST_RTT_MS, gaps=True)
     pings = np.array([loss not in NOT_MEASURED for loss in column["PINGLOSS"]])
     known = np.array(["D" in state for state in column["State"]]) & ~pings
     known[1:] &= ~pings[:-1]
     known[:-1] &= ~pings[1:]
     if not known.any():
         raise TraceError("it has no row of a download (State D) away from its pings, and so no throughput")
-    ping = text.numbers("PINGAVG", column["PINGAVG"], 2, 0, LONGEST_RTT_MS, gaps=True)
     span = float(times[0]), float(times[-1]) + STEP_SECONDS, STEP_SECONDS
     scene = next((word for word in _SCENES if word in str(text.path.parent).lower()), None)
     return Recording(

@@ -247,7 +247,7 @@ GOOD_ROW = {"name": "a", "family": "b", "step_seconds": 1.0, "rtt_ms": [1], "upl
 
 
 def stated(**row: Any) -> str:
-    return json.dumps({"format": "synera-links", "version": 1, "links": [GOOD_ROW | row]})
+    return json.dumps({"format": "synera-links", "version": 2, "links": [GOOD_ROW | row]})
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def stated(**row: Any) -> str:
         ("\x80", "is not a LinkFile: Invalid JSON"),
         ("[]", "is not a LinkFile: Input should be an object"),
         ('{"format": "other", "version": 1}', "format: Input should be 'synera-links', not 'other'"),
-        ('{"format": "synera-links", "version": 2, "links": []}', "version: Input should be 1, not 2"),
+        ('{"format": "synera-links", "version": 3, "links": []}', "version: Input should be 1 or 2, not 3"),
         ('{"format": "synera-links", "version": 1, "links": []}', "links: .*at least 1 item"),
         ('{"format": "synera-links", "version": 1}', "links: Field required"),
         (stated(rtt_ms="fast"), r"links\.0\.rtt_ms: .*valid array, not 'fast'"),
@@ -273,6 +273,8 @@ def stated(**row: Any) -> str:
         (stated(step_seconds=None), r"links\.0\.step_seconds: .*valid number, not None"),
         (stated(step_seconds=float("nan")), r"links\.0\.step_seconds: .*finite number, not nan"),
         (stated(step_seconds=1e-300), "link trace 'a': step_seconds=1e-300 must be"),
+        (stated(filled={"rtt_ms": 3}), r"links\.0\.filled\.rtt_ms: .*valid string, not 3"),
+        (stated(filled={"rtt": "x"}), "link trace 'a': filled=.*must name series"),
         (stated(name=7), r"links\.0\.name: .*valid string, not 7"),
         (stated(nmae="a"), r"links\.0\.nmae: Unexpected keyword argument"),
         (
