@@ -42,6 +42,7 @@ from synera_env import SyneraReplayEnv, write_json
 from synera_env.radio import Outages
 from traces import bundled
 from traces.links.filling import Filling, filled_by_family
+from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs

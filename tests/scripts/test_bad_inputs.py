@@ -198,6 +198,12 @@ _PROMPTS = (
 )
 
 
+_LINKS = (
+    *("{f}/empty", "{f}/file", "{f}/two-prompts.txt", "{f}/latin1.txt", *(f"{{f}}/{n}" for n in bad_files.RAW)),
+    *(f"{{f}}/links-{name}" for name in bad_files.LINKS),
+)
+
+
 def _profiles(kind: str) -> tuple[str, ...]:
     made = tuple(f"{{f}}/{kind}-{name}.json" for name in bad_files.PROFILES)
     return (*_PATHS, "{f}/folder", *(f"{{f}}/{name}" for name in bad_files.RAW), *made)
@@ -224,18 +230,8 @@ BAD_INPUTS = {
     "prompts": (*_PATHS, "{f}/folder", "{f}/empty", *(f"{{f}}/{n}" for n in _PROMPTS)),
     "lines": (*_PATHS, "{f}/folder", *(f"{{f}}/{n}" for n in _PROMPTS if n[:4] not in ("two-", "same", "blan"))),
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
-    "links": (
-        *(
-            *_PATHS,
-            "{f}/folder",
-            "{f}/empty",
-            "{f}/file",
-            "{f}/two-prompts.txt",
-            "{f}/latin1.txt",
-            *(f"{{f}}/{n}" for n in bad_files.RAW),
-        ),
-        *(f"{{f}}/links-{name}" for name in bad_files.LINKS),
-    ),
+    "links": (*_PATHS, "{f}/folder", *_LINKS),
+    "link files": _LINKS,
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
 _TINY = ("--slm", "{slm}", "--llm", "{llm}")
@@ -272,7 +268,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
     ("inspect-run", (), "run"),
     ("inspect-trace", (), "graphs"),
-    ("inspect-trace", (), "links"),
+    ("inspect-trace", (), "link files"),
     ("train", ("--links",), "links"),
     ("evaluate", ("--graphs", "{graphs}", "--links"), "links"),
     ("validate-replay", ("--answers", "1", "--links"), "links"),

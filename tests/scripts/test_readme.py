@@ -19,6 +19,7 @@ import pytest
 import tyro
 
 from scripts import __main__ as command
+from tests.support.link_files import every_form
 from tests.support.own_pair import save_pair, write_prompts
 from tests.support.process import served
 
@@ -28,6 +29,8 @@ _LITTLE = "--ppo.steps 256 --ppo.envs 2 --ppo.rollout 64 --ppo.minibatch 64 --pp
 SHORTER = {
     "synera record": "--per-kind 2 --max-new-tokens 10",
     "synera inspect-trace runs/graphs/test.safetensors --coverage": "--answers 2",
+    "synera inspect-trace my-links": "",
+    "synera evaluate --links my-links": "--answers 1",
     "synera measure-profiles": "--repetitions 1",
     "synera train --name mine --graphs runs/graphs": _LITTLE,
     "synera evaluate --graphs runs/graphs/test.safetensors --bundle runs/mine/bundle --search": "--answers 4 --json runs/eval.json",
@@ -179,6 +182,7 @@ def user(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "small").symlink_to(pair.slm)
     (tmp_path / "models" / "large").symlink_to(pair.llm)
+    every_form(tmp_path / "my-links")
     write_prompts(tmp_path / "prompts.jsonl", 24)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
