@@ -189,7 +189,7 @@ def test_a_table_of_two_worlds_has_no_column_for_what_only_replay_can_lose() -> 
 
 def test_the_figures_have_a_schema(files: Path) -> None:
     found = evaluated(bundle=(Path("one/mine/bundle"),), seed=3)
-    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 3, 2)
+    assert (found.graphs, found.split, found.seed, found.format_version) == ("test.safetensors", "test", 3, 3)
     for name, result in found.controllers.items():
         means = result.means
         assert {"quality", "reward", "seconds", "ttft_seconds", "offload_rate", "lost_chunks"} <= set(means)

@@ -1,8 +1,8 @@
 """Two columns, time in s and throughput in Mbit/s, as Pensieve's simulator takes them: Norway 3G, FCC, Oboe, Puffer, and others.
 
-A row's rate holds from the row above it to its own time, as in Pensieve's simulator (hongzimao/pensieve, `sim/env.py`), so that the
-first row only says where time begins. Steps are uneven; a trace has steps of 1 s. It is the throughput of downloads, taken for the
-downlink; neither an uplink nor round trips are recorded.
+A row's rate holds from the row above it to its own time, as in the simulator of hongzimao/pensieve, so that the first row only
+says where time begins. Steps are uneven; a trace has steps of 1 s. It is the throughput of downloads, taken for the downlink;
+neither an uplink nor round trips are recorded.
 """
 
 from __future__ import annotations
