@@ -1,4 +1,4 @@
-"""Show what a graph file holds (its figures, one prompt's graph as text, how much controllers keep inside it), or link traces.
+"""Show what a graph file holds (its figures, one prompt's graph as text and as a picture, how much controllers keep inside it), or link traces.
 
 A path that does not end in .safetensors is that of link traces, a file or a folder of any form that is known: by family how
 long, how fast, how often cut off, and by which rule what was not recorded was filled; and a picture over time.
@@ -35,6 +35,7 @@ from scripts._link_view import draw, show
 from scripts._links import check_filling, links_of
 from scripts._report import check_picture
 from scripts._text import harmless
+from scripts._tree_view import draw as draw_tree
 from scripts.evaluate import distinct_names
 from synera_env import SyneraReplayEnv, write_json
 from traces.links.filling import Filling
@@ -57,9 +58,9 @@ class Arguments:
     path: tyro.conf.Positional[Path]
     """Graph file, or a file or folder of link traces."""
     prompt: int | None = None
-    """Draw the graph of this prompt, by its number from 1."""
+    """Draw the graph of this prompt, by its number from 1: as text, and as a picture."""
     lines: int = 40
-    """Most lines of that drawing; what is least likely is left out first."""
+    """Most branches of that drawing; what is least likely is left out first."""
     coverage: bool = False
     """Measure how much controllers keep inside."""
     bundle: tuple[Path, ...] = ()
@@ -73,7 +74,8 @@ class Arguments:
     fill: Filling = field(default_factory=Filling)
     """Your figures for what was not recorded of link traces."""
     picture: Path | None = None
-    """Of link traces: the longest of each family over time, as PNG, PDF or SVG; by default runs/links.png."""
+    """Of link traces: the longest of each family over time, by default runs/links.png. Of a prompt's graph: its tree, by default
+    runs/graph.png. PNG, PDF or SVG."""
     json: Path | None = None
     """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`, of link traces of
     `scripts.inspect_trace.LinkInspection`."""
@@ -91,11 +93,11 @@ class Arguments:
         if self.of_links:
             if self.coverage or self.prompt is not None:
                 raise SettingError(f"--coverage and --prompt are of a graph file, NAME{_GRAPHS}, not of {self.path}")
-            check_picture(self.drawn)
-        elif self.picture is not None:
-            raise SettingError(f"--picture is of link traces, and {self.path} is a graph file")
         else:
+            if self.picture is not None and self.prompt is None:
+                raise SettingError(f"--picture is of link traces, or of one prompt of {self.path}; name that with --prompt")
             check_filling(self.links, self.fill)
+        check_picture(self.drawn)
         outputs = {os.path.realpath(each) for each in (self.json, self.picture) if each is not None}
         if os.path.realpath(self.path) in outputs or (self.json and self.picture and len(outputs) < 2):
             raise SettingError("json must be a file of its own, as what is there is replaced; so must picture")
@@ -107,8 +109,8 @@ class Arguments:
 
     @property
     def drawn(self) -> Path:
-        """Where the picture of link traces goes."""
-        return self.picture or Path("runs") / "links.png"
+        """Where the picture goes."""
+        return self.picture or Path("runs") / ("links.png" if self.of_links else "graph.png")
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,10 @@ def main(arguments: Arguments) -> None:
         raise SettingError(f"the file has no prompt {arguments.prompt}; it has {len(graphs)} prompts")
     found, covered = figures(graphs), dict[str, Covered]()
     if arguments.prompt is not None:
+        check_output(arguments.drawn)
         _draw(graphs, arguments.prompt, arguments.lines)
+        draw_tree(graphs, arguments.prompt - 1, arguments.lines, arguments.drawn)
+        say("picture", str(arguments.drawn))
     else:
         _show(arguments.path, graphs, found)
     if arguments.coverage:

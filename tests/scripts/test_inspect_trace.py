@@ -62,6 +62,8 @@ def test_a_file_is_its_figures(files: Path, pair: Recorded, capsys: pytest.Captu
 def test_a_prompt_s_graph_is_drawn_in_so_many_lines(files: Path, pair: Recorded, capsys: pytest.CaptureFixture[str]) -> None:
     graphs = pair.graphs
     said = shown(capsys, prompt=2, lines=5).splitlines()
+    assert said.pop(-2) == "picture: runs/graph.png"
+    assert Path("runs/graph.png").stat().st_size > 10_000
     assert said[0] == f"prompt 2 ({graphs[1].kind}), {len(graphs[1])} nodes: {graphs[1].prompt!r}"
     drawn = [line for line in said if re.match(r"[│├└─ ]*\[(prompt|layer|LLM)", line)]
     assert 1 < len(drawn) <= 5
