@@ -215,7 +215,7 @@ def test_two_links_of_one_name_are_refused(tmp_path: Path) -> None:
         (b" \n\n", "is empty"),
         (b"hello\n", "is no link trace of a known form; known are mahimahi: "),
         (bytes(range(256)), "is not text in UTF-8"),
-        (gzip.compress(b"0 1\n1 2\n")[:-6], "its gzip is damaged"),
+        (gzip.compress(b"0 1\n1 2\n", mtime=0)[:-6], "its gzip is damaged"),
         (b"\x1f\x8bgarbage", "its gzip is damaged"),
         (b'{"format": "other"}', "is not a LinkFile"),
         (b"\x00\x00", "is no link trace of a known form"),
@@ -234,7 +234,7 @@ def test_what_is_no_link_trace_is_named(tmp_path: Path, content: bytes, said: st
 def test_a_file_that_unpacks_to_more_than_any_trace_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("traces.links.text._LARGEST", 1000)
     path = tmp_path / "x.gz"
-    path.write_bytes(gzip.compress(b"1\n" * 600))
+    path.write_bytes(gzip.compress(b"1\n" * 600, mtime=0))
     with pytest.raises(TraceError, match="unpacked it has more than 1000 bytes"):
         load(path)
 
