@@ -39,6 +39,7 @@ from scripts._growth import Grow, Grower, say_grown
 from scripts._report import check_picture, pareto_picture, table
 from scripts._text import harmless
 from synera_env import SyneraReplayEnv, write_json
+from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
@@ -79,6 +80,9 @@ class Arguments:
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
     """Times of the cloud."""
+    workload: Path | None = None
+    """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
+    have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -91,11 +95,14 @@ class Arguments:
     def __post_init__(self) -> None:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
-        if self.ablation and (self.bundle or self.search):
-            raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
+        if self.ablation and (self.bundle or self.search or self.workload):
+            raise SettingError(
+                "--ablation compares figures of the draft; leave out --bundle, --search and --workload, or --ablation"
+            )
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
         inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
+        inputs += [] if self.workload is None else [self.workload]
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
             raise SettingError("json and picture must be files of their own, as what is there is replaced")
@@ -137,12 +144,14 @@ class Evaluation:
     split: str
     device_profile: str
     cloud_profile: str
+    workload: str | None
+    """File of the requests beside the device's."""
     seed: int
     planned_answers: int
     """Of each controller."""
     controllers: dict[str, ControllerResult]
     """By name; a bundle's is its run's, with as much of its path as tells it from the others."""
-    format_version: int = 2
+    format_version: int = 3
 
 
 def main(arguments: Arguments) -> None:
@@ -160,7 +169,8 @@ def main(arguments: Arguments) -> None:
     if arguments.ablation:
         _ablate(arguments, graphs, grower, device, cloud)
         return
-    env = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud)
+    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
+    env = SyneraReplayEnv(graphs, bundled.links("test"), device, cloud, cloud_load=load)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
@@ -220,7 +230,8 @@ def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
 
 def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
-    found = grid_search(SyneraReplayEnv(graphs, bundled.links("train"), env.device, env.cloud), episodes=96)
+    world = SyneraReplayEnv(graphs, bundled.links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
+    found = grid_search(world, episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
 
@@ -255,6 +266,7 @@ def _report(
         split=env.graphs.meta.split,
         device_profile=str(arguments.device_profile),
         cloud_profile=str(arguments.cloud_profile),
+        workload=None if arguments.workload is None else str(arguments.workload),
         seed=arguments.seed,
         planned_answers=planned,
         controllers=results,

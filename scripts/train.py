@@ -21,10 +21,12 @@ from agents.learned import PPOConfig, check_run_name, train_ppo
 from scripts._cli import console, launch, next_step, progress, say
 from scripts._growth import Grow, Grower, save_grown, say_grown
 from synera_env import Preference, SettingError, SyneraReplayEnv
+from synera_env.busy import read_cloud_load
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
+from traces.workload.shared_cloud import SharedCloud
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -42,6 +44,9 @@ class Arguments:
     """Times and energy of the device."""
     cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
     """Times of the cloud."""
+    workload: Path | None = None
+    """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
+    have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
     grow: Grow = "auto"
     """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at hand, and
     the training's only where they hold little; so on the bundled ones validation grows and training does not, which takes a
@@ -65,10 +70,11 @@ def main(arguments: Arguments) -> None:
     if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
         raise SettingError(f"the run {arguments.name} would replace the graphs in {folder}; name another run with --name")
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
+    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
     recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
     train_graphs, validation = grower(recorded[0], learned_on=True), grower(recorded[1])
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs)
+    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs, load)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
@@ -81,6 +87,7 @@ def train(
     config: PPOConfig,
     folder: Path,
     save_graphs: bool = True,
+    cloud_load: SharedCloud | None = None,
 ) -> Path:
     """Train with a progress bar, saying where it can be watched; return the bundle's folder.
 
@@ -94,14 +101,14 @@ def train(
     links = bundled.links("train")
 
     def make_env(preference: Preference | None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(train_graphs, links, device, cloud, preference)
+        return SyneraReplayEnv(train_graphs, links, device, cloud, preference, cloud_load=cloud_load)
 
     def started(part: Path) -> None:
         unfinished.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
     graphs = {"train": train_graphs, "validation": validation_graphs}
-    validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud)
+    validation = SyneraReplayEnv(validation_graphs, bundled.links("validation"), device, cloud, cloud_load=cloud_load)
     try:
         with progress() as bar:
             task = bar.add_task("train PPO", total=config.steps)
@@ -135,7 +142,7 @@ def _run_folder(name: str) -> Path:
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
     test = arguments.graphs / "test.safetensors"
-    world = {name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile")}
+    world = {name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile", "workload")}
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),
