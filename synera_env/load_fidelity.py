@@ -115,6 +115,6 @@ def _means(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if len(one) < 2 or one.std() == 0 or other.std() == 0:
+    if len(one) < 2 or min(np.ptp(one), np.ptp(other)) < 1e-9:
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])
