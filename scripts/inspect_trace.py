@@ -1,12 +1,14 @@
-"""Show what a graph file holds: its figures, one prompt's graph as text, and how much controllers keep inside it.
+"""Show what a graph file holds: its figures, one prompt's graph as text, and how much controllers keep inside it; or a workload.
 
 With --coverage every rule, random controllers, levels of a draft, presets with one knob changed, and the bundles that are named
-answer its prompts in replay. A decision that needs what was not recorded leaves the graph, and ends its answer there.
+answer its prompts in replay. A decision that needs what was not recorded leaves the graph, and ends its answer there. Of a workload
+(any other file than .safetensors) arrivals, lengths and bursts are shown, as a picture too.
 
 Examples:
     synera inspect-trace runs/graphs/test.safetensors
     synera inspect-trace runs/graphs/test.safetensors --prompt 3 --lines 60
     synera inspect-trace runs/graphs/train.safetensors --coverage --bundle runs/mine/bundle --json runs/coverage.json
+    synera inspect-trace AzureLLMInferenceTrace_conv.csv --picture runs/workload.png
 """
 
 from __future__ import annotations
@@ -27,12 +29,16 @@ from agents.evaluation import MOST_ANSWERS, make_plan
 from runtime.errors import SettingError
 from runtime.settings import shown, whole, within
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._report import check_picture
 from scripts._text import harmless
+from scripts._workload_picture import workload_picture
 from scripts.evaluate import distinct_names
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
 from traces.synera.graph import GraphSet
 from traces.synera.inspection import GraphFigures, figures, picture
+from traces.workload.readers import load_workload
+from traces.workload.trace import plain_figures
 
 WANTED_STEPS = 0.99
 """Share of a controller's decisions that should stay inside."""
@@ -45,7 +51,7 @@ class Arguments:
     """Show a graph file."""
 
     graphs: tyro.conf.Positional[Path]
-    """Graph file."""
+    """Graph file (.safetensors), or a workload: JSON, CSV, an Azure LLM trace of 2023 or Mooncake lines, packed or not."""
     prompt: int | None = None
     """Draw the graph of this prompt, by its number from 1."""
     lines: int = 40
@@ -59,7 +65,10 @@ class Arguments:
     seed: int = 0
     """With --coverage, draws links and offsets."""
     json: Path | None = None
-    """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`."""
+    """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`, for a workload of
+    `traces.workload.trace.WorkloadFigures`."""
+    picture: Path | None = None
+    """Of a workload, as PNG, PDF or SVG; by default runs/workload.png."""
 
     def __post_init__(self) -> None:
         within("lines", self.lines, 1, _MOST_LINES)
@@ -69,8 +78,24 @@ class Arguments:
             whole("prompt", self.prompt, 1, 2**31)
         if self.bundle and not self.coverage:
             raise SettingError("--bundle names whose coverage is measured; add --coverage")
+        if self.picture is not None:
+            check_picture(self.picture)
+        if self.is_workload and (self.coverage or self.prompt is not None):
+            raise SettingError(
+                f"{shown(str(self.graphs), 200)} is no graph file (.safetensors); --prompt and --coverage are of graphs"
+            )
+        if not self.is_workload and self.picture is not None:
+            raise SettingError("--picture draws a workload; a graph is drawn with --prompt")
         if self.json is not None and os.path.realpath(self.json) == os.path.realpath(self.graphs):
             raise SettingError("json must be a file of its own, as what is there is replaced")
+        named = [os.path.realpath(path) for path in (self.graphs, self.json, self.picture) if path is not None]
+        if len(set(named)) < len(named):
+            raise SettingError("json and picture must be files of their own, as what is there is replaced")
+
+    @property
+    def is_workload(self) -> bool:
+        """Whether another file than one of graphs is named."""
+        return self.graphs.suffix != ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,9 @@ def main(arguments: Arguments) -> None:
     """
     if arguments.json is not None:
         check_output(arguments.json)
+    if arguments.is_workload:
+        _show_workload(arguments)
+        return
     graphs = GraphSet.load(arguments.graphs)
     if arguments.prompt is not None and arguments.prompt > len(graphs):
         raise SettingError(f"the file has no prompt {arguments.prompt}; it has {len(graphs)} prompts")
@@ -117,6 +145,29 @@ def main(arguments: Arguments) -> None:
         write_json(arguments.json, asdict(inspection))
         say("figures", str(arguments.json))
     _say_what_comes_next(arguments)
+
+
+def _show_workload(arguments: Arguments) -> None:
+    """Print what a workload amounts to and draw it."""
+    drawn = arguments.picture or Path("runs") / "workload.png"
+    check_output(drawn)
+    workload = load_workload(arguments.graphs)
+    found = workload.figures
+    console.print(f"{harmless(workload.name)}: {harmless(workload.source)}")
+    console.print(
+        f"{found.requests} requests in {found.span_seconds:.0f} s, {found.rate:.3g} a second; gaps between them vary by {found.gap_cv:.3g} times "
+        "their mean (1: Poisson, more: bursts)"
+    )
+    for what, spread in (("context", found.context), ("generated", found.generated)):
+        console.print(
+            f"{what} tokens: mean {spread.mean:.0f}, median {spread.p50:.0f}, 95th percentile {spread.p95:.0f}, most {spread.most:.0f}"
+        )
+    workload_picture(workload, drawn)
+    say("picture", str(drawn))
+    if arguments.json is not None:
+        write_json(arguments.json, plain_figures(workload))
+        say("figures", str(arguments.json))
+    say("next", next_step("validate-load", workload=arguments.graphs), next_step("evaluate", workload=arguments.graphs))
 
 
 def _measured(arguments: Arguments, graphs: GraphSet) -> dict[str, Covered]:

@@ -114,6 +114,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train", "--ppo.seed", 0),
     ("evaluate", "--answers", 1),
     ("evaluate", "--seed", 0),
+    ("validate-load", "--seed", 0),
     ("validate-replay", "--answers", 1),
     ("validate-replay", "--devices", 1),
     ("validate-replay", "--seed", 0),
@@ -148,6 +149,8 @@ FRACTIONS = [
     ("train", "--ppo.gae-lambda"),
     ("demo", "--ppo.learning-rate"),
     ("train-pair", "--freedom"),
+    ("validate-load", "--rate"),
+    ("validate-load", "--seconds"),
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)
@@ -202,7 +205,12 @@ def _profiles(kind: str) -> tuple[str, ...]:
     return (*_PATHS, "{f}/folder", *(f"{{f}}/{name}" for name in bad_files.RAW), *made)
 
 
+_WORKLOADS = (*_PATHS, "{f}/folder", "{f}/file", "{f}/some.jsonl", *(f"{{f}}/{name}" for name in bad_files.RAW))
+
+
 BAD_INPUTS = {
+    "workload": _WORKLOADS,
+    "figures": (*_PATHS, "{f}/file", "{f}/folder"),
     "path": (*_PATHS, *_NO_FOLDER),
     "model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS)),
     "pair": (
@@ -235,17 +243,22 @@ INPUTS = [
     ("measure-profiles", ("--slm",), "path"),
     ("measure-profiles", ("--slm", "{slm}", "--repetitions", "1", "--llm"), "path"),
     ("measure-profiles", ("--energy-from",), "phone"),
+    ("measure-profiles", ("--published",), "figures"),
     ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
     ("train-pair", ("--graphs",), "graph folder"),
     ("train", ("--graphs",), "graph folder"),
     ("train", ("--device-profile",), "phone"),
     ("train", ("--cloud-profile",), "gpu"),
+    ("train", ("--workload",), "workload"),
     ("evaluate", ("--graphs",), "graphs"),
+    ("evaluate", ("--graphs", "{graphs}", "--workload"), "workload"),
     ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
     ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--llm", "{llm}", "--slm"), "path"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--slm", "{slm}", "--llm"), "path"),
+    ("validate-load", ("--workload",), "workload"),
+    ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
@@ -259,6 +272,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
     ("inspect-run", (), "run"),
     ("inspect-trace", (), "graphs"),
+    ("inspect-trace", (), "workload"),
     ("inspect-trace", ("{graphs}", "--coverage", "--answers", "6", "--bundle"), "bundle"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
@@ -276,6 +290,9 @@ OUTPUTS = [
     ("evaluate", (*_GRAPH, "--json"), "file"),
     ("evaluate", (*_GRAPH, "--picture"), "picture"),
     ("inspect-trace", ("{graphs}", "--json"), "file"),
+    ("inspect-trace", ("{f}/workload.csv", "--json"), "file"),
+    ("inspect-trace", ("{f}/workload.csv", "--picture"), "picture"),
+    ("validate-load", ("--seconds", "1", "--json"), "file"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
@@ -323,6 +340,10 @@ OTHERS = [
     Case("inspect-trace", ("{graphs}", "--prompt", "7"), "no prompt 7"),
     Case("inspect-trace", ("{graphs}", "--bundle", "{bundle}"), "add --coverage"),
     Case("inspect-trace", ("{graphs}", "--json", "{graphs}"), "a file of its own"),
+    Case("inspect-trace", ("{graphs}", "--picture", "x.png"), "draws a workload"),
+    Case("inspect-trace", ("{f}/workload.csv", "--prompt", "1"), "are of graphs"),
+    Case("inspect-trace", ("{f}/workload.csv", "--coverage"), "are of graphs"),
+    Case("inspect-trace", ("{f}/workload.csv", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
@@ -337,6 +358,8 @@ OTHERS = [
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation"), "train.safetensors"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--search"), "--search"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--workload", "{f}/workload.csv"), "--workload"),
+    Case("evaluate", ("--graphs", "{graphs}", "--workload", "x.csv", "--json", "x.csv"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--bundle", "{bundle}"), "--bundle"),
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
