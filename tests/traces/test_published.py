@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,53 +10,15 @@ from typing import Any
 import pytest
 
 from tests.support.public_data import public_data
+from tests.support.published_figures import published_figures
 from traces import bundled
 from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 from traces.published import published, published_clouds, published_devices, with_background
 
-HEAD = (
-    "model,hardware,prompt_size,batch_size,token_size,peak_power,average_power,prompt_time,token_time,e2e_time,tensor_parallel"
-)
-
-
-def numbers() -> dict[str, Any]:
-    """Round figures in the form of the public file."""
-    device = {"device": "Samsung Galaxy S25 Ultra", "model": "Qwen2.5-1.5B", "quant": "Q4_K_M", "backend": "CPU", "source": "a"}
-    serving = {"model": "Llama-3.1-70B-Instruct", "gpu": "H100", "num_gpus": 4, "source": "c"}
-    return {
-        "about": "made up",
-        "device_decode": [
-            device | {"prefill_tok_s": 100.0, "decode_tok_s": 25.0},
-            device | {"decode_tok_s": 25.0},
-            device | {"model": "unknown", "prefill_tok_s": 100.0, "decode_tok_s": 25.0},
-            device | {"device": "Another", "prefill_tok_s": 50.0, "decode_tok_s": 20.0},
-        ],
-        "device_energy_fit": {"device": "Samsung Galaxy S25 Ultra", "b_W": 10.0, "source": "a"},
-        "radio_power_linear_fit": [
-            {"network": "LTE", "direction": "uplink", "intercept_mw": 9000.0, "slope_mw_per_mbps": 99.0, "source": "b"},
-            {"network": "NSALow", "direction": "uplink", "intercept_mw": 3000.0, "slope_mw_per_mbps": 32.0, "source": "b"},
-        ],
-        "cloud_serving": [serving | {"avg_batch": b, "itl_ms_p50": 15 + 0.1 * b} for b in (8.0, 64.0, 256.0)],
-        "sources": {
-            "a": {"repo": "x/y", "what": "a notebook"},
-            "b": {"repo": "r/s", "what": "radio"},
-            "c": {"repo": None, "what": "page"},
-        },
-    }
-
-
-def folder(tmp_path: Path, change: Callable[[dict[str, Any]], Any] = lambda stated: None, rows: str = "") -> Path:
-    stated = numbers()
-    change(stated)
-    (tmp_path / "device_cloud_numbers.json").write_text(json.dumps(stated))
-    (tmp_path / "splitwise").mkdir(exist_ok=True)
-    (tmp_path / "splitwise" / "perf_model.csv").write_text(f"{HEAD}\n{rows}")
-    return tmp_path
-
 
 def test_a_device_decodes_and_reads_as_fast_as_is_stated(tmp_path: Path) -> None:
-    first, other = published_devices(folder(tmp_path))
+    first, other = published_devices(published_figures(tmp_path))
     assert (first.name, other.name) == ("samsung-galaxy-s25-ultra-qwen2.5-1.5b-q4-k-m", "another-qwen2.5-1.5b-q4-k-m")
     assert first.call_ms + 4 * first.layer_ms + first.head_ms == pytest.approx(40.0, abs=0.01)
     assert first.head_ms / 40.0 == pytest.approx(0.233 / 1.544, abs=1e-3)
@@ -75,7 +36,7 @@ def test_a_cloud_s_forwards_are_fitted_with_their_error(tmp_path: Path) -> None:
         "m,h,512,1,128,1,1,50,30,1,2\nm,h,512,1,128,1,1,54,32,1,2\nm,h,512,1,128,1,1,99,31,1,2\nm,h,512,4,128,1,1,999,33,1,2\n"
     )
     rows += "m,h,4096,1,128,1,1,5000,31,1,2\nn,h,512,1,128,1,1,50,30,1,2\n"
-    served, timed = published_clouds(folder(tmp_path, rows=rows))
+    served, timed = published_clouds(published_figures(tmp_path, rows=rows))
     assert (served.name, served.forward_ms, served.token_ms) == ("llama-3.1-70b-instruct-h100-x4", 15.0, pytest.approx(0.1))
     assert served.fit[0].p95_relative_error < 1e-6
     assert "page" in served.source
@@ -108,12 +69,12 @@ def test_figures_that_are_missing_or_make_no_sense_are_named(
     change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TraceError, match=said):
-        published(folder(tmp_path, change))
+        published(published_figures(tmp_path, change))
 
 
 def test_a_row_that_is_no_timing_is_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"perf_model\.csv, line 2: it is no timing"):
-        published(folder(tmp_path, rows="m,h,512,one,128,1,1,50,30,1,2\n"))
+        published(published_figures(tmp_path, rows="m,h,512,one,128,1,1,50,30,1,2\n"))
     with pytest.raises(TraceError, match=r"no device_cloud_numbers\.json in"):
         published(tmp_path / "nowhere")
 

@@ -9,18 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def last_edge(edges: Sequence[float], at_seconds: float) -> int:
-    """Return the index of the last edge that is not later; `edges` rise, and the first of them is not later."""
-    low, high = 0, len(edges)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if edges[middle] <= at_seconds:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 def meeting(
     at_seconds: float,
     tokens: int,
@@ -51,7 +39,13 @@ def meeting(
             `arrived` at its end gives all who run or wait.
         arrived: requests that have arrived by the edge.
     """
-    edge = last_edge(edges, at_seconds)
+    edge, after = 0, len(edges)  # the last edge that is not later than the check, and the first that is
+    while after - edge > 1:
+        middle = (edge + after) // 2
+        if edges[middle] <= at_seconds:
+            edge = middle
+        else:
+            after = middle
     start = max(starts[edge], at_seconds)
     beside = beside_tokens[edge]
     compute = (forward_ms + (tokens + beside) * token_ms) / 1e3

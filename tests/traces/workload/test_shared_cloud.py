@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from runtime.errors import SettingError
 from traces.profile import CloudProfile
 from traces.workload import shared_cloud
 from traces.workload.generators import Lengths, poisson
-from traces.workload.meeting import last_edge
+from traces.workload.meeting import meeting
 from traces.workload.serving import Job, Request, Server
 from traces.workload.shared_cloud import CHECK_TOKENS, SharedCloud
 from traces.workload.trace import Workload
@@ -128,7 +129,9 @@ def test_more_than_can_be_worked_out_is_refused() -> None:
         SharedCloud.of(BUSY, CloudProfile("none", "made up", 0.0, 0.0))
 
 
-@given(edges=st.lists(st.floats(0, 100), min_size=1).map(sorted), at=st.floats(0, 200))
-def test_the_last_edge_is_numpy_s(edges: list[float], at: float) -> None:
-    edges = [0.0, *edges]
-    assert last_edge(edges, at) == np.searchsorted(edges, at, side="right") - 1
+def test_compiled_code_shares_the_formula() -> None:
+    shared = SharedCloud.of(BUSY, CLOUD)
+    compiled = njit(meeting)
+    series = (shared.edges, shared.starts, shared.beside_tokens, shared.beside_jobs, shared.arrived)
+    for at in np.random.default_rng(0).random(300) * shared.seconds:
+        assert compiled(at, 6, CLOUD.forward_ms, CLOUD.token_ms, *series) == tuple(shared.meets(at, 6))
