@@ -95,10 +95,10 @@ class Arguments:
     def __post_init__(self) -> None:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
-        if self.ablation and (self.bundle or self.search or self.workload):
-            raise SettingError(
-                "--ablation compares figures of the draft; leave out --bundle, --search and --workload, or --ablation"
-            )
+        if self.ablation and (self.bundle or self.search):
+            raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
+        if self.ablation and self.workload:
+            raise SettingError("--ablation compares figures of the draft; leave out --workload, or --ablation")
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
         inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
