@@ -74,6 +74,8 @@ class Evaluation:
     """By name; a bundle's is its run's, with as much of its path as tells it from the others."""
     links: str | None = None
     """Where recorded links were read; None for the bundled ones."""
+    workload: str | None = None
+    """File of the requests beside the device's."""
     families: dict[str, FamilyResult] = field(default_factory=dict)
     """Of recorded links, by family, each with the same number of answers."""
     format_version: int = 3

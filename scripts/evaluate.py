@@ -39,6 +39,7 @@ from scripts._links import LinksOf, check_filling, links_of
 from scripts._report import check_picture, pareto_picture, table
 from scripts._text import harmless
 from synera_env import SyneraReplayEnv, write_json
+from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
 from traces import bundled
 from traces.links.filling import Filling, filled_by_family
@@ -85,6 +86,9 @@ class Arguments:
     and there is a table for each family of them."""
     fill: Filling = field(default_factory=Filling)
     """With --links, your figures for what was not recorded."""
+    workload: Path | None = None
+    """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
+    have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -100,9 +104,12 @@ class Arguments:
         check_filling(self.links, self.fill)
         if self.ablation and (self.bundle or self.search):
             raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
+        if self.ablation and self.workload:
+            raise SettingError("--ablation compares figures of the draft; leave out --workload, or --ablation")
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
         inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
+        inputs += [] if self.workload is None else [self.workload]
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
             raise SettingError("json and picture must be files of their own, as what is there is replaced")
@@ -130,7 +137,8 @@ def main(arguments: Arguments) -> None:
     if arguments.ablation:
         _ablate(arguments, graphs, grower, {"train": links("train"), "test": tested}, device, cloud)
         return
-    env = SyneraReplayEnv(graphs, tested, device, cloud)
+    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
+    env = SyneraReplayEnv(graphs, tested, device, cloud, cloud_load=load)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
@@ -198,7 +206,8 @@ def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
 
 def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
-    found = grid_search(SyneraReplayEnv(graphs, links("train"), env.device, env.cloud), episodes=96)
+    world = SyneraReplayEnv(graphs, links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
+    found = grid_search(world, episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
 
@@ -230,6 +239,7 @@ def _report(
         split=env.graphs.meta.split,
         device_profile=str(arguments.device_profile),
         cloud_profile=str(arguments.cloud_profile),
+        workload=None if arguments.workload is None else str(arguments.workload),
         seed=arguments.seed,
         planned_answers=planned,
         controllers=results,

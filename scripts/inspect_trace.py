@@ -1,7 +1,8 @@
-"""Show what a graph file holds (its figures, one prompt's graph as text and as a picture, how much controllers keep inside it), or link traces.
+"""Show what a graph file holds (figures, a prompt's graph as text and picture, what controllers keep inside), link traces, or a workload.
 
-A path that does not end in .safetensors is that of link traces, a file or a folder of any form that is known: by family how
-long, how fast, how often cut off, and by which rule what was not recorded was filled; and a picture over time.
+A path that does not end in .safetensors is a workload, where what is in it says so: arrivals, lengths and bursts, and a picture.
+Otherwise it is that of link traces, a file or a folder of any form that is known: by family how long, how fast, how often cut off,
+and by which rule what was not recorded was filled; and a picture over time.
 
 With --coverage every rule, random controllers, levels of a draft, presets with one knob changed, and the bundles that are named
 answer its prompts in replay. A decision that needs what was not recorded leaves the graph, and ends its answer there.
@@ -10,6 +11,7 @@ Examples:
     synera inspect-trace runs/graphs/test.safetensors
     synera inspect-trace runs/graphs/test.safetensors --prompt 3 --lines 60
     synera inspect-trace traces/                    # link traces, by family
+    synera inspect-trace AzureLLMInferenceTrace_conv.csv --picture runs/workload.png
     synera inspect-trace runs/graphs/train.safetensors --coverage --bundle runs/mine/bundle --json runs/coverage.json
 """
 
@@ -29,9 +31,9 @@ from agents.bundle import Bundle
 from agents.coverage import Covered, measure_coverage, swept
 from agents.evaluation import MOST_ANSWERS, make_plan
 from runtime.errors import SettingError
-from runtime.settings import shown, whole, within
+from runtime.settings import whole, within
+from scripts import _graph_view, _link_view, _workload_view
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
-from scripts._link_view import draw, show
 from scripts._links import check_filling, links_of
 from scripts._report import check_picture
 from scripts._text import harmless
@@ -42,21 +44,22 @@ from traces.links.filling import Filling
 from traces.links.inspection import FamilyFigures, figures_by_family
 from traces.links.readers import load
 from traces.synera.graph import GraphSet
-from traces.synera.inspection import GraphFigures, figures, picture
+from traces.synera.inspection import GraphFigures, figures
+from traces.workload.readers import holds_workload, load_workload
+from traces.workload.trace import plain_figures
 
 WANTED_STEPS = 0.99
 """Share of a controller's decisions that should stay inside."""
 _MOST_LINES = 10_000
 _GRAPHS = ".safetensors"
-_LONGEST_PROMPT = 500
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Show a graph file, or link traces."""
+    """Show a graph file, link traces, or a workload."""
 
     path: tyro.conf.Positional[Path]
-    """Graph file, or a file or folder of link traces."""
+    """Graph file; a file or folder of link traces; or a workload: JSON, CSV, an Azure LLM trace of 2023 or Mooncake lines, packed or not."""
     prompt: int | None = None
     """Draw the graph of this prompt, by its number from 1: as text, and as a picture."""
     lines: int = 40
@@ -74,11 +77,11 @@ class Arguments:
     fill: Filling = field(default_factory=Filling)
     """Your figures for what was not recorded of link traces."""
     picture: Path | None = None
-    """Of link traces: the longest of each family over time, by default runs/links.png. Of a prompt's graph: its tree, by default
-    runs/graph.png. PNG, PDF or SVG."""
+    """Of a prompt's graph: its tree, by default runs/graph.png. Of link traces: the longest of each family over time, by default
+    runs/links.png. Of a workload: by default runs/workload.png. PNG, PDF or SVG."""
     json: Path | None = None
     """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`, of link traces of
-    `scripts.inspect_trace.LinkInspection`."""
+    `scripts.inspect_trace.LinkInspection`, of a workload of `traces.workload.trace.WorkloadFigures`."""
 
     def __post_init__(self) -> None:
         within("lines", self.lines, 1, _MOST_LINES)
@@ -90,27 +93,27 @@ class Arguments:
             raise SettingError("--bundle names whose coverage is measured; add --coverage")
         if self.links is not None and not self.coverage:
             raise SettingError("--links names what coverage is measured on; add --coverage, or give the path of links alone")
-        if self.of_links:
+        if not self.of_graphs:
             if self.coverage or self.prompt is not None:
                 raise SettingError(f"--coverage and --prompt are of a graph file, NAME{_GRAPHS}, not of {self.path}")
         else:
             if self.picture is not None and self.prompt is None:
-                raise SettingError(f"--picture is of link traces, or of one prompt of {self.path}; name that with --prompt")
+                raise SettingError(f"--picture is of links, a workload, or one prompt of {self.path}; name that with --prompt")
             check_filling(self.links, self.fill)
-        check_picture(self.drawn)
+        if self.picture is not None:
+            check_picture(self.picture)
         outputs = {os.path.realpath(each) for each in (self.json, self.picture) if each is not None}
         if os.path.realpath(self.path) in outputs or (self.json and self.picture and len(outputs) < 2):
             raise SettingError("json must be a file of its own, as what is there is replaced; so must picture")
 
     @property
-    def of_links(self) -> bool:
-        """Whether link traces are shown."""
-        return self.path.suffix != _GRAPHS
+    def of_graphs(self) -> bool:
+        """Whether the path is a graph file's."""
+        return self.path.suffix == _GRAPHS
 
-    @property
-    def drawn(self) -> Path:
-        """Where the picture goes."""
-        return self.picture or Path("runs") / ("links.png" if self.of_links else "graph.png")
+    def drawn(self, what: str) -> Path:
+        """Where a picture of this goes."""
+        return self.picture or Path("runs") / f"{what}.png"
 
 
 @dataclass(frozen=True)
@@ -150,20 +153,27 @@ def main(arguments: Arguments) -> None:
     """
     if arguments.json is not None:
         check_output(arguments.json)
-    if arguments.of_links:
+    if arguments.of_graphs:
+        _inspect_graphs(arguments)
+    elif holds_workload(arguments.path):
+        _inspect_workload(arguments)
+    else:
         _inspect_links(arguments)
-        return
+
+
+def _inspect_graphs(arguments: Arguments) -> None:
     graphs = GraphSet.load(arguments.path)
     if arguments.prompt is not None and arguments.prompt > len(graphs):
         raise SettingError(f"the file has no prompt {arguments.prompt}; it has {len(graphs)} prompts")
     found, covered = figures(graphs), dict[str, Covered]()
     if arguments.prompt is not None:
-        check_output(arguments.drawn)
-        _draw(graphs, arguments.prompt, arguments.lines)
-        draw_tree(graphs, arguments.prompt - 1, arguments.lines, arguments.drawn)
-        say("picture", str(arguments.drawn))
+        drawn = arguments.drawn("graph")
+        check_output(drawn)
+        _graph_view.draw(graphs, arguments.prompt, arguments.lines)
+        draw_tree(graphs, arguments.prompt - 1, arguments.lines, drawn)
+        say("picture", str(drawn))
     else:
-        _show(arguments.path, graphs, found)
+        _graph_view.show(arguments.path, graphs, found)
     if arguments.coverage:
         covered = _measured(arguments, graphs)
         console.print(_coverage_table(covered))
@@ -177,18 +187,34 @@ def main(arguments: Arguments) -> None:
 
 
 def _inspect_links(arguments: Arguments) -> None:
-    check_output(arguments.drawn)
+    picture = arguments.drawn("links")
+    check_output(picture)
     links = load(arguments.path, arguments.fill)
     families = figures_by_family(links)
-    show(arguments.path, links, families)
-    drawn = draw(links, arguments.drawn)
+    _link_view.show(arguments.path, links, families)
+    drawn = _link_view.draw(links, picture)
     left_out = f", of {len(families) - len(drawn)} families more there is no room" if len(drawn) < len(families) else ""
-    say("picture", f"{arguments.drawn}   # the longest trace of each family{left_out}")
+    say("picture", f"{picture}   # the longest trace of each family{left_out}")
     if arguments.json is not None:
         write_json(arguments.json, asdict(LinkInspection(str(arguments.path), families)))
         say("figures", str(arguments.json))
     given = {"links": arguments.path, "fill": arguments.fill}
     say("next", next_step("train", **given), next_step("evaluate", **given))
+
+
+def _inspect_workload(arguments: Arguments) -> None:
+    if arguments.fill != Filling():
+        raise SettingError(f"--fill says what recorded links lack, and {arguments.path} holds no link traces but a workload")
+    drawn = arguments.drawn("workload")
+    check_output(drawn)
+    workload = load_workload(arguments.path)
+    _workload_view.show(workload)
+    _workload_view.draw(workload, drawn)
+    say("picture", str(drawn))
+    if arguments.json is not None:
+        write_json(arguments.json, plain_figures(workload))
+        say("figures", str(arguments.json))
+    say("next", next_step("validate-load", workload=arguments.path), next_step("evaluate", workload=arguments.path))
 
 
 def _measured(arguments: Arguments, graphs: GraphSet) -> dict[str, Covered]:
@@ -202,55 +228,6 @@ def _measured(arguments: Arguments, graphs: GraphSet) -> dict[str, Covered]:
     with progress() as bar:
         task = bar.add_task("coverage", total=len(controllers))
         return measure_coverage(env, controllers, plan, lambda: bar.advance(task))
-
-
-def _show(path: Path, graphs: GraphSet, found: GraphFigures) -> None:
-    meta, size = graphs.meta, path.stat().st_size
-    exits = ", ".join(map(str, meta.exit_layers))
-    console.print(f"{harmless(str(path))}: {size / 1e6:.1f} MB, {size / found.nodes:.0f} bytes a node")
-    console.print(
-        f"{found.prompts} {harmless(meta.split)} prompts, answers of up to {meta.max_new_tokens} tokens, context {meta.context}; "
-        f"exits after layer {exits} of {meta.layers}"
-    )
-    console.print(f"models: SLM {meta.slm_fingerprint}, LLM {meta.llm_fingerprint}, tokenizer {meta.tokenizer_hash}")
-    directions = graphs.lens_tensors["lens.directions"].shape
-    console.print(f"lens: {directions[1]} directions of a hidden state of {directions[2]}, for each exit")
-    if meta.notes:
-        console.print(f"recorded with: {harmless(', '.join(f'{name} {value}' for name, value in meta.notes.items()))}")
-    console.print(
-        f"{found.nodes} nodes, {found.ends} of them the end of an answer; of {found.ways} tokens that are said at the others "
-        f"{found.unrecorded} lead out ({found.unrecorded / max(1, found.ways):.2%}); SLM and LLM disagree at {found.disagree:.1%}"
-    )
-    console.print(_kinds_table(found))
-    if meta.coverage:
-        stated = ", ".join(f"{name} {share:.4f}" for name, share in meta.coverage.items())
-        console.print(f"stated coverage, of walks by the token: {harmless(stated)}")
-
-
-def _kinds_table(found: GraphFigures) -> Table:
-    table = Table(title="by kind of prompt", title_justify="left")
-    table.add_column("kind", no_wrap=True)
-    heads = ("prompts", "closed", "nodes, median", "most", "longest answer", "SLM's own score", "of", "LLM's own score", "of")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, kind in found.kinds.items():
-        table.add_row(
-            *(harmless(name), str(kind.prompts), str(kind.closed), f"{kind.nodes_median:g}", str(kind.nodes_most)),
-            *(str(kind.deepest), _score(kind.slm_score), str(kind.slm_inside), _score(kind.llm_score), str(kind.llm_inside)),
-        )
-    return table
-
-
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
-
-
-def _draw(graphs: GraphSet, number: int, lines: int) -> None:
-    graph = graphs[number - 1]
-    console.print(f"prompt {number} ({harmless(graph.kind)}), {len(graph)} nodes: {shown(graph.prompt, _LONGEST_PROMPT)}")
-    for line in picture(graphs, number - 1, lines):
-        console.print(harmless(line))
-    console.print("[who says it, the exit's probability] tokens until they differ again; = score, -> out, ... left out here")
 
 
 def _coverage_table(covered: Mapping[str, Covered]) -> Table:

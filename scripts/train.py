@@ -23,11 +23,13 @@ from scripts._cli import console, launch, next_step, progress, say
 from scripts._growth import Grow, Grower, save_grown, say_grown
 from scripts._links import LinksOf, check_filling, links_of
 from synera_env import Preference, SettingError, SyneraReplayEnv
+from synera_env.busy import read_cloud_load
 from traces import bundled
 from traces.links.filling import Filling
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
+from traces.workload.shared_cloud import SharedCloud
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -49,6 +51,9 @@ class Arguments:
     """File or folder of recorded links, instead of the bundled ones; those for training and validation are taken (traces.links.splits says which)."""
     fill: Filling = field(default_factory=Filling)
     """With --links, your figures for what was not recorded."""
+    workload: Path | None = None
+    """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
+    have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
     grow: Grow = "auto"
     """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at hand, and
     the training's only where they hold little; so on the bundled ones validation grows and training does not, which takes a
@@ -77,10 +82,11 @@ def main(arguments: Arguments) -> None:
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
     of = links_of(arguments.links, arguments.fill)
     links = {split: of(split) for split in ("train", "validation")}
+    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
     recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
     grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
-    train_graphs, validation = grower(recorded[0], learned_on=True), grower(recorded[1])
-    bundle = train(train_graphs, validation, device, cloud, arguments.ppo, folder, arguments.save_graphs, links.__getitem__)
+    graphs = grower(recorded[0], learned_on=True), grower(recorded[1])
+    bundle = train(*graphs, device, cloud, arguments.ppo, folder, arguments.save_graphs, links.__getitem__, load)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
@@ -94,6 +100,7 @@ def train(
     folder: Path,
     save_graphs: bool = True,
     links: LinksOf = bundled.links,
+    cloud_load: SharedCloud | None = None,
 ) -> Path:
     """Train with a progress bar, saying where it can be watched; return the bundle's folder.
 
@@ -107,14 +114,14 @@ def train(
     of_training = links("train")
 
     def make_env(preference: Preference | None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(train_graphs, of_training, device, cloud, preference)
+        return SyneraReplayEnv(train_graphs, of_training, device, cloud, preference, cloud_load=cloud_load)
 
     def started(part: Path) -> None:
         unfinished.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
     graphs = {"train": train_graphs, "validation": validation_graphs}
-    validation = SyneraReplayEnv(validation_graphs, links("validation"), device, cloud)
+    validation = SyneraReplayEnv(validation_graphs, links("validation"), device, cloud, cloud_load=cloud_load)
     try:
         with progress() as bar:
             task = bar.add_task("train PPO", total=config.steps)
@@ -148,9 +155,8 @@ def _run_folder(name: str) -> Path:
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
     test = arguments.graphs / "test.safetensors"
-    world = {
-        name: getattr(arguments, name) for name in ("grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill")
-    }
+    of_world = ("grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill", "workload")
+    world = {name: getattr(arguments, name) for name in of_world}
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),

@@ -72,6 +72,34 @@ def interpolated_quantile(values: Sequence[float], uniform: float) -> float:
     return slope * (uniform - left) + values[below]
 
 
+@dataclass(frozen=True)
+class FitError:
+    """How well a fitted profile gives back a group of the timings that it was fitted to.
+
+    Raises:
+        TraceError: a figure that is out of the range that its type states.
+    """
+
+    __pydantic_config__ = EXACT
+
+    group: Name
+    """What the timings have in common: which coefficients they tell most of."""
+    points: Annotated[int, Field(ge=1)]
+    r_squared: Annotated[float, Field(le=1)] | None
+    """Share of the timings' variance that the formula explains; below 0 it is worse than their mean. None where they do not vary."""
+    mean_relative_error: Annotated[float, Field(ge=0)]
+    """Mean of |formula - timing| / timing."""
+    p95_relative_error: Annotated[float, Field(ge=0)]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __str__(self) -> str:
+        explained = "R^2 -" if self.r_squared is None else f"R^2 {self.r_squared:.4f}"
+        errors = f"relative error {self.mean_relative_error:.1%} mean, {self.p95_relative_error:.1%} p95"
+        return f"{self.group}: {self.points} timings, {explained}, {errors}"
+
+
 class LayerWork(Protocol):
     """A batch of positions through some layers (`runtime.model.exits.Segment`)."""
 
@@ -129,6 +157,8 @@ class DeviceProfile(_JsonProfile):
     wait_watts: Watts = 0.0
     """Above idle, while waiting for the cloud with the radio up."""
     radio_joules_per_mb: JoulesPerMegabyte = 0.0
+    fit: tuple[FitError, ...] = ()
+    """Of the times, by group; none where they were not fitted."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -172,6 +202,8 @@ class CloudProfile(_JsonProfile):
     load_quantiles: Annotated[tuple[Requests, ...], _QUANTILES, FailFast()] = (0.0,)
     """Requests of others that run or wait beside it: evenly spaced quantiles from 0 to 1. A request that waits long meets
     many: its wait and its load are taken at the same quantile, which is ours."""
+    fit: tuple[FitError, ...] = ()
+    """Of the times, by group; none where they were not fitted."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -9,28 +9,20 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from runtime.model.decoder import Decoder
 from runtime.model.kv import SequenceKV
 from runtime.synera.drafter import read
+from traces.fitting import fit_costs, fit_errors
 from traces.profile import CloudProfile, DeviceProfile
 
 _CONTEXT = 64  # tokens already in the cache
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted profile's agreement with what was timed."""
-
-    mean_relative_error: float
-    points: int
+_FEW_TOKENS = 8
+"""A check's."""
 
 
 def _time(model: Decoder, work: Callable[[], object], repetitions: int) -> float:
@@ -73,7 +65,7 @@ def _warm_cache(model: Decoder) -> SequenceKV:
     return cache
 
 
-def measure_device(slm: Decoder, name: str, energy: DeviceProfile, repetitions: int = 30) -> tuple[DeviceProfile, Fit]:
+def measure_device(slm: Decoder, name: str, energy: DeviceProfile, repetitions: int = 30) -> DeviceProfile:
     """Time an SLM by layers and positions, and fit the device cost formula by non-negative least squares.
 
     Args:
@@ -82,25 +74,26 @@ def measure_device(slm: Decoder, name: str, energy: DeviceProfile, repetitions: 
         energy: the profile whose watts and radio energy are taken over.
         repetitions: timings behind each point; the median counts.
     """
-    cache, rows, taken = _warm_cache(slm), [], []
+    cache, rows, taken, groups = _warm_cache(slm), [], [], list[str]()
     layers = slm.config.layers
     for stop in sorted({*slm.config.exit_layers, 1, layers}):
         for positions in (1, 2, 4, 8, 16, 32):
             rows.append([1.0, stop, stop * (positions - 1), 0.0])
             taken.append(_time(slm, partial(_forward, slm, cache, positions, stop), repetitions))
+            groups.append("one position (call_ms, layer_ms)" if positions == 1 else "batches (position_ms)")
     hidden = _forward(slm, cache, 1, layers)
     rows.append([0.0, 0.0, 0.0, 1.0])
     taken.append(_time(slm, lambda: read(slm.logits(hidden), hidden[0]), repetitions))
-    call, layer, position, head = _fit(rows, taken)
+    groups.append("head (head_ms)")
+    call, layer, position, head = costs = fit_costs(rows, taken)
     source = f"{_source(_kind(slm))} Energy is not measured: watts and radio energy are those of the profile {energy.name!r}."
     powers = (energy.busy_watts, energy.wait_watts, energy.radio_joules_per_mb)
-    profile = DeviceProfile(name, source, call, layer, position, head, *powers)
-    return profile, _quality(rows, taken, [call, layer, position, head])
+    return DeviceProfile(name, source, call, layer, position, head, *powers, fit=fit_errors(rows, taken, costs, groups))
 
 
-def measure_cloud(llm: Decoder, name: str, repetitions: int = 30) -> tuple[CloudProfile, Fit]:
+def measure_cloud(llm: Decoder, name: str, repetitions: int = 30) -> CloudProfile:
     """Time an LLM's forward by tokens, all layers and the head, and fit the cloud cost formula."""
-    cache, rows, taken = _warm_cache(llm), [], []
+    cache, rows, taken, groups = _warm_cache(llm), [], [], list[str]()
 
     def check(tokens: int) -> torch.Tensor:
         return llm.logits(_forward(llm, cache, tokens, llm.config.layers)).argmax(-1)
@@ -108,18 +101,6 @@ def measure_cloud(llm: Decoder, name: str, repetitions: int = 30) -> tuple[Cloud
     for tokens in (1, 2, 4, 8, 16, 32, 64):
         rows.append([1.0, tokens])
         taken.append(_time(llm, partial(check, tokens), repetitions))
-    forward, token = _fit(rows, taken)
-    profile = CloudProfile(name, _source(_kind(llm)), forward, token)
-    return profile, _quality(rows, taken, [forward, token])
-
-
-def _fit(rows: list[list[float]], taken: list[float]) -> list[float]:
-    # Weighted by 1/t, so that the fit is good in relative terms for short and long work alike.
-    weights = 1.0 / np.array(taken)
-    solution, _ = nnls(np.array(rows) * weights[:, None], np.array(taken) * weights)
-    return [round(float(x), 4) for x in solution]
-
-
-def _quality(rows: list[list[float]], taken: list[float], solution: list[float]) -> Fit:
-    predicted = np.array(rows) @ np.array(solution)
-    return Fit(float(np.mean(np.abs(predicted - taken) / np.array(taken))), len(taken))
+        groups.append(f"at most {_FEW_TOKENS} tokens (forward_ms)" if tokens <= _FEW_TOKENS else "more tokens (token_ms)")
+    forward, token = costs = fit_costs(rows, taken)
+    return CloudProfile(name, _source(_kind(llm)), forward, token, fit=fit_errors(rows, taken, costs, groups))

@@ -23,6 +23,7 @@ from runtime.synera.lens import Lens
 from runtime.synera.session import Session
 from synera_env.arguments import Links, Source, made, read
 from synera_env.base import DecisionEnv, Deployment
+from synera_env.busy import CloudLoad, busy_of, read_cloud_load
 from synera_env.episode import Episode, Start
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference
@@ -35,6 +36,7 @@ from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
+from traces.workload.shared_cloud import SharedCloud
 
 
 class ReplayEpisode:
@@ -51,13 +53,14 @@ class ReplayEpisode:
         rng: np.random.Generator,
         lost: frozenset[int] | None = None,
         check_deadline: float = CHECK_DEADLINE,
+        shared: SharedCloud | None = None,
     ) -> None:
         """Put the answer together; see the collaborators for the arguments."""
         meta, graph = graphs.meta, graphs[index]
         self._graphs, self._walk = graphs, Walk(graph)
         clock = SimulatedClock()
         drafter = ReplayDrafter(self._walk, meta.exit_layers, clock, device)
-        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost, check_deadline)
+        verifier = ReplayVerifier(self._walk, meta, clock, radio, busy_of(cloud, shared, rng), lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
         self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
@@ -94,6 +97,7 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         outages: Outages | Mapping[str, float] | None = None,
         render_mode: str | None = None,
         check_deadline: float = CHECK_DEADLINE,
+        cloud_load: CloudLoad | None = None,
     ) -> None:
         """Open the world. A profile, a preference or outages may be given as a mapping of their fields.
 
@@ -108,6 +112,10 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             render_mode: None, `ansi` or `rgb_array`.
             check_deadline: a check is abandoned, and its draft kept, after so many times what it should take at most,
                 1..1000; see :class:`runtime.deadline.Patience`.
+            cloud_load: a workload or its file, whose requests the cloud serves beside the device: then the wait, the load and the
+                batch that checks meet change as they do live, related in time, from a time of the workload on that is drawn for each
+                answer (:class:`traces.workload.shared_cloud.SharedCloud`). None draws the wait and the load of each check
+                from the cloud's profile.
 
         Raises:
             SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
@@ -121,6 +129,7 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
         self.device = made("device", phone if device is None else device, DeviceProfile, DeviceProfile.load)
         self.cloud = made("cloud", gpu if cloud is None else cloud, CloudProfile, CloudProfile.load)
+        self.cloud_load = read_cloud_load(cloud_load, self.cloud)
         meta = self.graphs.meta
         schema = synera_schema(len(meta.exit_layers))
         startable = _startable(self.graphs, schema.first_knobs)
@@ -129,7 +138,7 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         warn_without_energy(self.device.name, self.device, self._fixed_preference)
 
     def _begin(self, start: Start) -> Episode:
-        parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline)
+        parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline, self.cloud_load)
         return ReplayEpisode(self.graphs, start.prompt, start.radio, *parts)
 
     def deployment(self) -> Deployment:
@@ -164,6 +173,7 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             "grows": isinstance(self.graphs, GrowingGraphs),
             "device_profile": self.device.name,
             "cloud_profile": self.cloud.name,
+            "cloud_load": None if self.cloud_load is None else self.cloud_load.workload,
             "check_deadline": self.check_deadline,
             "llm_fingerprint": self.graphs.meta.llm_fingerprint,
         }

@@ -1,7 +1,7 @@
-"""The replayed cloud: what the LLM says is read off a token graph, and how long it takes is told by a link and a profile.
+"""The replayed cloud: what the LLM says is read off a token graph, how long it takes is told by a link and a busy cloud.
 
 It follows the rules of the live verifier (runtime/synera/verifier.py): waiting, opening, leaving alone, healing. What does not live
-here: the walk through the graph (walk.py) and what a verdict means for the answer (runtime/synera/session.py).
+here: the walk through the graph (walk.py), how busy the cloud is (synera_env/busy.py) and what a verdict means for the answer (runtime/synera/session.py).
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from runtime.sampling import SampledDraft
 from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.held import HeldHistory
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
+from synera_env.busy import Busy
 from synera_env.radio import Radio
 from synera_env.synera.walk import Walk
-from traces.profile import CloudProfile
 from traces.synera.graph import GraphMeta
+from traces.workload.shared_cloud import Met
 
 _LOST = "the replayed cloud gave no answer in time"
 _OPEN_UP, _OPEN_DOWN = on_the_link(open_request_bytes()), on_the_link(open_response_bytes())
 
 
-Work = Callable[[], tuple[float, int]]
-"""Does what a request asks for: the seconds that it takes, and the bytes of the answer."""
+Work = Callable[[float], tuple[float, int]]
+"""Does what a request asks for that arrives then: the seconds that it takes, and the bytes of the answer."""
 
 
 class _Answer(NamedTuple):
@@ -55,7 +56,7 @@ class _Opening(NamedTuple):
 
 
 class ReplayVerifier:
-    """Implements :class:`runtime.synera.session.Verifier` over a graph, a radio and a cloud profile."""
+    """Implements :class:`runtime.synera.session.Verifier` over a graph, a radio and a busy cloud."""
 
     def __init__(
         self,
@@ -63,8 +64,7 @@ class ReplayVerifier:
         meta: GraphMeta,
         clock: SimulatedClock,
         radio: Radio,
-        cloud: CloudProfile,
-        rng: np.random.Generator,
+        cloud: Busy,
         lost: frozenset[int] | None = None,
         check_deadline: float = CHECK_DEADLINE,
     ) -> None:
@@ -76,11 +76,10 @@ class ReplayVerifier:
             clock: that a wait advances.
             radio: times of the messages, and whether they get through.
             cloud: times of the cloud, and how busy others keep it.
-            rng: draws how busy it is at each check.
             lost: numbers of the checks that get lost, from 1, and no others; None loses those that are not answered in time.
             check_deadline: see :class:`runtime.deadline.Patience`.
         """
-        self._walk, self._meta, self._clock, self._radio, self._cloud, self._rng = walk, meta, clock, radio, cloud, rng
+        self._walk, self._meta, self._clock, self._radio, self._cloud = walk, meta, clock, radio, cloud
         self._lost, self._checks, self._check_deadline = lost, 0, check_deadline
         self._breaker, self._patience = Breaker(), Patience(check_deadline)
         self._held: HeldHistory | None = None  # what the session in the cloud holds, while there is one
@@ -167,7 +166,7 @@ class ReplayVerifier:
             self._breaker.answered()
 
     def _open_trip(self, at: float, deadline: float) -> _Answer | None:
-        answer = self._exchange(at, deadline if self._lost is None else math.inf, _OPEN_UP, lambda: (0.0, _OPEN_DOWN))
+        answer = self._exchange(at, deadline if self._lost is None else math.inf, _OPEN_UP, lambda _: (0.0, _OPEN_DOWN))
         if answer is not None:
             self._downlink_bytes += _OPEN_DOWN
         return answer
@@ -203,37 +202,36 @@ class ReplayVerifier:
         """The check itself, sent `at`, in a session that is open; a check that began then."""
         check = held.request(history, draft)
         accepted, next_token = accept_greedy(draft, self._choices(len(history), draft))
-        compute, queue, load, response = self._cloud.forward_seconds(check.cloud_tokens), 0.0, 0, 0
+        met, response = Met(0.0, 0.0, 0.0, 0), 0
 
-        def work() -> tuple[float, int]:
-            nonlocal queue, load, response
-            busy = float(self._rng.random())  # who waits long meets many: one draw for both
-            load, queue = 1 + self._cloud.background_load(busy), self._cloud.queue_seconds(busy)
-            response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, load))
-            return queue + compute, response
+        def work(reached: float) -> tuple[float, int]:
+            nonlocal met, response
+            met = self._cloud.meets(reached, check.cloud_tokens)
+            response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, met.load))
+            return met.queue_seconds + met.compute_seconds, response
 
         lost = self._lost is not None and self._checks in self._lost
         until = deadline if self._lost is None or lost else math.inf
         answer = self._exchange(at, until, check.link_bytes, work, lost=lost)
         if answer is None:
             return self._check_was_late(max(at, deadline))
-        worked = queue + compute
+        worked = met.queue_seconds + met.compute_seconds
         held.settled(history, draft, accepted, next_token)
         self._breaker.succeeded()
         network = None if answer.repeated else max(0.0, answer.seconds - worked)
-        self._patience.checked(network, queue, compute, check.cloud_tokens)
+        self._patience.checked(network, met.queue_seconds, met.compute_seconds, check.cloud_tokens)
         uplink_bytes, downlink_bytes = self._take_bytes()
         return answer.at, Verdict(
             accepted=accepted,
             next_token=next_token,
-            queue_seconds=queue,
-            compute_seconds=compute,
-            cloud_seconds=compute,
+            queue_seconds=met.queue_seconds,
+            compute_seconds=met.compute_seconds,
+            cloud_seconds=met.share_seconds,
             network_seconds=max(0.0, answer.at - began - worked),
             cloud_tokens=check.cloud_tokens,
             uplink_bytes=uplink_bytes,
             downlink_bytes=downlink_bytes + response,
-            load=float(load),
+            load=float(met.load),
         )
 
     def _check_was_late(self, known: float) -> tuple[float, Lost]:
@@ -259,14 +257,14 @@ class ReplayVerifier:
         if at >= deadline:
             return None
         first = self._reaches(at, deadline, size, lost)
-        seconds, answer_size = work() if first < math.inf else (0.0, 0)
+        seconds, answer_size = work(first) if first < math.inf else (0.0, 0)
         there = self._answer(first, first + seconds, answer_size)
         again = repeat_at(at, deadline)
         if there <= again:
             return _Answer(there, there - at, repeated=False)
         second = self._reaches(again, deadline, size, lost)
         if first == math.inf and second < math.inf:
-            seconds, answer_size = work()
+            seconds, answer_size = work(second)
         done = min(first, second) + seconds
         there, there_again = (self._answer(each, done, answer_size) for each in (first, second))
         if min(there, there_again) > deadline:

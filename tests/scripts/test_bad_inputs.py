@@ -114,6 +114,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train", "--ppo.seed", 0),
     ("evaluate", "--answers", 1),
     ("evaluate", "--seed", 0),
+    ("validate-load", "--seed", 0),
     ("validate-replay", "--answers", 1),
     ("validate-replay", "--devices", 1),
     ("validate-replay", "--seed", 0),
@@ -149,6 +150,8 @@ FRACTIONS = [
     ("demo", "--ppo.learning-rate"),
     ("train-pair", "--freedom"),
     *[("evaluate", f"--fill.{name}") for name in ("rtt-ms", "uplink-share", "downlink-mbps")],
+    ("validate-load", "--rate"),
+    ("validate-load", "--seconds"),
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)
@@ -209,7 +212,12 @@ def _profiles(kind: str) -> tuple[str, ...]:
     return (*_PATHS, "{f}/folder", *(f"{{f}}/{name}" for name in bad_files.RAW), *made)
 
 
+_WORKLOADS = (*_PATHS, "{f}/folder", "{f}/file", "{f}/some.jsonl", *(f"{{f}}/{name}" for name in bad_files.RAW))
+
+
 BAD_INPUTS = {
+    "workload": _WORKLOADS,
+    "figures": (*_PATHS, "{f}/file", "{f}/folder"),
     "path": (*_PATHS, *_NO_FOLDER),
     "model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS)),
     "pair": (
@@ -244,17 +252,22 @@ INPUTS = [
     ("measure-profiles", ("--slm",), "path"),
     ("measure-profiles", ("--slm", "{slm}", "--repetitions", "1", "--llm"), "path"),
     ("measure-profiles", ("--energy-from",), "phone"),
+    ("measure-profiles", ("--published",), "figures"),
     ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
     ("train-pair", ("--graphs",), "graph folder"),
     ("train", ("--graphs",), "graph folder"),
     ("train", ("--device-profile",), "phone"),
     ("train", ("--cloud-profile",), "gpu"),
+    ("train", ("--workload",), "workload"),
     ("evaluate", ("--graphs",), "graphs"),
+    ("evaluate", ("--graphs", "{graphs}", "--workload"), "workload"),
     ("evaluate", ("--graphs", "{graphs}", "--device-profile"), "phone"),
     ("evaluate", ("--graphs", "{graphs}", "--cloud-profile"), "gpu"),
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--llm", "{llm}", "--slm"), "path"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--slm", "{slm}", "--llm"), "path"),
+    ("validate-load", ("--workload",), "workload"),
+    ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
@@ -274,6 +287,7 @@ INPUTS = [
     ("validate-replay", ("--answers", "1", "--links"), "links"),
     ("deploy", ("--cloud", NOBODY, "--links"), "links"),
     ("demo", ("--links",), "links"),
+    ("inspect-trace", (), "workload"),
     ("inspect-trace", ("{graphs}", "--coverage", "--answers", "6", "--bundle"), "bundle"),
     ("bench", ("device", "--repetitions", "1", "--pair"), "path"),
     ("bench", ("cloud", "--repetitions", "1", "--pair"), "pair"),
@@ -294,6 +308,9 @@ OUTPUTS = [
     ("inspect-trace", ("{graphs}", "--prompt", "1", "--picture"), "picture"),
     ("inspect-trace", ("{links}", "--json"), "file"),
     ("inspect-trace", ("{links}", "--picture"), "picture"),
+    ("inspect-trace", ("{f}/workload.csv", "--json"), "file"),
+    ("inspect-trace", ("{f}/workload.csv", "--picture"), "picture"),
+    ("validate-load", ("--seconds", "1", "--json"), "file"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
@@ -347,6 +364,10 @@ OTHERS = [
     Case("deploy", ("--links", "{links}", "--no-emulate-link"), "--no-emulate-link"),
     Case("evaluate", ("--links", "{f}/links-parts"), "no test"),
     Case("train", ("--links", "{f}/links-short"), "too few to be cut"),
+    Case("inspect-trace", ("{f}/workload.csv", "--prompt", "1"), "of a graph file"),
+    Case("inspect-trace", ("{f}/workload.csv", "--coverage"), "of a graph file"),
+    Case("inspect-trace", ("{f}/workload.csv", "--fill.rtt-ms", "20"), "no link traces"),
+    Case("inspect-trace", ("{f}/workload.csv", "--json", "x.png", "--picture", "x.png"), "a file of its own"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "always", "--max-new-tokens", "100000"), "context"),
     Case("deploy", ("--cloud", NOBODY, "--controller", "{bundle}"), "was trained with the slm"),
     Case("deploy", (*_FITS, "--preference.cost", "500"), "cost=500"),
@@ -361,6 +382,8 @@ OTHERS = [
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation"), "train.safetensors"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--search"), "--search"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--workload", "{f}/workload.csv"), "--workload"),
+    Case("evaluate", ("--graphs", "{graphs}", "--workload", "x.csv", "--json", "x.csv"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--bundle", "{bundle}"), "--bundle"),
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],

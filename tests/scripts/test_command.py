@@ -30,6 +30,7 @@ NAMES = (
     "serve",
     "train",
     "train-pair",
+    "validate-load",
     "validate-replay",
 )
 """The commands that README and hints rely on."""

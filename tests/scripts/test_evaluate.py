@@ -29,6 +29,8 @@ from synera_env.radio import Outages
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
 from traces.errors import TraceError
 from traces.schemas import read_json
+from traces.workload.generators import Lengths, poisson
+from traces.workload.store import save_workload
 
 RULES = ("never", "always", "threshold", "random")
 
@@ -363,3 +365,18 @@ def test_an_ablation_says_what_one_decision_is_worth_where_nothing_else_is_drawn
         (row,) = (line for line in said.splitlines() if line.startswith(f"│ {name} ") and f"{rule.utility:.4f}" in line)
         assert str(rule.share) in row
     assert f"{found.clairvoyant.mean:.4f}" in said
+
+
+# ---------------------------------------------------------------- a shared cloud
+
+
+def test_with_a_workload_the_cloud_is_met_as_others_leave_it(files: Path) -> None:
+    """Long answers of others slow the checks down; a rule that sends none is what it was."""
+    save_workload(poisson(2.0, 60.0, lengths=Lengths(context=2000, generated=300)), "others.json")
+    alone, shared = evaluated(), evaluated(workload=Path("others.json"))
+    assert (alone.workload, shared.workload) == (None, "others.json")
+    one, other = (each.controllers["always"].means for each in (alone, shared))
+    assert one["quality"] is not None
+    assert (other["seconds"] or 0) > 1.1 * (one["seconds"] or 0)
+    assert alone.controllers["never"].means["seconds"] == shared.controllers["never"].means["seconds"]
+    assert evaluated(workload=Path("others.json")) == shared

@@ -139,3 +139,50 @@ def test_the_figures_have_a_schema_and_are_the_same_by_the_same_seed(files: Path
 def test_arguments_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         Arguments(Path("x.safetensors"), **wrong)
+
+
+# ---------------------------------------------------------------- workloads
+
+
+@pytest.fixture
+def workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the current folder, requests with a burst."""
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{at},{100 + at},{1 + at % 3}\n" for at in (0, 1, 2, 3, 3, 3, 20))
+    (tmp_path / "some.csv").write_text(f"arrival_seconds,context_tokens,generated_tokens\n{rows}")
+    return tmp_path
+
+
+def test_a_workload_is_its_figures_and_a_picture(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(capsys, "some.csv", json=Path("w.json"))
+    assert "some: some.csv." in said
+    assert "7 requests in 20 s, 0.3 a second" in said
+    assert "context tokens: mean 105, median 103" in said
+    assert (workload / "runs/workload.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((workload / "w.json").read_text())
+    assert (found["requests"], found["span_seconds"], found["generated"]["most"]) == (7, 20.0, 3.0)
+    assert found["gap_cv"] == pytest.approx(1.84, abs=0.01)
+    assert "next: synera validate-load --workload some.csv\n      synera evaluate --workload some.csv\n" in said
+
+
+def test_a_workload_of_one_request_is_shown_too(workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workload / "one.csv").write_text("arrival_seconds,context_tokens,generated_tokens\n5,1,0\n")
+    said = shown(capsys, "one.csv", picture=Path("one.svg"), json=Path("w.json"))
+    assert "1 requests in 0 s" in said
+    assert json.loads((workload / "w.json").read_text())["gap_cv"] is None
+    assert b"<svg" in (workload / "one.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong", "said"),
+    [
+        ("w.csv", {"prompt": 1}, "of a graph file"),
+        ("w.csv", {"coverage": True}, "of a graph file"),
+        ("w.csv", {"picture": Path("w.txt")}, "must be a file whose name ends in"),
+        ("w.csv", {"picture": Path("a.png"), "json": Path("a.png")}, "a file of its own"),
+        ("g.safetensors", {"picture": Path("a.png")}, "name that with --prompt"),
+    ],
+)
+def test_what_is_of_the_other_kind_is_refused(path: str, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        Arguments(Path(path), **wrong)

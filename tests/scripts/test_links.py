@@ -244,7 +244,7 @@ def test_more_families_than_there_is_room_for_are_said(files: Path, capsys: pyte
         ("links", {"picture": Path("x.docx")}, "picture=x.docx"),
         ("links", {"json": Path("x.png"), "picture": Path("x.png")}, "a file of its own"),
         ("links.json", {"json": Path("links.json")}, "a file of its own"),
-        ("x.safetensors", {"picture": Path("x.png")}, "--picture is of link traces"),
+        ("x.safetensors", {"picture": Path("x.png")}, "--picture is of links, a workload"),
         ("x.safetensors", {"links": Path("links")}, "add --coverage"),
         ("x.safetensors", {"fill": Filling(rtt_ms=1.0)}, "name them with --links"),
     ],

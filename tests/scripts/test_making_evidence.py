@@ -16,6 +16,7 @@ from agents.utility import LINEAR
 from runtime.errors import CheckpointError, SettingError
 from scripts import evaluate, measure_profiles, record, train, train_pair
 from tests.support.graphs import tiny_prompts
+from tests.support.published_figures import published_figures
 from tests.support.recorded import recorded as recorded_pair
 from traces import bundled
 from traces.errors import TraceError
@@ -184,6 +185,18 @@ def test_measured_energy_is_that_of_the_bundled_phone(
     paths = ("--device-profile", str(folder / "measured-device.json"), "--cloud-profile", str(folder / "measured-cloud.json"))
     assert following(said) == [["synera", "train", *paths]]
     assert "note:" not in said
+
+
+def test_profiles_are_derived_from_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = published_figures(tmp_path)
+    measure_profiles.main(measure_profiles.Arguments(published=figures, out=tmp_path / "derived"))
+    said = capsys.readouterr().out
+    assert "derived/phone.json: call_ms 0, layer_ms " in said
+    assert "all: 3 timings, R^2 1.0000" in said
+    names = {path.stem for path in (tmp_path / "derived").iterdir()}
+    assert {"phone", "gpu", "another-qwen2.5-1.5b-q4-k-m", "llama-3.1-70b-instruct-h100-x4"} <= names
+    paths = ("--device-profile", f"{tmp_path}/derived/phone.json", "--cloud-profile", f"{tmp_path}/derived/gpu.json")
+    assert following(said) == [["synera", "train", *paths]]
 
 
 def test_a_profile_without_energy_is_remarked(

@@ -15,6 +15,8 @@ from runtime.errors import SettingError, UncoveredError
 from scripts import train
 from scripts.train import Arguments
 from tests.support.recorded import GPU, PHONE, TINY_RUN, Recorded, recorded
+from traces.workload.generators import poisson
+from traces.workload.store import save_workload
 
 SCRIPTS = Path(train.__file__).parent
 
@@ -156,3 +158,12 @@ def test_a_training_that_fails_says_what_is_left_and_keeps_the_run_before_it(
     assert "next:" not in said
     assert sorted(p.name for p in unfinished.iterdir()) == ["config.json", "tb", "validation.jsonl"]
     assert {p: p.read_bytes() for p in Path("runs/mine").rglob("*") if p.is_file()} == before
+
+
+def test_a_controller_is_trained_in_a_cloud_that_others_use(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_workload(poisson(2.0, 30.0), files / "others.json")
+    train.main(arguments(files, workload=files / "others.json"))
+    said = capsys.readouterr().out
+    assert f"--workload '{files / 'others.json'}'" in said
+    stated = next(path.read_text() for path in Path("runs/mine").glob("*.json") if "cloud_load" in path.read_text())
+    assert stated.count('"cloud_load": "poisson-2"') == 2, "training and validation"

@@ -92,6 +92,7 @@ def make(folder: Path, slm: Path, llm: Path, bundle: Path, graphs: Path) -> None
         (folder / name).write_bytes(content)
     (folder / "file").write_text("a file\n")
     (folder / "empty").touch()
+    (folder / "workload.csv").write_text("arrival_seconds,context_tokens,generated_tokens\n0,10,2\n3,20,1\n")
     (folder / "folder").mkdir()
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "dangling").symlink_to(folder / "nowhere")

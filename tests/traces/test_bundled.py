@@ -71,7 +71,7 @@ def test_every_bundled_profile_loads_and_tells_its_source() -> None:
         assert profile.name == path.stem
         if isinstance(profile, DeviceProfile):
             assert profile.has_energy, "energy would leave the reward in silence"
-            assert "Chosen" in profile.source or "Energy is not measured" in profile.source
+            assert "W while drafting" in profile.source or "Energy is not measured" in profile.source
         assert len(profile.source) > 20
 
 

@@ -16,6 +16,7 @@ from traces.errors import TraceError
 from traces.profile import (
     CloudProfile,
     DeviceProfile,
+    FitError,
     draft_seconds,
     energy_joules,
     forward_seconds,
@@ -24,6 +25,7 @@ from traces.profile import (
 )
 
 PHONE = DeviceProfile("phone", "made up", 1.0, 7.0, 0.5, 2.0, busy_watts=6.0, wait_watts=1.0, radio_joules_per_mb=5.0)
+FIT = FitError("all", 7, 0.99, 0.01, 0.03)
 GPU = CloudProfile("gpu", "made up", 30.0, 0.05, (0.0, 1.0, 3.0, 9.0))
 
 
@@ -128,6 +130,17 @@ def test_what_is_loaded_is_what_was_saved(profile: DeviceProfile | CloudProfile,
     assert [p.name for p in path.parent.iterdir()] == ["profile.json"]
 
 
+def test_how_well_it_fits_is_kept_and_older_files_have_none(tmp_path: Path) -> None:
+    fitted = replace(GPU, fit=(FIT, replace(FIT, group="few", r_squared=None)))
+    fitted.save(tmp_path / "new.json")
+    assert CloudProfile.load(tmp_path / "new.json") == fitted
+    older = fields_of(PHONE)
+    del older["fit"]
+    (tmp_path / "old.json").write_text(json.dumps(older))
+    assert DeviceProfile.load(tmp_path / "old.json") == PHONE
+    assert PHONE.fit == ()
+
+
 RISING = "must be a rising list"
 WRONG: list[tuple[Any, Any, str]] = [
     (DeviceProfile, fields_of(PHONE, layr_ms=3.0), "layr_ms: Unexpected keyword argument"),
@@ -158,6 +171,10 @@ WRONG: list[tuple[Any, Any, str]] = [
     (CloudProfile, fields_of(GPU, queue_ms_quantiles=[0.0, float("nan")]), r"queue_ms_quantiles\.1: .*finite"),
     (CloudProfile, fields_of(GPU, queue_ms_quantiles=["1", "2"]), r"queue_ms_quantiles\.0: .*valid number, not '1'"),
     (CloudProfile, fields_of(GPU, queue_ms_quantiles=5.0), r"queue_ms_quantiles: .*valid array, not 5\.0"),
+    (CloudProfile, fields_of(GPU, fit=[{"group": "all"}]), r"fit\.0"),
+    (CloudProfile, fields_of(GPU, fit=[asdict(FIT) | {"points": 0}]), r"fit\.0.*not 0"),
+    (CloudProfile, fields_of(GPU, fit=[asdict(FIT) | {"p95_relative_error": -0.1}]), r"fit\.0.*not -0\.1"),
+    (DeviceProfile, fields_of(PHONE, fit=3), "fit: .*valid array, not 3"),
     (CloudProfile, [1, 2], "is not a CloudProfile: Input should be an object"),
     (CloudProfile, 3, "is not a CloudProfile: Input should be an object"),
     (CloudProfile, None, "is not a CloudProfile: Input should be an object"),

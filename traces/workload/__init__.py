@@ -1,0 +1,1 @@
+"""Link traces: the trace, the transfer formula, generators, files."""
