@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import astuple, dataclass, fields
 
-import numpy as np
-
 from runtime.errors import SettingError
 from runtime.session import Cost
 from runtime.settings import shown, within
+from synera_env import chance
+
+SPREAD = 3.0
+"""A weight is drawn up to so many times its default, or that divided by it."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,16 @@ class Preference:
             within(f"preference weight {f.name}", getattr(self, f.name), 0.0)
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, spread: float = 3.0) -> Preference:
-        """Draw a preference: each cost weight is its default times or divided by up to `spread`, log-uniformly."""
-        base = np.array(astuple(cls()))
-        factors = np.exp(rng.uniform(-math.log(spread), math.log(spread), len(base)))
-        factors[0] = 1.0  # quality is the unit of account
-        return cls(*(float(x) for x in base * factors))
+    def sample(cls, seed: int, spread: float = SPREAD) -> Preference:
+        """Draw the preference of an answer: each cost weight is its default times or divided by up to `spread`, log-uniformly."""
+        quality, *costs = astuple(cls())  # quality is the unit of account
+        drawn = (chance.uniform(seed, chance.WEIGHT, number) for number in range(1, 1 + len(costs)))
+        return cls(quality, *(weight(base, each, spread) for base, each in zip(costs, drawn, strict=True)))
+
+
+def weight(base: float, uniform: float, spread: float) -> float:
+    """Return a weight around its default, log-uniformly."""
+    return base * math.exp((2.0 * uniform - 1.0) * math.log(spread))
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,14 @@ class PreferenceRange:
                 raise SettingError(f"preference weight {f.name} ranges from {low:g} to {high:g}; it must not fall")
 
     @classmethod
-    def of(cls, preference: Preference | None, spread: float = 3.0) -> PreferenceRange:
+    def of(cls, preference: Preference | None, spread: float = SPREAD) -> PreferenceRange:
         """Return the one preference, or for None the range of :meth:`Preference.sample`."""
         if preference is not None:
             return cls(preference, preference)
-        base = np.array(astuple(Preference()))
-        factors = np.array([1.0, *[spread] * (len(base) - 1)])
-        return cls(Preference(*(base / factors).tolist()), Preference(*(base * factors).tolist()))
+        quality, *costs = astuple(Preference())
+        return cls(
+            Preference(quality, *(base / spread for base in costs)), Preference(quality, *(base * spread for base in costs))
+        )
 
     def outside(self, preference: Preference) -> str:
         """Say which weight of a preference is outside the range; empty when none is."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import gymnasium as gym
-import numpy as np
 import torch
 
 from agents.evaluation import PlannedAnswer, answer
@@ -66,7 +65,7 @@ def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
     def bare() -> None:
         for i in range(_ANSWERS):
             radio = Radio(replay.links[0])
-            episode = ReplayEpisode(replay.graphs, i, radio, replay.device, replay.cloud, replay.lens, np.random.default_rng(i))
+            episode = ReplayEpisode(replay.graphs, i, radio, replay.device, replay.cloud, replay.lens, lambda check: 0.5)
             episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
             while not episode.session.advance(THRESHOLD).done:
                 pass

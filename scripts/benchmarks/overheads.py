@@ -140,8 +140,7 @@ def _points(env: SyneraReplayEnv) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Decision points and the records before them, of an answer of each kind."""
     kinds = env.graphs.meta.kinds
     for prompt in sorted({kind: place for place, kind in enumerate(kinds)}.values()):
-        rng = np.random.default_rng(prompt)
-        episode = ReplayEpisode(env.graphs, prompt, Radio(env.links[0]), env.device, env.cloud, env.lens, rng)
+        episode = ReplayEpisode(env.graphs, prompt, Radio(env.links[0]), env.device, env.cloud, env.lens, lambda check: 0.5)
         point: Any = episode.session.begin(episode.prompt_tokens, env.schema.first_knobs)
         while point is not None:
             yield point, tuple(episode.session.records)

@@ -206,8 +206,7 @@ class SyneraLiveEnv(SyneraEnv):
             raise
 
     def _begin(self, start: Start) -> Episode:
-        number = int(start.rng.integers(2**63))
-        sampling = None if self._sampling is None else self._sampling.of_answer(number)
+        sampling = None if self._sampling is None else self._sampling.of_answer(start.seed)
         session = self._connection.open(start.radio if self._emulate else None, sampling)
         return LiveEpisode(self._prompts[start.prompt], self._encoded[start.prompt], session, self.device, self._scorer)
 

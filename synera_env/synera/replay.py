@@ -6,12 +6,12 @@ What does not live here: the device's and the cloud's part of it (walk.py, verif
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import numpy as np
 from gymnasium import logger
 
 from runtime.clock import SimulatedClock
@@ -21,6 +21,7 @@ from runtime.session import Limits
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from runtime.synera.session import Session
+from synera_env import chance
 from synera_env.arguments import Links, Source, made, read
 from synera_env.base import DecisionEnv, Deployment
 from synera_env.episode import Episode, Start
@@ -48,7 +49,7 @@ class ReplayEpisode:
         device: DeviceProfile,
         cloud: CloudProfile,
         lens: Lens,
-        rng: np.random.Generator,
+        busy: Callable[[int], float],
         lost: frozenset[int] | None = None,
         check_deadline: float = CHECK_DEADLINE,
     ) -> None:
@@ -57,7 +58,7 @@ class ReplayEpisode:
         self._graphs, self._walk = graphs, Walk(graph)
         clock = SimulatedClock()
         drafter = ReplayDrafter(self._walk, meta.exit_layers, clock, device)
-        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, rng, lost, check_deadline)
+        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, busy, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
         self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
@@ -127,7 +128,8 @@ class SyneraReplayEnv(SyneraEnv):
         warn_without_energy(self.device.name, self.device, self._fixed_preference)
 
     def _begin(self, start: Start) -> Episode:
-        parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline)
+        busy = partial(chance.uniform, start.seed, chance.BUSY)
+        parts = (self.device, self.cloud, self.lens, busy, start.lost, self.check_deadline)
         return ReplayEpisode(self.graphs, start.prompt, start.radio, *parts)
 
     def deployment(self) -> Deployment:

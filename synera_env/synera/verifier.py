@@ -64,7 +64,7 @@ class ReplayVerifier:
         clock: SimulatedClock,
         radio: Radio,
         cloud: CloudProfile,
-        rng: np.random.Generator,
+        busy: Callable[[int], float],
         lost: frozenset[int] | None = None,
         check_deadline: float = CHECK_DEADLINE,
     ) -> None:
@@ -76,11 +76,11 @@ class ReplayVerifier:
             clock: that a wait advances.
             radio: times of the messages, and whether they get through.
             cloud: times of the cloud, and how busy others keep it.
-            rng: draws how busy it is at each check.
+            busy: how busy they keep it at a check, by its number, from 1: a quantile in 0..1. Asked once, and only of checks that arrive.
             lost: numbers of the checks that get lost, from 1, and no others; None loses those that are not answered in time.
             check_deadline: see :class:`runtime.deadline.Patience`.
         """
-        self._walk, self._meta, self._clock, self._radio, self._cloud, self._rng = walk, meta, clock, radio, cloud, rng
+        self._walk, self._meta, self._clock, self._radio, self._cloud, self._busy = walk, meta, clock, radio, cloud, busy
         self._lost, self._checks, self._check_deadline = lost, 0, check_deadline
         self._breaker, self._patience = Breaker(), Patience(check_deadline)
         self._held: HeldHistory | None = None  # what the session in the cloud holds, while there is one
@@ -201,7 +201,7 @@ class ReplayVerifier:
 
         def work() -> tuple[float, int]:
             nonlocal queue, load, response
-            busy = float(self._rng.random())  # who waits long meets many: one draw for both
+            busy = self._busy(self._checks)  # who waits long meets many: one draw for both
             load, queue = 1 + self._cloud.background_load(busy), self._cloud.queue_seconds(busy)
             response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, load))
             return queue + compute, response

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -103,8 +102,8 @@ def in_time(live: list[ChunkRecord], told: list[ChunkRecord]) -> bool:
 def replayed(pair: Recorded, prompt: int, scenario: Scenario) -> list[ChunkRecord]:
     lens = Lens.from_tensors(pair.graphs.lens_tensors)
     radio = Radio(FAST_LINK, 0.0, scenario.windows)
-    drawn: Any = random.Random(scenario.seed)  # as the paced cloud draws
-    episode = ReplayEpisode(pair.graphs, prompt, radio, SLOW, scenario.cloud, lens, drawn)
+    drawn = random.Random(scenario.seed)  # as the paced cloud draws
+    episode = ReplayEpisode(pair.graphs, prompt, radio, SLOW, scenario.cloud, lens, lambda check: drawn.random())
     return take(episode.session, episode.prompt_tokens, len(scenario.checks))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
+from synera_env import chance
 from synera_env.radio import Radio, Windows
 from synera_env.synera.replay import ReplayEpisode
 from traces.links.generators import constant_link
@@ -44,9 +46,8 @@ def episode(
     """An answer that the SLM alone takes to the token limit, a token every `TOKEN` seconds."""
     index = [i for i, g in enumerate(graphs) if slm_tokens(g) == graphs.meta.max_new_tokens][1]
     lens = Lens.from_tensors(graphs.lens_tensors)
-    return ReplayEpisode(
-        graphs, index, Radio(LINK, 0.0, windows), SLOW, cloud, lens, np.random.default_rng(seed), lost, check_deadline
-    )
+    busy = partial(chance.uniform, seed, chance.BUSY)
+    return ReplayEpisode(graphs, index, Radio(LINK, 0.0, windows), SLOW, cloud, lens, busy, lost, check_deadline)
 
 
 def slm_tokens(graph: object) -> int:
