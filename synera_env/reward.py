@@ -13,6 +13,8 @@ from runtime.session import Cost
 from runtime.settings import shown, within
 from synera_env import chance
 
+TERMS = ("quality", "latency", "cost", "energy", "traffic")
+"""Of the reward; a preference has a weight for each, of the same name."""
 SPREAD = 3.0
 """A weight is drawn up to so many times its default, or that divided by it."""
 
@@ -93,10 +95,38 @@ def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str
         quality: what the answer's quality changed by: its task score at the last step, 0 before.
         preference: the weights.
     """
-    return {
-        "quality": preference.quality * quality,
-        "latency": -preference.latency * cost.seconds,
-        "cost": -preference.cost * cost.cloud_seconds,
-        "energy": -preference.energy * cost.joules,
-        "traffic": -preference.traffic * (cost.uplink_bytes + cost.downlink_bytes) / 1e6,
-    }
+    paid = priced(
+        quality,
+        cost.seconds,
+        cost.cloud_seconds,
+        cost.joules,
+        cost.uplink_bytes + cost.downlink_bytes,
+        preference.quality,
+        preference.latency,
+        preference.cost,
+        preference.energy,
+        preference.traffic,
+    )
+    return dict(zip(TERMS, paid, strict=True))
+
+
+def priced(
+    quality: float,
+    seconds: float,
+    cloud_seconds: float,
+    joules: float,
+    traffic_bytes: int,
+    per_quality: float,
+    per_second: float,
+    per_cloud_second: float,
+    per_joule: float,
+    per_megabyte: float,
+) -> tuple[float, float, float, float, float]:
+    """Return the terms of one step's reward, in the order of :data:`TERMS`, by what it came to and the preference's weights."""
+    return (
+        per_quality * quality,
+        -per_second * seconds,
+        -per_cloud_second * cloud_seconds,
+        -per_joule * joules,
+        -per_megabyte * traffic_bytes / 1e6,
+    )

@@ -104,6 +104,11 @@ class View:
     preference: Preference
 
 
+def log_weight(weight: float, low: float) -> float:
+    """Return how a weight is shown: log10; one of 0 as `low`."""
+    return math.log10(weight) if weight > 0 else low
+
+
 def preference_features() -> list[Feature]:
     """Rows that show the weights of the reward; every system needs them for a policy that serves any preference."""
 
@@ -112,8 +117,7 @@ def preference_features() -> list[Feature]:
         low, high = default - _WEIGHT_DECADES, default + _WEIGHT_DECADES
 
         def extract(view: View) -> float:
-            weight: float = getattr(view.preference, name)
-            return math.log10(weight) if weight > 0 else low
+            return log_weight(getattr(view.preference, name), low)
 
         meaning = f"preference weight of {name}; beyond a hundredth or a hundred times the default it is shown as that"
         return Feature(f"weight_{name}", "log10", low, high, meaning, extract, center=default, scale=math.log10(3.0))
