@@ -6,7 +6,7 @@ where each of these tokens leads. All choices are greedy; sampled answers cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,6 +167,11 @@ class GraphSet:
     def with_meta(self, meta: GraphMeta) -> GraphSet:
         """Return the same graphs with another description."""
         return GraphSet(meta, self._arrays, self.path)
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """All graphs, laid end to end, as the file has them; read-only where it is mapped."""
+        return self._arrays
 
     @property
     def nodes(self) -> int:
