@@ -1,6 +1,6 @@
 """The answer of a row: how it begins, and how a chunk is settled; compiled.
 
-The counterpart of runtime/synera/session.py, and of what episode.py draws. What does not live here: the device (device.py), the cloud
+The counterpart of runtime/synera/session.py, and of what synera_env/episode.py draws. What does not live here: the device (device.py), the cloud
 (cloud.py), and what is seen of it (sight.py).
 """
 

@@ -1,6 +1,6 @@
 """The cloud of a row: the radio, opening, checks, waiting, leaving alone; compiled.
 
-The counterpart of synera_env/synera/verifier.py and radio.py, step for step. What does not live here: the device (device.py), and what a
+The counterpart of synera_env/synera/verifier.py and synera_env/radio.py, step for step. What does not live here: the device (device.py), and what a
 verdict means for the answer (answer.py).
 """
 

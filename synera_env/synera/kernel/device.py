@@ -1,6 +1,6 @@
 """The device of a row: its walk through the graph, what it drafts, and on from a guess; compiled.
 
-The counterpart of walk.py and of the drafting of runtime/synera/session.py. What does not live here: the cloud (cloud.py), and what
+The counterpart of synera_env/synera/walk.py and of the drafting of runtime/synera/session.py. What does not live here: the cloud (cloud.py), and what
 becomes of a draft (answer.py).
 """
 
@@ -8,21 +8,22 @@ becomes of a draft (answer.py).
 
 from __future__ import annotations
 
+import numpy as np
+
 from runtime.synera.ahead import BONUS_MARGIN, likeliest_end
 from runtime.synera.lens import chunk_importance, importance_reached, rejection
 from synera_env.synera.kernel.formulas import compiled, inlined
 from traces.profile import draft_seconds, segment_ms
 
 UNKNOWN = -1
-_POWERS = tuple(2.0 ** (max(exponent, 1) - 25) for exponent in range(32))
+_EXPONENTS = np.float32(2.0**112)  # by which the exponents of single precision are biased more than those of halves
 
 
 @compiled
 def half(bits):
-    """Return a half-precision number, not infinite, by its bits."""
-    exponent, fraction = (bits >> 10) & 31, bits & 1023
-    value = (fraction + 1024 if exponent else fraction) * _POWERS[exponent]
-    return -value if bits >> 15 else value
+    """Return a half-precision number, not infinite, by its bits, in single precision."""
+    value = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13)).view(np.float32) * _EXPONENTS
+    return -value if bits & np.uint16(0x8000) else value
 
 
 @compiled
@@ -139,7 +140,7 @@ def rejected(graphs, tables, node, exit_index):
     if known == 0.0:
         sketch = graphs.one_sketch
         for direction in range(len(sketch)):
-            sketch[direction] = half(int(graphs.sketch[node, exit_index, direction]))
+            sketch[direction] = half(graphs.sketch[node, exit_index, direction])
         felt = graphs.confidence[node, exit_index], graphs.margin[node, exit_index], graphs.entropy[node, exit_index]
         known = rejection(float(felt[0]), float(felt[1]), float(felt[2]), sketch, tables.rejection[exit_index])
         graphs.rejected[node, exit_index] = known

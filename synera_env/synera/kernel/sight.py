@@ -10,77 +10,62 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from synera_env.synera.kernel.device import half
 from synera_env.synera.kernel.formulas import compiled, inlined
 from synera_env.synera.schema import log_seconds, log_throughput
 
 
 @inlined
-def encode(graphs, tables, r, values, seen):
-    """Write the observation of the decision point in hand; `values` is room for it."""
-    at, drafted = 0, r.drafted
-    longest = len(r.draft_token)
-    values[at] = drafted / longest
-    at += 1
-    for place in range(longest):
-        inside = place < drafted
-        values[at + place] = r.draft_confidence_of[place] if inside else 1.0
-        values[at + longest + place] = r.draft_margin[place] if inside else 1.0
-        values[at + 2 * longest + place] = graphs.entropy[r.draft_node[place], r.draft_exit[place]] if inside else 0.0
-    at += 3 * longest
-    exits = 0
+def encode(graphs, tables, r, seen):
+    """Write the observation of the decision point in hand."""
+    drafted, longest = r.drafted, len(r.draft_token)
+    seen[0] = drafted / longest
+    at, exits = 1, 0
     for place in range(drafted):
-        exits += r.draft_exit[place]
-    values[at], values[at + 1] = r.draft_confidence, r.draft_importance
-    values[at + 2] = exits / drafted / max(1, len(graphs.exit_layers) - 1)
+        node, left = r.draft_node[place], r.draft_exit[place]
+        seen[at], seen[at + 1] = r.draft_confidence_of[place], r.draft_margin[place]
+        seen[at + 2] = graphs.entropy[node, left]
+        exits += left
+        at += 3
+    for _ in range(drafted, longest):
+        seen[at], seen[at + 1], seen[at + 2] = 1.0, 1.0, 0.0
+        at += 3
+    seen[at], seen[at + 1] = r.draft_confidence, r.draft_importance
+    seen[at + 2] = exits / drafted / max(1, len(graphs.exit_layers) - 1)
     at += 3
     node, left = r.draft_node[drafted - 1], r.draft_exit[drafted - 1]
     for direction in range(graphs.sketch.shape[2]):
-        values[at + direction] = half(int(graphs.sketch[node, left, direction]))
+        seen[at + direction] = half(graphs.sketch[node, left, direction])
     at += graphs.sketch.shape[2]
-    at = encode_past(r, values, at)
-    at = encode_cloud(r, values, at)
+    for place in range(len(r.past_confidence)):
+        seen[at], seen[at + 1] = r.past_confidence[place], r.past_importance[place]
+        seen[at + 2], seen[at + 3] = r.past_offloaded[place], r.past_accepted[place]
+        at += 4
+    seen[at], seen[at + 1] = r.acceptance, r.guess_hits
+    seen[at + 2], seen[at + 3] = r.offloaded / max(1, r.chunks), r.chunks / 16
+    seen[at + 4], seen[at + 5] = r.generated / r.room, r.prompt_tokens / 128
+    encode_cloud(r, seen, at + 6)
+    at += 13
     for place in range(len(r.weights_shown)):
-        values[at + place] = r.weights_shown[place]
+        seen[at + place] = r.weights_shown[place]
     for entry in range(len(seen)):
-        seen[entry] = min(max(np.float32(values[tables.order[entry]]), tables.low[entry]), tables.high[entry])
+        seen[entry] = min(max(seen[entry], tables.low[entry]), tables.high[entry])
 
 
 @compiled
-def encode_past(r, values, at):
-    """Write what is seen of settled chunks and of the answer; return the place after it."""
-    history = len(r.past_confidence)
-    for place in range(history):
-        values[at + place] = r.past_confidence[place]
-        values[at + history + place] = r.past_importance[place]
-        values[at + 2 * history + place] = r.past_offloaded[place]
-        values[at + 3 * history + place] = r.past_accepted[place]
-    at += 4 * history
-    values[at], values[at + 1] = r.acceptance, r.guess_hits
-    values[at + 2] = r.offloaded / max(1, r.chunks)
-    values[at + 3] = r.chunks / 16
-    values[at + 4] = r.generated / r.room
-    values[at + 5] = r.prompt_tokens / 128
-    return at + 6
-
-
-@compiled
-def encode_cloud(r, values, at):
-    """Write what is seen of link and cloud; return the place after it."""
+def encode_cloud(r, seen, at):
+    """Write what is seen of link and cloud, from a place on."""
     rtt = r.rtt
     if rtt < 0.0 and r.probe_seconds >= 0.0 and r.now >= r.probe_at:
         rtt = r.probe_seconds
     asked = r.throughput >= 0.0
-    values[at] = log_seconds(rtt) if rtt >= 0.0 else -1.0
-    values[at + 1] = 1.0 if rtt >= 0.0 else 0.0
-    values[at + 2] = log_throughput(r.throughput) if asked else 3.0
-    values[at + 3] = log_seconds(r.queue) if asked else -3.0
-    values[at + 4] = log_seconds(r.compute) if asked else -3.0
-    values[at + 5] = r.load / 8 if asked else 0.0
-    values[at + 6] = r.cloud_lost
-    return at + 7
+    seen[at] = log_seconds(rtt) if rtt >= 0.0 else -1.0
+    seen[at + 1] = 1.0 if rtt >= 0.0 else 0.0
+    seen[at + 2] = log_throughput(r.throughput) if asked else 3.0
+    seen[at + 3] = log_seconds(r.queue) if asked else -3.0
+    seen[at + 4] = log_seconds(r.compute) if asked else -3.0
+    seen[at + 5] = r.load / 8 if asked else 0.0
+    seen[at + 6] = r.cloud_lost
 
 
 METRICS = (

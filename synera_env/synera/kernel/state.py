@@ -24,7 +24,7 @@ def _fields(kind: type[np.generic], names: str) -> list[tuple[str, type[np.gener
 
 def _drafted(prefix: str, most: int) -> list[Any]:
     """Tokens that the device drafted: where they were read, and what was."""
-    whole = [(f"{prefix}_{name}", np.int64, (most,)) for name in ("token", "node", "exit")]
+    whole = [(f"{prefix}_{name}", np.int32, (most,)) for name in ("token", "node", "exit")]
     return [*whole, *((f"{prefix}_{name}", np.float64, (most,)) for name in ("confidence_of", "margin"))]
 
 
@@ -32,20 +32,21 @@ ROW = np.dtype(
     [
         ("seed", np.uint64),
         # the answer
-        *_fields(np.int64, "prompt first_node prompt_tokens room link generated generated_bytes chunks offloaded"),
+        ("first_node", np.int64),
+        *_fields(np.int32, "prompt prompt_tokens room link generated generated_bytes chunks offloaded"),
         *_fields(np.float64, "offset now committed_at"),
         ("weights", np.float64, (len(TERMS),)),
         ("weights_shown", np.float64, (len(TERMS),)),
         # the walk: nodes known beyond the root, and tokens beyond the prompt
-        *_fields(np.int64, "known held"),
+        *_fields(np.int32, "known held"),
         # the draft in hand; `kept` is how many tokens begin the next one
-        *_fields(np.int64, "drafted kept"),
+        *_fields(np.int32, "drafted kept"),
         *_fields(np.float64, "draft_seconds draft_confidence draft_importance"),
         *_drafted("draft", MAX_DRAFT_LENGTH),
         ("draft_rejected", np.float64, (MAX_DRAFT_LENGTH,)),
-        ("committed", np.int64, (MAX_DRAFT_LENGTH + BONUS,)),
+        ("committed", np.int32, (MAX_DRAFT_LENGTH + BONUS,)),
         # what was drafted on from a guess; a token of -1 is one that nobody knows
-        *_fields(np.int64, "ran guess_accepted guess_correction"),
+        *_fields(np.int32, "ran guess_accepted guess_correction"),
         *_fields(np.bool_, "guessed corrected"),
         *_fields(np.float64, "run_seconds"),
         *_drafted("run", MAX_DRAFT_LENGTH + BONUS),
@@ -54,15 +55,15 @@ ROW = np.dtype(
         # the breaker and the patience
         *_fields(np.bool_, "open probed"),
         *_fields(np.float64, "silence until network_mean network_deviation work_mean work_deviation token_seconds"),
-        *_fields(np.int64, "late_opens late_checks"),
+        *_fields(np.int32, "late_opens late_checks"),
         # the session in the cloud, and an Open under way
         *_fields(np.bool_, "has_session opening opening_answered opening_probes"),
-        *_fields(np.int64, "session_tokens session_bytes session_checks checks"),
+        *_fields(np.int32, "session_tokens session_bytes session_checks checks"),
         *_fields(np.float64, "opening_over opening_seconds probe_at probe_seconds"),
         # the check in flight, and what travelled
         *_fields(np.bool_, "asked verdict"),
         *_fields(np.float64, "known_at queue compute network load"),
-        *_fields(np.int64, "accepted next_token cloud_tokens uplink downlink uplink_waiting downlink_waiting"),
+        *_fields(np.int32, "accepted next_token cloud_tokens uplink downlink uplink_waiting downlink_waiting"),
         # what is seen of the past
         *((f"past_{name}", np.float64, (HISTORY,)) for name in ("confidence", "importance", "offloaded", "accepted")),
         *_fields(
@@ -70,15 +71,15 @@ ROW = np.dtype(
             "acceptance guess_hits rtt throughput queue_shown compute_shown load_shown cloud_lost rtt_shown throughput_shown",
         ),
         # outages and blips: the interval that was reached last
-        ("stay_number", np.int64, (2,)),
+        ("stay_number", np.int32, (2,)),
         ("stay_stop", np.float64, (2,)),
-        ("stay_down", np.int64, (2,)),
+        ("stay_down", np.int32, (2,)),
         # sums of the answer
         *_fields(np.float64, "reward ttft cloud_seconds joules saved wasted"),
-        *_fields(np.int64, "judged stood asked_tokens sent received lost guesses hits"),
+        *_fields(np.int32, "judged stood asked_tokens sent received lost guesses hits"),
         # the environment's: the answer is over and not begun anew, and how many seeds were taken
         *_fields(np.bool_, "over"),
-        *_fields(np.int64, "taken"),
+        *_fields(np.int32, "taken"),
     ],
     align=True,
 )
@@ -89,9 +90,9 @@ class State(NamedTuple):
 
     rows: NDArray[Any]
     """[rows] of ROW."""
-    path: NDArray[np.int64]
+    path: NDArray[np.int32]
     """[rows, longest + 1]: the nodes from the root on; `rows.known` of them beyond it."""
-    token: NDArray[np.int64]
+    token: NDArray[np.int32]
     """[rows, longest]: the tokens beyond the prompt; `rows.held` of them."""
     reached: NDArray[np.int64]
     """[rows, exits]: positions that have reached each exit."""
@@ -101,8 +102,6 @@ class State(NamedTuple):
     """[rows, entries]: the observation of the decision point in hand."""
     seeds: NDArray[np.uint64]
     """[rows, block]: of the next answers; `rows.taken` of them are taken."""
-    values: NDArray[np.float64]
-    """[entries]: room for what an observation is made of."""
     knobs: NDArray[np.float64]
     """[knobs]: room for one setting."""
     metrics: NDArray[np.float64]
@@ -114,13 +113,12 @@ def new_state(rows: int, exits: int, max_new_tokens: int, entries: int, knobs: i
     longest = max_new_tokens + MAX_DRAFT_LENGTH + BONUS + 1
     return State(
         rows=np.zeros(rows, ROW),
-        path=np.zeros((rows, longest + 1), np.int64),
-        token=np.zeros((rows, longest), np.int64),
+        path=np.zeros((rows, longest + 1), np.int32),
+        token=np.zeros((rows, longest), np.int32),
         reached=np.zeros((rows, exits), np.int64),
         committed_at=np.zeros((rows, max_new_tokens)),
         seen=np.zeros((rows, entries), np.float32),
         seeds=np.zeros((rows, seeds), np.uint64),
-        values=np.zeros(entries),
         knobs=np.zeros(knobs),
         metrics=np.zeros(metrics),
     )

@@ -1,4 +1,4 @@
-"""The compiled step: all rows, one decision each. What does not live here: the environment that calls it (vector.py).
+"""The compiled step: all rows, one decision each. What does not live here: the environment that calls it (synera_env/synera/vector.py).
 
 It is compiled once a machine, and again when any source of it changes.
 """
@@ -54,7 +54,7 @@ def new_out(rows: int, entries: int) -> Out:
 
 
 @inlined
-def advance(graphs, links, tables, figures, state, row, r, knobs, values, out, metrics):
+def advance(graphs, links, tables, figures, state, row, r, knobs, out, metrics):
     """Decide one row; return whether its answer is over, or None where the graph does not know."""
     covered, seconds, cloud_seconds, joules = settle(graphs, links, tables, figures, state, row, r, knobs)
     if not covered:
@@ -84,7 +84,7 @@ def advance(graphs, links, tables, figures, state, row, r, knobs, values, out, m
         for place in range(len(metrics)):
             out.metrics[place, row] = metrics[place]
     else:
-        encode(graphs, tables, r, values, state.seen[row])
+        encode(graphs, tables, r, state.seen[row])
     return True, over
 
 
@@ -115,7 +115,7 @@ def _kernel(version: int):
 
     def step(world, state, actions, chosen, mode, out):
         graphs, links, tables, figures = world.graphs, world.links, world.tables, world.figures[0]
-        values, knobs, metrics = state.values, state.knobs, state.metrics
+        knobs, metrics = state.knobs, state.metrics
         spent = 0
         for row in range(len(state.rows)):
             r = state.rows[row]
@@ -126,7 +126,7 @@ def _kernel(version: int):
                 choose_knobs(tables, actions[row], knobs)
                 for place in range(len(knobs)):
                     out.knobs[place, row] = knobs[place]
-                covered, ended = advance(graphs, links, tables, figures, state, row, r, knobs, values, out, metrics)
+                covered, ended = advance(graphs, links, tables, figures, state, row, r, knobs, out, metrics)
                 if not covered:
                     out.truncated[row] = True
                     clear(out.terms, row, 0.0)
@@ -143,7 +143,7 @@ def _kernel(version: int):
             if over:
                 r.over = False
                 begin(graphs, links, tables, figures, state, row, r, chosen)
-                encode(graphs, tables, r, values, state.seen[row])
+                encode(graphs, tables, r, state.seen[row])
             copy(state.seen, out.observation, row)
             spent += r.taken == state.seeds.shape[1]
         return spent, version

@@ -61,6 +61,11 @@ FEATURES = {
     **{f"weight_{term}": 1 for term in TERMS},
 }
 """The rows in the order in which compiled code writes them, and their sizes."""
+GROUPED = (
+    *("confidence", "margin", "entropy"),
+    *(f"past_{name}" for name in ("confidence", "importance", "offloaded", "accepted")),
+)
+"""Those that lie interleaved: by token, and by chunk."""
 
 
 class Graphs(NamedTuple):
@@ -119,8 +124,6 @@ class Tables(NamedTuple):
     knob_low: NDArray[np.float64]
     knob_high: NDArray[np.float64]
     knob_whole: NDArray[np.bool_]
-    order: NDArray[np.int64]
-    """[entries]: which of the rows' values an entry of the observation is."""
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
@@ -161,7 +164,9 @@ def world_of(env: SyneraReplayEnv) -> World:
 def _require_rows(schema: Schema) -> None:
     """Compiled code reads knobs and writes features in an order of its own; a row that is new to it must not pass."""
     stated = {row.name: row.size for row in schema.features}
-    if tuple(row.name for row in schema.rows) != KNOBS or list(stated.items()) != list(FEATURES.items()):
+    grouped = [row.name for row in schema.features if row.group]
+    same = tuple(row.name for row in schema.rows) == KNOBS and list(stated.items()) == list(FEATURES.items())
+    if not same or grouped != list(GROUPED):
         raise ValueError(f"the rows of schema {schema.system} are not those of the compiled replay (synera_env/synera/kernel)")
 
 
@@ -212,7 +217,6 @@ def _tables(env: SyneraReplayEnv) -> Tables:
         knob_low=np.array([row.low for row in rows], np.float64),
         knob_high=np.array([row.high for row in rows], np.float64),
         knob_whole=np.array([row.integer for row in rows], np.bool_),
-        order=schema.order.astype(np.int64),
         low=schema.low,
         high=schema.high,
     )
