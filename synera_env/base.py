@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
@@ -154,6 +155,10 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         Itself alone, unless answers of a world wait for something that it can fetch for several at once.
         """
         return [self]
+
+    def vector(self, rows: int) -> VectorEnv[Any, Any, Any] | None:
+        """So many environments of this world, stepped together by compiled code; None where there is no such code."""
+        return None
 
     def growth(self) -> Mapping[str, float]:
         """What was added to this world's evidence since it was opened, and at what cost, by name; nothing where none grows."""

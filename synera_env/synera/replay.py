@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium import logger
 
@@ -36,6 +36,9 @@ from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
+
+if TYPE_CHECKING:
+    from synera_env.synera.vector import SyneraReplayVectorEnv
 
 
 class ReplayEpisode:
@@ -151,6 +154,14 @@ class SyneraReplayEnv(SyneraEnv):
         for other in others:
             other._episode, other._point, other._paid, other._np_random = None, None, {}, None
         return [self, *others]
+
+    def vector(self, rows: int) -> SyneraReplayVectorEnv | None:
+        """See :class:`synera_env.base.DecisionEnv`: of recorded graphs."""
+        if isinstance(self.graphs, GrowingGraphs):
+            return None
+        from synera_env.synera.vector import SyneraReplayVectorEnv  # only who steps many loads numba
+
+        return SyneraReplayVectorEnv.of(self, rows)
 
     def growth(self) -> Mapping[str, float]:
         """See :class:`synera_env.base.DecisionEnv` and :class:`traces.synera.growing.Growth`."""

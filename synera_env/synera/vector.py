@@ -109,9 +109,22 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
             raise SettingError(
                 "graphs that grow have no compiled vector environment; give recorded ones, or vectorization_mode='sync'"
             )
-        self.scalar = SyneraReplayEnv(graphs, links, device, cloud, preference, outages, None, check_deadline)
+        scalar = SyneraReplayEnv(graphs, links, device, cloud, preference, outages, None, check_deadline)
+        self._set_up(scalar, num_envs, mode)
+
+    @classmethod
+    def of(
+        cls, scalar: SyneraReplayEnv, num_envs: int, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP
+    ) -> SyneraReplayVectorEnv:
+        """Return rows over the world of a scalar environment of recorded graphs, which is open already."""
+        made = cls.__new__(cls)
+        made._set_up(scalar, num_envs, autoreset_mode)
+        return made
+
+    def _set_up(self, scalar: SyneraReplayEnv, num_envs: int, mode: AutoresetMode) -> None:
+        self.scalar = scalar
         """What says what is right; it is never stepped."""
-        self.num_envs, self.render_mode, self.schema = num_envs, render_mode, self.scalar.schema
+        self.num_envs, self.render_mode, self.schema = num_envs, None, scalar.schema
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
         self._mode = _MODES[mode]
         self.single_observation_space, self.single_action_space = self.schema.observation_space, self.schema.action_space
