@@ -210,7 +210,9 @@ class GraphSet:
         """
         path = Path(path)
         description, arrays = graph_file.load(path)
-        return cls(parse_json(description, GraphMeta, str(path)), arrays, path)
+        graphs = cls(parse_json(description, GraphMeta, str(path)), arrays, path)
+        graph_file.put_back(arrays)
+        return graphs
 
 
 def nothing_is_left(score: NDArray[np.float32], exit_child: NDArray[np.int32], llm_child: NDArray[np.int32]) -> bool:

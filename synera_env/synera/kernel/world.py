@@ -173,7 +173,8 @@ def _require_rows(schema: Schema) -> None:
 def _graphs(env: SyneraReplayEnv, graphs: GraphSet) -> Graphs:
     arrays, meta = graphs.arrays, graphs.meta
     offsets, tokens = arrays["prompt_offsets"], arrays["prompt_tokens"]
-    sizes = np.array([0, *np.cumsum([varint_bytes(int(token)) for token in tokens])], np.int64)
+    size_of = {token: varint_bytes(token) for token in np.unique(tokens).tolist()}
+    sizes = np.cumsum([0, *map(size_of.__getitem__, tokens.tolist())], dtype=np.int64)
     read = {name: _frozen(arrays[name]) for name in Graphs._fields[1:11]}
     read["sketch"] = _frozen(arrays["sketch"].view(np.uint16))
     return Graphs(
