@@ -12,6 +12,7 @@ from agents.rules import FixedRule
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient
+from scripts.benchmarks import vector
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 from synera_env import DecisionEnv, SyneraReplayEnv
 from synera_env.radio import Radio
@@ -45,7 +46,7 @@ def measure(setting: Setting) -> list[Figure]:
             )
         finally:
             live.close()
-    return [against_models, _overhead(replay, setting), _step_rate(replay, setting)]
+    return [against_models, _overhead(replay, setting), _step_rate(replay, setting), *vector.measure(setting)]
 
 
 def _answers(env: DecisionEnv) -> Callable[[], object]:
