@@ -171,8 +171,9 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         given = np.asarray(actions, np.float32)
         if given.shape != self._no_actions.shape:
             raise SettingError(f"actions have shape {list(given.shape)}; it must be {list(self._no_actions.shape)}")
-        if np.isnan(given.sum()):
-            self._require_numbers(given)
+        if (missing := np.isnan(given)).any():
+            row, knob = np.argwhere(missing)[0]
+            raise SettingError(f"the action of row {row} has NaN for {KNOBS[knob]}; it must be a number")
         out = self._call(given, self._mode, self._drawn)
         return out.observation, out.reward, out.terminated, out.truncated, self._info(out)
 
@@ -231,9 +232,3 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         places = (options.prompt, options.link, options.link_offset_seconds)
         weights = [None] * len(TERMS) if options.preference is None else astuple(options.preference)
         return np.array([np.nan if each is None else each for each in (*places, *weights)])
-
-    def _require_numbers(self, actions: NDArray[np.float32]) -> None:
-        """Infinities of both signs add up to NaN, and are actions; NaN is none."""
-        if np.isnan(actions).any():
-            row, knob = np.argwhere(np.isnan(actions))[0]
-            raise SettingError(f"the action of row {row} has NaN for {KNOBS[knob]}; it must be a number")
