@@ -22,6 +22,7 @@ from agents.comparison import ADVICE, ELIGIBLE, covered_share, mean_of, warn_unc
 from agents.evaluation import Answered, PlannedAnswer, answer_all
 from agents.scalars import CONFIGURATION, Means, configuration_table
 from agents.scaling import Scaling
+from agents.vector import CompiledVecEnv
 from synera_env import DecisionEnv, UncoveredError
 
 
@@ -38,11 +39,16 @@ class EpisodeMeans(BaseCallback):
         self._configuration, self._means = configuration, Means()
         self._paid: defaultdict[int, list[Mapping[str, float]]] = defaultdict(list)
         """By environment, what the decisions of its answer under way earned."""
+        self._earned: NDArray[np.float64] | None = None
+        """The same of compiled ones, [terms, rows]."""
 
     def _on_training_start(self) -> None:
         self.logger.record(CONFIGURATION, configuration_table(self._configuration))
 
     def _on_step(self) -> bool:
+        if isinstance(self.training_env, CompiledVecEnv):
+            self._count_rows(self.training_env.vectors)
+            return True
         for env, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
             self._means.decided(info["knobs"])
             self._paid[env].append(info["reward_terms"])
@@ -52,6 +58,19 @@ class EpisodeMeans(BaseCallback):
                     self._means.paid(terms)
                 self._means.ended(metrics)
         return True
+
+    def _count_rows(self, vectors: Mapping[str, Any]) -> None:
+        """The same for all rows at once."""
+        self._means.decided_by_all(vectors["knobs"])
+        terms = vectors["reward_terms"]
+        earned = np.stack(list(terms.values()))
+        self._earned = earned if self._earned is None else self._earned + earned
+        for row in np.flatnonzero(self.locals["dones"]).tolist():
+            metrics = self.locals["infos"][row].get("episode_metrics")
+            if metrics is not None:
+                self._means.paid(dict(zip(terms, self._earned[:, row].tolist(), strict=True)))
+            self._means.ended(metrics)
+        self._earned[:, self.locals["dones"]] = 0.0
 
     def _on_rollout_end(self) -> None:
         for tag, value in self._means.take().items():

@@ -18,13 +18,14 @@ from typing import Any
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.bundle import NAME_PATTERN, Training
 from agents.callbacks import EpisodeMeans, GrowthRate, KeepBest, SeenRange, seen_by
 from agents.evaluation import MOST_ANSWERS, make_plan
 from agents.export import export_policy
 from agents.scaling import Scaling
-from agents.vector import SideBySideVecEnv
+from agents.vector import CompiledVecEnv, SideBySideVecEnv
 from runtime.settings import above, one_of, shown, whole, within
 from synera_env import DecisionEnv, Preference, SettingError, replacing_folder, write_json
 
@@ -118,12 +119,18 @@ def train_ppo(
     """
     check_run_name(folder.name)
     preference = Preference() if config.preference == "default" else None
-    environments = [make_env(preference) for _ in range(config.envs)]
+    environments = [make_env(preference)]
     try:
         _check_same_models(environments[0], validation)
         with replacing_folder(folder, keep=True) as unfinished:
             on_start(unfinished)
-            _train(environments, validation, config, unfinished, folder.name, progress)
+            vector = environments[0].vector(config.envs)
+            if vector is None:
+                environments += [make_env(preference) for _ in range(config.envs - 1)]
+                stepped: VecEnv = SideBySideVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
+            else:
+                stepped = CompiledVecEnv(vector)
+            _train(environments[0], stepped, validation, config, unfinished, folder.name, progress)
     finally:
         for env in environments:
             env.close()
@@ -143,7 +150,8 @@ def check_run_name(name: str) -> None:
 
 
 def _train(
-    environments: list[DecisionEnv],
+    train: DecisionEnv,
+    stepped: VecEnv,
     validation: DecisionEnv,
     config: PPOConfig,
     folder: Path,
@@ -151,14 +159,14 @@ def _train(
     progress: BaseCallback | None,
 ) -> None:
     """Fill a run folder."""
-    provenance = _provenance(config, environments[0], validation)
+    provenance = _provenance(config, train, validation)
     write_json(folder / "config.json", provenance)
-    model = _ppo(environments, config)
+    model = _ppo(train, stepped, config)
     model.set_logger(configure(str(folder / "tb"), ["tensorboard"]))
     plan = make_plan(validation, config.validation_answers, seed=config.seed)
     best = KeepBest(validation, plan, model, config.validate_every, folder / "validation.jsonl")
     # In this order: validation is of the range that was met so far.
-    growth = GrowthRate(environments[0])
+    growth = GrowthRate(train)
     callbacks: list[BaseCallback] = [EpisodeMeans(provenance), SeenRange(), best, growth, *([progress] if progress else [])]
     started = time.monotonic()
     try:
@@ -174,15 +182,15 @@ def _train(
     if grown := growth.totals():
         provenance |= {"growth": grown}
         write_json(folder / "config.json", provenance)
-    training = Training(name, environments[0].preferences, seen_by(model.policy), provenance)
+    training = Training(name, train.preferences, seen_by(model.policy), provenance)
     export_policy(model.policy, model, validation, training, folder / "bundle")
 
 
-def _ppo(environments: list[DecisionEnv], config: PPOConfig) -> PPO:
-    schema = environments[0].schema
+def _ppo(train: DecisionEnv, stepped: VecEnv, config: PPOConfig) -> PPO:
+    schema = train.schema
     return PPO(
         "MlpPolicy",
-        SideBySideVecEnv([lambda env=env: env for env in environments]),  # type: ignore[misc]
+        stepped,
         learning_rate=lambda left: config.learning_rate * max(left, 0.1),
         n_steps=config.rollout,
         batch_size=config.minibatch,

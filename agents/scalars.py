@@ -11,6 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runtime.settings import plain
 
 CONFIGURATION = "run/configuration"
@@ -37,6 +40,11 @@ class Means:
         """Count a decision."""
         for name, value in knobs.items():
             self._knobs[name].append(float(value))
+
+    def decided_by_all(self, knobs: Mapping[str, NDArray[np.float64]]) -> None:
+        """Count a decision of each of many rows."""
+        for name, values in knobs.items():
+            self._knobs[name].extend(values.tolist())
 
     def paid(self, terms: Mapping[str, float]) -> None:
         """Count what a decision earned, by term of the reward; of an answer that does not leave the recorded graphs."""

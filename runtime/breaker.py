@@ -11,6 +11,11 @@ FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 8.0
 
 
+def left_alone_for(before: float) -> float:
+    """Return for how long a failure has the cloud left alone, the one in a row before it having done so for `before`, or 0."""
+    return min(max(FIRST_SECONDS, 2 * before), LONGEST_SECONDS)
+
+
 class Breaker:
     """A circuit breaker. Thread-safe; it outlives an answer: all sessions of a device with one cloud share one.
 
@@ -61,7 +66,7 @@ class Breaker:
             self._probed = False
             if self._why is not None and now < self._until:
                 return
-            self._seconds = min(max(FIRST_SECONDS, 2 * self._seconds), LONGEST_SECONDS)
+            self._seconds = left_alone_for(self._seconds)
             self._until, self._why = now + self._seconds, why
 
     def answered(self) -> None:

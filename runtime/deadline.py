@@ -35,23 +35,49 @@ def repeat_at(sent: float, deadline: float) -> float:
     return sent + (deadline - sent) / 2
 
 
+def usual_after(mean: float, deviation: float, seconds: float) -> tuple[float, float]:
+    """Return the smoothed mean and mean deviation of what something takes, after it took so long once more (Jacobson and
+    Karels; RFC 6298); a mean below 0 is one of nothing yet.
+    """
+    if mean < 0.0:
+        return seconds, seconds / 2
+    return mean + _GAIN * (seconds - mean), deviation + _DEVIATION_GAIN * (abs(mean - seconds) - deviation)
+
+
+def usual_most(mean: float, deviation: float) -> float:
+    """Return what something should take at most: the mean plus four mean deviations."""
+    return _UNKNOWN_SECONDS if mean < 0.0 else mean + _DEVIATIONS * deviation
+
+
+def open_wait(check_deadline: float, network_most: float, late: int) -> float:
+    """Return how long to wait for an Open, of those in a row that came too late so many; see :class:`Patience`."""
+    return min(_wait(check_deadline, network_most, late), LONGEST_OPEN_SECONDS)
+
+
+def check_wait(
+    check_deadline: float, network_most: float, work_most: float, token_seconds: float, tokens: int, late: int
+) -> float:
+    """Return how long to wait for a check of so many tokens; `token_seconds` is the best rate seen, infinity before one is."""
+    reading = tokens * token_seconds if token_seconds < math.inf else 0.0
+    return min(_wait(check_deadline, network_most + work_most + reading, late), LONGEST_CHECK_SECONDS)
+
+
+def _wait(check_deadline: float, usual_seconds: float, late: int) -> float:
+    return max(LEAST_SECONDS, check_deadline * usual_seconds) * 2.0 ** min(late, 10)
+
+
 class _Usual:
-    """What something should take at most: smoothed mean plus four mean deviations (Jacobson and Karels; RFC 6298)."""
+    """What something should take at most."""
 
     def __init__(self) -> None:
-        self._mean: float | None = None
-        self._deviation = 0.0
+        self._mean, self._deviation = -1.0, 0.0
 
     def saw(self, seconds: float) -> None:
-        if self._mean is None:
-            self._mean, self._deviation = seconds, seconds / 2
-        else:
-            self._deviation += _DEVIATION_GAIN * (abs(self._mean - seconds) - self._deviation)
-            self._mean += _GAIN * (seconds - self._mean)
+        self._mean, self._deviation = usual_after(self._mean, self._deviation, seconds)
 
     @property
     def most(self) -> float:
-        return _UNKNOWN_SECONDS if self._mean is None else self._mean + _DEVIATIONS * self._deviation
+        return usual_most(self._mean, self._deviation)
 
 
 class Patience:
@@ -79,13 +105,13 @@ class Patience:
     def open_seconds(self) -> float:
         """How long to wait for an Open."""
         with self._lock:
-            return min(self._wait(self._network.most, self._late_opens), LONGEST_OPEN_SECONDS)
+            return open_wait(self.check_deadline, self._network.most, self._late_opens)
 
     def check_seconds(self, tokens: int) -> float:
         """How long to wait for a check, healing included; `tokens` are those of the history and of the draft."""
         with self._lock:
-            reading = tokens * self._token_seconds if self._token_seconds < math.inf else 0.0
-            return min(self._wait(self._network.most + self._work.most + reading, self._late_checks), LONGEST_CHECK_SECONDS)
+            most = self._network.most, self._work.most
+            return check_wait(self.check_deadline, *most, self._token_seconds, tokens, self._late_checks)
 
     def opened(self, seconds: float) -> None:
         """An Open was answered after so long."""
@@ -112,6 +138,3 @@ class Patience:
         """No answer to a check came in time."""
         with self._lock:
             self._late_checks += 1
-
-    def _wait(self, usual_seconds: float, late: int) -> float:
-        return max(LEAST_SECONDS, self.check_deadline * usual_seconds) * 2.0 ** min(late, 10)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 
 def wants_offload(
-    *,
     confidence: float,
     importance: float,
     chunk: int,

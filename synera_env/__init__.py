@@ -65,7 +65,11 @@ __all__ = [
     "write_json",
 ]
 
-register("SyneraReplay-v0", entry_point="synera_env.synera.replay:SyneraReplayEnv")
+register(
+    "SyneraReplay-v0",
+    entry_point="synera_env.synera.replay:SyneraReplayEnv",
+    vector_entry_point="synera_env.synera.vector:SyneraReplayVectorEnv",
+)
 register(
     "SyneraReplay-discrete-v0",
     entry_point="synera_env.synera.replay:SyneraReplayEnv",

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
@@ -158,6 +159,10 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         return [self]
 
+    def vector(self, rows: int) -> VectorEnv[Any, Any, Any] | None:
+        """So many environments of this world, stepped together by compiled code; None where there is no such code."""
+        return None
+
     def growth(self) -> Mapping[str, float]:
         """What was added to this world's evidence since it was opened, and at what cost, by name; nothing where none grows."""
         return {}
@@ -181,15 +186,19 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             SettingError: the seed or an option is unknown, of a wrong type or out of range, or names a prompt of which not
                 even what comes before the first decision was recorded; the answer under way goes on.
         """
+        episode, info = self._draw(checked_seed(seed), self.reset_options(options))
+        self._point = episode.session.begin(episode.prompt_tokens, self.schema.first_knobs)
+        return self._observe(), info
+
+    def reset_options(self, options: Mapping[str, Any] | None) -> ResetOptions:
+        """Check the options of `reset`; see there for what is raised."""
         chosen = ResetOptions.of(options, self.prompt_count, self.links)
         if chosen.prompt is not None and chosen.prompt not in self.startable:
             raise SettingError(
                 f"reset option prompt={chosen.prompt} cannot be begun, as its first chunk was not recorded; "
                 "choose another, or record with a larger node budget"
             )
-        episode, info = self._draw(checked_seed(seed), chosen)
-        self._point = episode.session.begin(episode.prompt_tokens, self.schema.first_knobs)
-        return self._observe(), info
+        return chosen
 
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Decide by an action; see :meth:`advance`."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from runtime.errors import SettingError
 from runtime.settings import shown
+from synera_env import chance
 from synera_env.arguments import Source
 from traces.profile import CloudProfile
 from traces.workload.readers import load_workload
@@ -25,8 +24,8 @@ CloudLoad = Source | Workload | SharedCloud
 class Busy(Protocol):
     """A cloud with others in it, during one answer."""
 
-    def meets(self, at_seconds: float, tokens: int) -> Met:
-        """What a check of so many tokens meets that reaches it so long after the answer's start."""
+    def meets(self, check: int, at_seconds: float, tokens: int) -> Met:
+        """What a check of so many tokens meets, the answer's so-manieth from 1, that reaches it so long after the answer's start."""
         ...
 
 
@@ -35,11 +34,12 @@ class DrawnBusy:
     """Each check draws anew, whenever it comes: one number for its wait and its load, as who waits long meets many."""
 
     cloud: CloudProfile
-    rng: np.random.Generator
+    seed: int
+    """Of the answer."""
 
-    def meets(self, at_seconds: float, tokens: int) -> Met:
+    def meets(self, check: int, at_seconds: float, tokens: int) -> Met:
         """See :class:`Busy`; the forward is the check's alone."""
-        uniform = float(self.rng.random())
+        uniform = chance.uniform(self.seed, chance.BUSY, check)
         compute = self.cloud.forward_seconds(tokens)
         return Met(self.cloud.queue_seconds(uniform), compute, compute, 1 + self.cloud.background_load(uniform))
 
@@ -51,14 +51,16 @@ class SharedBusy:
     shared: SharedCloud
     offset_seconds: float
 
-    def meets(self, at_seconds: float, tokens: int) -> Met:
+    def meets(self, check: int, at_seconds: float, tokens: int) -> Met:
         """See :class:`Busy`."""
         return self.shared.meets(self.offset_seconds + at_seconds, tokens)
 
 
-def busy_of(cloud: CloudProfile, shared: SharedCloud | None, rng: np.random.Generator) -> Busy:
-    """Return the cloud of one answer; where it is shared, one draw says from which time of the workload on."""
-    return DrawnBusy(cloud, rng) if shared is None else SharedBusy(shared, float(rng.random()) * shared.seconds)
+def busy_of(cloud: CloudProfile, shared: SharedCloud | None, seed: int) -> Busy:
+    """Return the cloud of the answer with this seed; where it is shared, one draw says from which time of the workload on."""
+    if shared is None:
+        return DrawnBusy(cloud, seed)
+    return SharedBusy(shared, chance.uniform(seed, chance.BUSY, 0) * shared.seconds)
 
 
 def read_cloud_load(value: object, cloud: CloudProfile) -> SharedCloud | None:

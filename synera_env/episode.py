@@ -14,6 +14,7 @@ import numpy as np
 from runtime.errors import SettingError
 from runtime.session import Stepper
 from runtime.settings import shown, within
+from synera_env import chance
 from synera_env.arguments import read_preference
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference
@@ -60,8 +61,9 @@ class Start:
 
     prompt: int
     radio: Radio
-    rng: np.random.Generator
-    """For whatever else the world draws; of this episode alone, so that no action changes a later one."""
+    seed: int
+    """0..2^64 - 1, for whatever else the world draws (synera_env.chance); of this episode alone, so that no action changes a
+    later one."""
     lost: frozenset[int] | None = None
     """Numbers, from 1, of the questions to the cloud that a replay must lose; None: those that the radio loses."""
 
@@ -149,10 +151,10 @@ def draw(
     outages: Outages,
     lost: frozenset[int] | None,
 ) -> Drawn:
-    """Draw what was not chosen; everything is drawn whether it was chosen or not, so later draws stay the same.
+    """Draw what was not chosen, all of it from one seed, so that what is chosen changes no other draw.
 
     Args:
-        rng: the environment's.
+        rng: the environment's; an episode takes one whole number of it.
         chosen: what is fixed.
         prompts: those to draw from.
         links: those to draw from.
@@ -160,15 +162,14 @@ def draw(
         outages: to draw those of the radio from; none where `lost` scripts what gets lost.
         lost: see :class:`Start`.
     """
-    prompt, link = prompts[int(rng.integers(len(prompts)))], links[int(rng.integers(len(links)))]
-    place, seed = rng.random(), int(rng.integers(2**63))
-    of_start = np.random.default_rng([seed, 1])
-    windows = outages.draw(of_start) if lost is None else ()
-    preference = chosen.preference or preference or Preference.sample(of_start)
-    if chosen.prompt is not None:
-        prompt = chosen.prompt
-    if chosen.link is not None:
-        link = links[chosen.link]
-    offset = place * link.seconds if chosen.link_offset_seconds is None else chosen.link_offset_seconds
-    start = Start(prompt, Radio(link, offset, windows), np.random.default_rng([seed, 0]), lost)
-    return Drawn(start, link, preference)
+    seed = int(rng.integers(2**64, dtype=np.uint64))
+    prompt, link, offset = chosen.prompt, chosen.link, chosen.link_offset_seconds
+    if prompt is None:
+        prompt = prompts[chance.choice(chance.uniform(seed, chance.PROMPT, 0), len(prompts))]
+    if link is None:
+        link = chance.choice(chance.uniform(seed, chance.LINK, 0), len(links))
+    if offset is None:
+        offset = chance.uniform(seed, chance.OFFSET, 0) * links[link].seconds
+    preference = chosen.preference or preference or Preference.sample(seed)
+    start = Start(prompt, Radio(links[link], offset, outages.draw(seed) if lost is None else ()), seed, lost)
+    return Drawn(start, links[link], preference)

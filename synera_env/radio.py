@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from runtime.settings import above, within
+from synera_env import chance
 from traces.links.trace import LinkTrace
 
 Windows = tuple[tuple[float, float], ...]
@@ -46,32 +45,42 @@ class Outages:
         """Return none at all."""
         return cls(mean_seconds=0.0, loss_rate=0.0)
 
-    def draw(self, rng: np.random.Generator, horizon_seconds: float = HORIZON_SECONDS) -> Windows:
+    def draw(self, seed: int, horizon_seconds: float = HORIZON_SECONDS) -> Windows:
         """Draw those of one answer, outages and blips; stationary, so that an answer may start inside one.
 
         Args:
-            rng: to draw from.
+            seed: of the answer, 0..2^64 - 1.
             horizon_seconds: until when; nothing starts later.
         """
-        windows = _stays(rng, self.every_seconds, self.mean_seconds, horizon_seconds)
-        if self.loss_rate:
-            between = _BLIP_SECONDS * (1 - self.loss_rate) / self.loss_rate
-            windows += _stays(rng, between, _BLIP_SECONDS, horizon_seconds)
+        windows = _stays(seed, chance.OUTAGE, self.every_seconds, self.mean_seconds, horizon_seconds)
+        windows += _stays(seed, chance.BLIP, *self.blips, horizon_seconds)
         return tuple(sorted(windows))
 
+    @property
+    def blips(self) -> tuple[float, float]:
+        """Mean time between blips, infinity for none, and their mean length."""
+        between = _BLIP_SECONDS * (1 - self.loss_rate) / self.loss_rate if self.loss_rate else math.inf
+        return between, _BLIP_SECONDS
 
-def _stays(rng: np.random.Generator, between: float, mean: float, horizon: float) -> list[tuple[float, float]]:
+
+def _stays(seed: int, purpose: int, between: float, mean: float, horizon: float) -> list[tuple[float, float]]:
     """The stays of a process that alternates for ever; exponential times forget what came before 0."""
     stays: list[tuple[float, float]] = []
     if mean <= 0.0 or between == math.inf:
         return stays
-    at, down = 0.0, bool(rng.random() < mean / (between + mean))
+    at, number, down = 0.0, 0, starts_down(chance.uniform(seed, purpose, 0), between, mean)
     while at < horizon:
-        length = float(rng.exponential(mean if down else between))
+        number += 1
+        length = chance.exponential(chance.uniform(seed, purpose, number), mean if down else between)
         if down:
             stays.append((at, at + length))
         at, down = at + length, not down
     return stays
+
+
+def starts_down(uniform: float, between: float, mean: float) -> bool:
+    """Whether an answer starts within a stay: as likely as any time does."""
+    return uniform < mean / (between + mean)
 
 
 @dataclass(frozen=True)

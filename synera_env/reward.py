@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 from runtime.errors import SettingError
 from runtime.session import Cost
 from runtime.settings import shown, within
+from synera_env import chance
+
+TERMS = ("quality", "latency", "cost", "energy", "traffic")
+"""Of the reward; a preference has a weight for each, of the same name."""
+SPREAD = 3.0
+"""A weight is drawn up to so many times its default, or that divided by it."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,16 @@ class Preference:
             within(f"preference weight {f.name}", getattr(self, f.name), 0.0)
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, spread: float = 3.0) -> Preference:
-        """Draw a preference: each cost weight is its default times or divided by up to `spread`, log-uniformly."""
-        base = np.array(astuple(cls()))
-        factors = np.exp(rng.uniform(-math.log(spread), math.log(spread), len(base)))
-        factors[0] = 1.0  # quality is the unit of account
-        return cls(*(float(x) for x in base * factors))
+    def sample(cls, seed: int, spread: float = SPREAD) -> Preference:
+        """Draw the preference of an answer: each cost weight is its default times or divided by up to `spread`, log-uniformly."""
+        quality, *costs = astuple(cls())  # quality is the unit of account
+        drawn = (chance.uniform(seed, chance.WEIGHT, number) for number in range(1, 1 + len(costs)))
+        return cls(quality, *(weight(base, each, spread) for base, each in zip(costs, drawn, strict=True)))
+
+
+def weight(base: float, uniform: float, spread: float) -> float:
+    """Return a weight around its default, log-uniformly."""
+    return base * math.exp((2.0 * uniform - 1.0) * math.log(spread))
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,14 @@ class PreferenceRange:
                 raise SettingError(f"preference weight {f.name} ranges from {low:g} to {high:g}; it must not fall")
 
     @classmethod
-    def of(cls, preference: Preference | None, spread: float = 3.0) -> PreferenceRange:
+    def of(cls, preference: Preference | None, spread: float = SPREAD) -> PreferenceRange:
         """Return the one preference, or for None the range of :meth:`Preference.sample`."""
         if preference is not None:
             return cls(preference, preference)
-        base = np.array(astuple(Preference()))
-        factors = np.array([1.0, *[spread] * (len(base) - 1)])
-        return cls(Preference(*(base / factors).tolist()), Preference(*(base * factors).tolist()))
+        quality, *costs = astuple(Preference())
+        return cls(
+            Preference(quality, *(base / spread for base in costs)), Preference(quality, *(base * spread for base in costs))
+        )
 
     def outside(self, preference: Preference) -> str:
         """Say which weight of a preference is outside the range; empty when none is."""
@@ -87,13 +98,7 @@ def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str
         quality: what the answer's quality changed by: its task score at the last step, 0 before.
         preference: the weights.
     """
-    return {
-        "quality": preference.quality * quality,
-        "latency": -preference.latency * cost.seconds,
-        "cost": -preference.cost * cost.cloud_seconds,
-        "energy": -preference.energy * cost.joules,
-        "traffic": -preference.traffic * (cost.uplink_bytes + cost.downlink_bytes) / 1e6,
-    }
+    return dict(zip(TERMS, priced(quality, *_of(cost), *astuple(preference)), strict=True))
 
 
 def objectives(cost: Cost, quality: float) -> NDArray[np.float64]:
@@ -103,5 +108,30 @@ def objectives(cost: Cost, quality: float) -> NDArray[np.float64]:
         cost: of the step.
         quality: see :func:`reward_terms`.
     """
-    traffic = (cost.uplink_bytes + cost.downlink_bytes) / 1e6
-    return np.array((quality, -cost.seconds, -cost.cloud_seconds, -cost.joules, -traffic))
+    return np.array(priced(quality, *_of(cost), 1.0, 1.0, 1.0, 1.0, 1.0))
+
+
+def _of(cost: Cost) -> tuple[float, float, float, int]:
+    return cost.seconds, cost.cloud_seconds, cost.joules, cost.uplink_bytes + cost.downlink_bytes
+
+
+def priced(
+    quality: float,
+    seconds: float,
+    cloud_seconds: float,
+    joules: float,
+    traffic_bytes: int,
+    per_quality: float,
+    per_second: float,
+    per_cloud_second: float,
+    per_joule: float,
+    per_megabyte: float,
+) -> tuple[float, float, float, float, float]:
+    """Return the terms of one step's reward, in the order of :data:`TERMS`, by what it came to and the preference's weights."""
+    return (
+        per_quality * quality,
+        -per_second * seconds,
+        -per_cloud_second * cloud_seconds,
+        -per_joule * joules,
+        -per_megabyte * traffic_bytes / 1e6,
+    )

@@ -50,9 +50,7 @@ class Knob:
 
     def value(self, share: float) -> float | int:
         """Turn a place in the action's range, 0..1, into a value."""
-        if self.integer:
-            return int(self.low) + min(int(share * self._values), self._values - 1)
-        return self.low + share * (self.high - self.low)
+        return knob_value(share, self.low, self.high, self.integer)
 
     def share(self, value: float) -> float:
         """Inverse of :meth:`value`: the middle of an integer's part. A negative index counts from the end."""
@@ -60,6 +58,14 @@ class Knob:
             place = value + self._values if value < 0 else value - self.low
             return (place + 0.5) / self._values
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+
+def knob_value(share: float, low: float, high: float, integer: bool) -> float | int:
+    """Return a knob's value at a place in the action's range, 0..1; whole numbers share it in equal parts."""
+    if integer:
+        values = int(high) - int(low) + 1
+        return int(low) + min(int(share * values), values - 1)
+    return low + share * (high - low)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,11 @@ class View:
     preference: Preference
 
 
+def log_weight(weight: float, low: float) -> float:
+    """Return how a weight is shown: log10; one of 0 as `low`."""
+    return math.log10(weight) if weight > 0 else low
+
+
 def preference_features() -> list[Feature]:
     """Rows that show the weights of the reward; every system needs them for a policy that serves any preference."""
 
@@ -112,8 +123,7 @@ def preference_features() -> list[Feature]:
         low, high = default - _WEIGHT_DECADES, default + _WEIGHT_DECADES
 
         def extract(view: View) -> float:
-            weight: float = getattr(view.preference, name)
-            return math.log10(weight) if weight > 0 else low
+            return log_weight(getattr(view.preference, name), low)
 
         meaning = f"preference weight of {name}; beyond a hundredth or a hundred times the default it is shown as that"
         return Feature(f"weight_{name}", "log10", low, high, meaning, extract, center=default, scale=math.log10(3.0))
@@ -169,12 +179,13 @@ class Schema:
         if unknown := {name for search in self._searches for name in search} - {row.name for row in self.rows}:
             raise ValueError(f"schema {system}: a search names {sorted(unknown)}, which is no knob")
         sizes = [row.size for row in self.features]
-        self._order = _order(self.features)
-        self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)[self._order]
-        self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)[self._order]
-        self.center = np.repeat(np.array([row.center for row in self.features], np.float32), sizes)[self._order]
+        self.order = _order(self.features)
+        """[entries]: which of the rows' values, one row after the other, each entry is."""
+        self.low = np.repeat(np.array([row.low for row in self.features], np.float32), sizes)[self.order]
+        self.high = np.repeat(np.array([row.high for row in self.features], np.float32), sizes)[self.order]
+        self.center = np.repeat(np.array([row.center for row in self.features], np.float32), sizes)[self.order]
         """[entries]: what a network is shown as 0."""
-        self.scale = np.repeat(np.array([row.scale for row in self.features], np.float32), sizes)[self._order]
+        self.scale = np.repeat(np.array([row.scale for row in self.features], np.float32), sizes)[self.order]
         """[entries]: how far from there is shown as 1."""
 
     @property
@@ -191,7 +202,7 @@ class Schema:
     def entries(self) -> tuple[str, ...]:
         """Names of the observation's entries."""
         entries = [entry for row in self.features for entry in row.entries]
-        return tuple(entries[i] for i in self._order)
+        return tuple(entries[i] for i in self.order)
 
     def places(self, row: str) -> NDArray[np.intp]:
         """Where in an observation the entries of a feature row lie; none where there is no such row."""
@@ -218,11 +229,11 @@ class Schema:
                 values.append(found)  # type: ignore[arg-type]
             else:
                 values.extend(found)  # type: ignore[arg-type]
-        if len(values) != len(self._order):
+        if len(values) != len(self.order):
             raise ValueError(
-                f"schema {self.system}: {len(values)} values for {len(self._order)} entries; an extractor gave too many or too few"
+                f"schema {self.system}: {len(values)} values for {len(self.order)} entries; an extractor gave too many or too few"
             )
-        return np.clip(np.array(values, np.float32)[self._order], self.low, self.high)
+        return np.clip(np.array(values, np.float32)[self.order], self.low, self.high)
 
     def grid(self) -> list[Any]:
         """Return the settings that a search tries, each once: the crossings of the rows' grids, then the presets."""

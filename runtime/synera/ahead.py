@@ -51,7 +51,7 @@ class Agreement:
     def saw(self, draft: Draft, accepted: int) -> None:
         """A draft was judged; nothing is learned of the tokens after the first rejected one."""
         self._rejections += accepted < len(draft.tokens)
-        self._risk += sum(map(_risk, draft.tokens[: accepted + 1]))
+        self._risk += risk_of([t.confidence for t in draft.tokens], accepted + 1)
 
 
 GuessRule = Callable[[Draft, Agreement], Guess]
@@ -68,19 +68,43 @@ def likeliest(draft: Draft, agreement: Agreement) -> Guess:
     Under sampling the rule is the same, and rougher: a token is accepted with min(1, p / q), of which the device knows no p, and
     a drawn token may be the runner-up itself, in which case a rejection is guessed in vain.
     """
-    k = agreement.exponent
-    risks = [k * _risk(token) for token in draft.tokens]
-    whole = math.exp(-sum(risks) * (1 + 1 / len(risks)))
-    at = min(range(len(risks)), key=lambda i: draft.tokens[i].confidence)
-    token = draft.tokens[at]
-    rest = 1.0 - token.confidence
-    share = min(1.0, (token.confidence - token.margin) / rest) if rest > _LEAST_PROBABILITY else 0.0
-    rejected = math.exp(-sum(risks[:at])) * -math.expm1(-risks[at]) * share
-    return Guess(len(risks), None, whole) if whole >= rejected else Guess(at, token.runner_up, rejected)
+    tokens = draft.tokens
+    accepted, probability = likeliest_end(agreement.exponent, [t.confidence for t in tokens], [t.margin for t in tokens])
+    return Guess(accepted, tokens[accepted].runner_up if accepted < len(tokens) else None, probability)
 
 
-def _risk(token: DraftToken) -> float:
-    return -math.log(min(1.0, max(token.confidence, _LEAST_PROBABILITY)))
+def likeliest_end(exponent: float, confidences: Sequence[float], margins: Sequence[float]) -> tuple[int, float]:
+    """Return how many draft tokens stand by :func:`likeliest`, and how probable that end of the check is.
+
+    Args:
+        exponent: of the answer's :class:`Agreement`.
+        confidences: of the draft tokens, at least one.
+        margins: likewise.
+    """
+    at, total, before, risked = 0, 0.0, 0.0, 0.0
+    for place in range(len(confidences)):
+        risk = exponent * token_risk(confidences[place])
+        if place == 0 or confidences[place] < confidences[at]:
+            at, before, risked = place, total, risk
+        total += risk
+    whole = math.exp(-total * (1 + 1 / len(confidences)))
+    rest = 1.0 - confidences[at]
+    share = min(1.0, (confidences[at] - margins[at]) / rest) if rest > _LEAST_PROBABILITY else 0.0
+    rejected = math.exp(-before) * -math.expm1(-risked) * share
+    return (len(confidences), whole) if whole >= rejected else (at, rejected)
+
+
+def risk_of(confidences: Sequence[float], most: int) -> float:
+    """Return the sum of the risks of the first tokens, at most so many."""
+    total = 0.0
+    for place in range(min(most, len(confidences))):
+        total += token_risk(confidences[place])
+    return total
+
+
+def token_risk(confidence: float) -> float:
+    """Return the risk of a token: -ln c."""
+    return -math.log(min(1.0, max(confidence, _LEAST_PROBABILITY)))
 
 
 @dataclass(slots=True)

@@ -43,14 +43,26 @@ class HeldHistory:
     def request(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> CheckRequest:
         """Number and trim the next check; `history` is all committed tokens, at least one."""
         prefix = _common_prefix(history, self._tokens)
-        # The cloud's caches end before the token that it said last; the history's last token is always run.
-        computed = max(0, min(prefix, len(self._tokens) - 1, len(history) - 1))
+        cloud_tokens = processed_tokens(prefix, len(self._tokens), len(history), len(draft))
         self._seq += 1
-        return CheckRequest(self._seq, prefix, history[prefix:], draft, len(history) - computed + len(draft), sampled)
+        return CheckRequest(self._seq, prefix, history[prefix:], draft, cloud_tokens, sampled)
 
     def settled(self, history: Sequence[int], draft: Sequence[int], accepted: int, next_token: int) -> None:
         """The check was answered: the cloud now holds what stands of it."""
         self._tokens = [*history, *draft[:accepted], next_token]
+
+
+def processed_tokens(prefix: int, held: int, history: int, draft: int) -> int:
+    """Return how many tokens the LLM has to process for a check.
+
+    Args:
+        prefix: tokens that begin both what the cloud holds and the history.
+        held: tokens that the cloud holds.
+        history: tokens of the history.
+        draft: tokens of the draft.
+    """
+    # The cloud's caches end before the token that it said last; the history's last token is always run.
+    return history - max(0, min(prefix, held - 1, history - 1)) + draft
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ length, that turns a raw importance into a quantile. What does not live here: ho
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,7 +55,35 @@ def clues(
     return np.concatenate([np.stack(felt, -1), sketch], -1)
 
 
-def chunk_importance(rejected: NDArray[np.floating]) -> float:
+def rejection(confidence: float, margin: float, entropy: float, sketch: Sequence[float], weights: Sequence[float]) -> float:
+    """Return how likely the LLM is to choose another token, by one token's :func:`clues` and the weights of its exit."""
+    odds = weights[0] + weights[1] * confidence + weights[2] * margin + weights[3] * entropy
+    odds += weights[4] * math.log(max(1 - confidence, _LEAST_DOUBT))
+    for direction in range(len(sketch)):
+        odds += weights[5 + direction] * sketch[direction]
+    return 1 / (1 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+
+def importance_reached(raw: float, quantiles: Sequence[float]) -> float:
+    """Return a chunk's importance as a quantile among recorded chunks of its length.
+
+    Args:
+        raw: of :func:`chunk_importance`.
+        quantiles: rising, [QUANTILES]; those of the recorded chunks.
+    """
+    # Entries are recorded chunks, and live these come out slightly otherwise.
+    reached = raw + _NEAR * raw * (1 - raw) + _ROUNDING
+    low, high = 0, len(quantiles)  # the first entry above it
+    while low < high:
+        middle = (low + high) // 2
+        if quantiles[middle] <= reached:
+            low = middle + 1
+        else:
+            high = middle
+    return low / QUANTILES
+
+
+def chunk_importance(rejected: Sequence[float] | NDArray[np.floating]) -> float:
     """Return how likely the LLM rejects some token of a chunk, 1 - prod(1 - rejected): tokens are taken as independent.
 
     The formula is ours. An earlier one, the most attention that a token receives from later ones of the chunk, was measured
@@ -63,7 +92,10 @@ def chunk_importance(rejected: NDArray[np.floating]) -> float:
     Args:
         rejected: for each token how likely it is rejected [tokens].
     """
-    return float(1 - np.prod(1 - np.asarray(rejected)))
+    stands = 1.0
+    for place in range(len(rejected)):
+        stands *= 1 - rejected[place]
+    return 1 - stands
 
 
 @dataclass(frozen=True)
@@ -115,7 +147,7 @@ class Lens:
         return projected.clip(-8, 8).astype(np.float16).astype(np.float32)
 
     def rejected(self, exit_index: NDArray[np.integer] | int, clues: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return how likely the LLM is to choose another token, [tokens].
+        """Return how likely the LLM is to choose another token, [tokens]: :func:`rejection` of many tokens at once.
 
         Args:
             exit_index: where the tokens left, [tokens] or one for all.
@@ -128,12 +160,14 @@ class Lens:
 
         It is 1.0 where none were recorded.
         """
-        confidence, margin, entropy = np.array([(t.confidence, t.margin, t.entropy) for t in tokens]).T
-        told = clues(confidence, margin, entropy, np.stack([t.sketch for t in tokens]))
-        raw = chunk_importance(self.rejected(np.array([t.exit_index for t in tokens]), told))
-        # Entries are recorded chunks, and live these come out slightly otherwise.
-        reached = raw + _NEAR * raw * (1 - raw) + _ROUNDING
-        return float(np.searchsorted(self.importance[len(tokens)], reached, side="right") / QUANTILES)
+        weights, quantiles = self._lists
+        rejected = [rejection(t.confidence, t.margin, t.entropy, t.sketch.tolist(), weights[t.exit_index]) for t in tokens]
+        return importance_reached(chunk_importance(rejected), quantiles[len(tokens)])
+
+    @cached_property
+    def _lists(self) -> tuple[list[list[float]], list[list[float]]]:
+        """Weights and quantiles as lists, as single entries are read faster from them than from arrays."""
+        return self.rejection.tolist(), self.importance.tolist()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -34,7 +34,11 @@ def on_the_link(serialized_bytes: int) -> int:
 
 def varint_bytes(value: int) -> int:
     """Bytes of a non-negative integer as a varint: seven bits a byte."""
-    return max(1, -(-value.bit_length() // 7))
+    size = 1
+    while value >= 128:
+        value >>= 7
+        size += 1
+    return size
 
 
 def _integer(value: int) -> int:
@@ -65,8 +69,14 @@ def verify_request_bytes(
         seq: number of the check in its session.
         sampled: how the draft was sampled; None asks for greedy acceptance.
     """
-    greedy = _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length) + _tokens(context) + _tokens(draft)
+    greedy = greedy_request_bytes(prefix_length, sum(map(varint_bytes, context)), sum(map(varint_bytes, draft)), seq)
     return greedy + (0 if sampled is None else sampled_bytes(sampled))
+
+
+def greedy_request_bytes(prefix_length: int, context_bytes: int, draft_bytes: int, seq: int) -> int:
+    """Serialized bytes of a greedy VerifyRequest, by the varint bytes of its context and draft; see :func:`verify_request_bytes`."""
+    named = _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length)
+    return named + _delimited(context_bytes) + _delimited(draft_bytes)
 
 
 def sampled_bytes(sampled: SampledDraft) -> int:

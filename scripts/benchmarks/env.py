@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import gymnasium as gym
-import numpy as np
 import torch
 
 from agents.evaluation import PlannedAnswer, answer
@@ -13,8 +12,10 @@ from agents.rules import FixedRule
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient
+from scripts.benchmarks import vector
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 from synera_env import DecisionEnv, SyneraReplayEnv
+from synera_env.busy import busy_of
 from synera_env.radio import Radio
 from synera_env.synera.live import SyneraLiveEnv, load_device
 from synera_env.synera.replay import ReplayEpisode
@@ -46,7 +47,7 @@ def measure(setting: Setting) -> list[Figure]:
             )
         finally:
             live.close()
-    return [against_models, _overhead(replay, setting), _step_rate(replay, setting)]
+    return [against_models, _overhead(replay, setting), _step_rate(replay, setting), *vector.measure(setting)]
 
 
 def _answers(env: DecisionEnv) -> Callable[[], object]:
@@ -66,7 +67,7 @@ def _overhead(replay: SyneraReplayEnv, setting: Setting) -> Figure:
     def bare() -> None:
         for i in range(_ANSWERS):
             radio = Radio(replay.links[0])
-            episode = ReplayEpisode(replay.graphs, i, radio, replay.device, replay.cloud, replay.lens, np.random.default_rng(i))
+            episode = ReplayEpisode(replay.graphs, i, radio, replay.device, busy_of(replay.cloud, None, i), replay.lens)
             episode.session.begin(episode.prompt_tokens, replay.schema.first_knobs)
             while not episode.session.advance(THRESHOLD).done:
                 pass

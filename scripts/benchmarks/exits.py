@@ -21,6 +21,7 @@ from runtime.synera.drafter import ModelDrafter
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from scripts.benchmarks.harness import Figure, Setting, compare
+from synera_env.busy import busy_of
 from synera_env.metrics import bootstrap_interval
 from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
@@ -118,7 +119,7 @@ def _scores(graphs: GraphSet, knobs: Knobs) -> NDArray[np.float64]:
     radio, lens = Radio(bundled.links("test")[0]), Lens.from_tensors(graphs.lens_tensors)
     scores = list[float]()
     for index in range(len(graphs)):
-        episode = ReplayEpisode(graphs, index, radio, device, cloud, lens, np.random.default_rng(0))
+        episode = ReplayEpisode(graphs, index, radio, device, busy_of(cloud, None, 0), lens)
         episode.session.begin(episode.prompt_tokens, knobs)
         while not episode.session.advance(knobs).done:
             pass

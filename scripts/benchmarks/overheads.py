@@ -29,6 +29,7 @@ from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from scripts.benchmarks.harness import Figure, Setting
 from synera_env import Preference, SyneraReplayEnv
+from synera_env.busy import busy_of
 from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
 from synera_env.synera.schema import THRESHOLD
@@ -140,8 +141,7 @@ def _points(env: SyneraReplayEnv) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Decision points and the records before them, of an answer of each kind."""
     kinds = env.graphs.meta.kinds
     for prompt in sorted({kind: place for place, kind in enumerate(kinds)}.values()):
-        rng = np.random.default_rng(prompt)
-        episode = ReplayEpisode(env.graphs, prompt, Radio(env.links[0]), env.device, env.cloud, env.lens, rng)
+        episode = ReplayEpisode(env.graphs, prompt, Radio(env.links[0]), env.device, busy_of(env.cloud, None, 0), env.lens)
         point: Any = episode.session.begin(episode.prompt_tokens, env.schema.first_knobs)
         while point is not None:
             yield point, tuple(episode.session.records)

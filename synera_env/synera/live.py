@@ -206,8 +206,7 @@ class SyneraLiveEnv(SyneraEnv):
             raise
 
     def _begin(self, start: Start) -> Episode:
-        number = int(start.rng.integers(2**63))
-        sampling = None if self._sampling is None else self._sampling.of_answer(number)
+        sampling = None if self._sampling is None else self._sampling.of_answer(start.seed)
         if not self._emulate:
             self._radio = None  # it is drawn, and not what the answer meets
         session = self._connection.open(start.radio if self._emulate else None, sampling)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from gymnasium import logger
 from gymnasium.utils import EzPickle
 
@@ -23,7 +22,7 @@ from runtime.synera.lens import Lens
 from runtime.synera.session import Session
 from synera_env.arguments import Links, Source, made, read
 from synera_env.base import DecisionEnv, Deployment
-from synera_env.busy import CloudLoad, busy_of, read_cloud_load
+from synera_env.busy import Busy, CloudLoad, busy_of, read_cloud_load
 from synera_env.episode import Episode, Start
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference
@@ -36,7 +35,9 @@ from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
-from traces.workload.shared_cloud import SharedCloud
+
+if TYPE_CHECKING:
+    from synera_env.synera.vector import SyneraReplayVectorEnv
 
 
 class ReplayEpisode:
@@ -48,19 +49,17 @@ class ReplayEpisode:
         index: int,
         radio: Radio,
         device: DeviceProfile,
-        cloud: CloudProfile,
+        cloud: Busy,
         lens: Lens,
-        rng: np.random.Generator,
         lost: frozenset[int] | None = None,
         check_deadline: float = CHECK_DEADLINE,
-        shared: SharedCloud | None = None,
     ) -> None:
         """Put the answer together; see the collaborators for the arguments."""
         meta, graph = graphs.meta, graphs[index]
         self._graphs, self._walk = graphs, Walk(graph)
         clock = SimulatedClock()
         drafter = ReplayDrafter(self._walk, meta.exit_layers, clock, device)
-        verifier = ReplayVerifier(self._walk, meta, clock, radio, busy_of(cloud, shared, rng), lost, check_deadline)
+        verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
         self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
@@ -121,7 +120,7 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
             TraceError: a file is missing or damaged, or no recorded prompt can be begun.
         """
-        EzPickle.__init__(self, graphs, links, device, cloud, preference, outages, render_mode, check_deadline)
+        EzPickle.__init__(self, graphs, links, device, cloud, preference, outages, render_mode, check_deadline, cloud_load)
         check_factor(check_deadline)
         self.check_deadline = check_deadline
         self.graphs = graphs if isinstance(graphs, GrowingGraphs) else _read(graphs)
@@ -138,8 +137,9 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         warn_without_energy(self.device.name, self.device, self._fixed_preference)
 
     def _begin(self, start: Start) -> Episode:
-        parts = (self.device, self.cloud, self.lens, start.rng, start.lost, self.check_deadline, self.cloud_load)
-        return ReplayEpisode(self.graphs, start.prompt, start.radio, *parts)
+        busy = busy_of(self.cloud, self.cloud_load, start.seed)
+        parts = (start.radio, self.device, busy, self.lens, start.lost, self.check_deadline)
+        return ReplayEpisode(self.graphs, start.prompt, *parts)
 
     def deployment(self) -> Deployment:
         """See :class:`synera_env.base.DecisionEnv`: both models, their tokenizer, and the lens."""
@@ -161,6 +161,14 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             other.__dict__.update(self.__dict__)
             other._episode, other._point, other._paid, other._np_random = None, None, {}, None
         return [self, *others]
+
+    def vector(self, rows: int) -> SyneraReplayVectorEnv | None:
+        """See :class:`synera_env.base.DecisionEnv`: of recorded graphs."""
+        if isinstance(self.graphs, GrowingGraphs):
+            return None
+        from synera_env.synera.vector import SyneraReplayVectorEnv  # only who steps many loads numba
+
+        return SyneraReplayVectorEnv.of(self, rows)
 
     def growth(self) -> Mapping[str, float]:
         """See :class:`synera_env.base.DecisionEnv` and :class:`traces.synera.growing.Growth`."""

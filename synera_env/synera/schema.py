@@ -28,7 +28,7 @@ FIRST_KNOBS = Knobs()
 HISTORY = 3
 """Settled chunks that the observation shows."""
 _SMOOTHING = 0.7  # weight of the past in the moving averages
-_LOG_SECONDS = (1e-3, 1e2)
+_LEAST_SECONDS, _MOST_SECONDS = 1e-3, 1e2
 
 
 def synera_schema(exits: int) -> Schema:
@@ -135,7 +135,7 @@ class SyneraView(View):
         """Moving average of the accepted share of the chunks that were judged."""
         average = 0.5
         for _, r in self.verdicts:
-            average = _SMOOTHING * average + (1 - _SMOOTHING) * r.accepted / r.judged
+            average = smoothed(average, r.accepted / r.judged)
         return average
 
     @cached_property
@@ -144,7 +144,7 @@ class SyneraView(View):
         average = 0.5
         for r in self.records:
             if r.ahead is not None:
-                average = _SMOOTHING * average + (1 - _SMOOTHING) * r.ahead.hit
+                average = smoothed(average, r.ahead.hit)
         return average
 
     @cached_property
@@ -156,7 +156,7 @@ class SyneraView(View):
     @cached_property
     def throughput_bps(self) -> float | None:
         """Moving average of the bits of request and response over network seconds."""
-        return _average([8.0 * (v.uplink_bytes + v.downlink_bytes) / max(v.network_seconds, 1e-6) for v, _ in self.verdicts])
+        return _average([throughput(v.uplink_bytes + v.downlink_bytes, v.network_seconds) for v, _ in self.verdicts])
 
     @property
     def last(self) -> Verdict | None:
@@ -176,13 +176,28 @@ class SyneraView(View):
 def _average(values: Sequence[float]) -> float | None:
     average: float | None = None
     for value in values:
-        average = value if average is None else _SMOOTHING * average + (1 - _SMOOTHING) * value
+        average = value if average is None else smoothed(average, value)
     return average
 
 
-def _log10(value: float) -> float:
-    low, high = _LOG_SECONDS
-    return math.log10(min(max(value, low), high))
+def smoothed(average: float, value: float) -> float:
+    """Return a moving average with one more value."""
+    return _SMOOTHING * average + (1 - _SMOOTHING) * value
+
+
+def throughput(link_bytes: int, network_seconds: float) -> float:
+    """Return the bits per second of a check's request and response together."""
+    return 8.0 * link_bytes / max(network_seconds, 1e-6)
+
+
+def log_seconds(seconds: float) -> float:
+    """Return how a time is shown: log10, of 1 ms at least and 100 s at most."""
+    return math.log10(min(max(seconds, _LEAST_SECONDS), _MOST_SECONDS))
+
+
+def log_throughput(bits_per_second: float) -> float:
+    """Return how a throughput is shown: log10, of 1 bit/s at least."""
+    return math.log10(max(bits_per_second, 1.0))
 
 
 def _unit(name: str, unit: str, meaning: str, extract: Callable[[SyneraView], Any], size: int = 1, group: str = "") -> Feature:
@@ -317,7 +332,7 @@ def _cloud_features() -> list[Feature]:
         seconds(
             "rtt",
             "estimated round trip; -1 until one is known",
-            lambda v: -1.0 if v.rtt_seconds is None else _log10(v.rtt_seconds),
+            lambda v: -1.0 if v.rtt_seconds is None else log_seconds(v.rtt_seconds),
             -1.0,
         ),
         _unit("rtt_known", "0 or 1", "1 once a round trip was measured", lambda v: float(v.rtt_seconds is not None)),
@@ -327,12 +342,14 @@ def _cloud_features() -> list[Feature]:
             0.0,
             12.0,
             "request and response over network seconds, moving average; 3 before the first",
-            lambda v: 3.0 if v.throughput_bps is None else math.log10(max(v.throughput_bps, 1.0)),
+            lambda v: 3.0 if v.throughput_bps is None else log_throughput(v.throughput_bps),
             center=4.5,
             scale=1.0,
         ),
-        seconds("queue", "last queue time; -3 before", lambda v: _log10(v.last.queue_seconds) if v.last else -3.0, -2.0),
-        seconds("compute", "last compute time; -3 before", lambda v: _log10(v.last.compute_seconds) if v.last else -3.0, -2.0),
+        seconds("queue", "last queue time; -3 before", lambda v: log_seconds(v.last.queue_seconds) if v.last else -3.0, -2.0),
+        seconds(
+            "compute", "last compute time; -3 before", lambda v: log_seconds(v.last.compute_seconds) if v.last else -3.0, -2.0
+        ),
         Feature(
             "load",
             "requests / 8",

@@ -206,7 +206,7 @@ class ReplayVerifier:
 
         def work(reached: float) -> tuple[float, int]:
             nonlocal met, response
-            met = self._cloud.meets(reached, check.cloud_tokens)
+            met = self._cloud.meets(self._checks, reached, check.cloud_tokens)
             response = on_the_link(verify_response_bytes(accepted, next_token, check.cloud_tokens, met.load))
             return met.queue_seconds + met.compute_seconds, response
 

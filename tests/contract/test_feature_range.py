@@ -83,8 +83,8 @@ def pair(tiny_llm: Path) -> Recorded:
 @pytest.fixture(scope="module")
 def plan(pair: Recorded) -> list[PlannedAnswer]:
     """Answers on training links, with weights drawn for each; the first few are also answered live."""
-    env, rng = SyneraReplayEnv(pair.graphs, None, PHONE, BUSY), np.random.default_rng(0)
-    return [replace(planned, preference=Preference.sample(rng)) for planned in make_plan(env, TRAINING)]
+    env = SyneraReplayEnv(pair.graphs, None, PHONE, BUSY)
+    return [replace(planned, preference=Preference.sample(planned.seed)) for planned in make_plan(env, TRAINING)]
 
 
 @pytest.fixture(scope="module")

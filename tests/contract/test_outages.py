@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,6 +33,7 @@ from synera_env.synera.schema import ALWAYS
 from tests.support.recorded import FREE_CLOUD, Recorded, recorded
 from traces.links.generators import constant_link
 from traces.profile import CloudProfile, DeviceProfile
+from traces.workload.shared_cloud import Met
 
 SCHEMA = synera_schema(exits=2)
 FAST_LINK = constant_link(rtt_ms=4.0, uplink_mbps=50.0, downlink_mbps=50.0)
@@ -74,6 +74,18 @@ SCENARIOS = {
 }
 
 
+@dataclass(frozen=True)
+class InOrder:
+    """Draws one number after the other, as the paced cloud does."""
+
+    cloud: CloudProfile
+    rng: random.Random
+
+    def meets(self, check: int, at_seconds: float, tokens: int) -> Met:
+        uniform, compute = self.rng.random(), self.cloud.forward_seconds(tokens)
+        return Met(self.cloud.queue_seconds(uniform), compute, compute, 1 + self.cloud.background_load(uniform))
+
+
 @pytest.fixture(scope="module")
 def pair(tiny_llm: Path) -> Recorded:
     return recorded(tiny_llm)
@@ -103,8 +115,8 @@ def in_time(live: list[ChunkRecord], told: list[ChunkRecord]) -> bool:
 def replayed(pair: Recorded, prompt: int, scenario: Scenario) -> list[ChunkRecord]:
     lens = Lens.from_tensors(pair.graphs.lens_tensors)
     radio = Radio(FAST_LINK, 0.0, scenario.windows)
-    drawn: Any = random.Random(scenario.seed)  # as the paced cloud draws
-    episode = ReplayEpisode(pair.graphs, prompt, radio, SLOW, scenario.cloud, lens, drawn)
+    cloud = InOrder(scenario.cloud, random.Random(scenario.seed))
+    episode = ReplayEpisode(pair.graphs, prompt, radio, SLOW, cloud, lens)
     return take(episode.session, episode.prompt_tokens, len(scenario.checks))
 
 

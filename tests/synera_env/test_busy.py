@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import SettingError
-from synera_env import SyneraReplayEnv
+from synera_env import SyneraReplayEnv, chance
 from synera_env.busy import DrawnBusy, SharedBusy, busy_of, read_cloud_load
 from traces.errors import TraceError
 from traces.profile import CloudProfile
@@ -43,23 +43,23 @@ def verdicts(env: SyneraReplayEnv, seed: int) -> list[Any]:
 
 
 def test_drawn_checks_have_one_number_for_wait_and_load() -> None:
-    busy = busy_of(CLOUD, None, np.random.default_rng(0))
+    busy = busy_of(CLOUD, None, 7)
     assert isinstance(busy, DrawnBusy)
-    expected = np.random.default_rng(0).random(50)
-    for uniform in expected:
-        met = busy.meets(3.0, 5)
+    for check in range(1, 51):
+        uniform, met = chance.uniform(7, chance.BUSY, check), busy.meets(check, 3.0, 5)
+        assert met == busy.meets(check, 9.0, 5)  # whenever it comes, and however often it is asked
         assert met.queue_seconds == pytest.approx(0.020 * uniform)
         assert met.load == 1 + round(40 * uniform)
         assert met.compute_seconds == met.share_seconds == CLOUD.forward_seconds(5)
 
 
 def test_a_shared_cloud_is_met_from_a_drawn_time_on(shared: SharedCloud) -> None:
-    busy, other = (busy_of(CLOUD, shared, np.random.default_rng(seed)) for seed in (0, 1))
+    busy, other = (busy_of(CLOUD, shared, seed) for seed in (0, 1))
     assert isinstance(busy, SharedBusy)
     assert isinstance(other, SharedBusy)
     assert 0.0 <= busy.offset_seconds < shared.seconds
     assert busy.offset_seconds != other.offset_seconds
-    assert busy.meets(2.5, 6) == shared.meets(busy.offset_seconds + 2.5, 6)
+    assert busy.meets(1, 2.5, 6) == shared.meets(busy.offset_seconds + 2.5, 6)
 
 
 # ---------------------------------------------------------------- the environment

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime.settings import shown
 from traces.errors import TraceError
-from traces.links.transfer import bits_passed, transfer_seconds
+from traces.links.transfer import bits_passed, one_way_seconds
 
 SERIES = ("rtt_ms", "uplink_mbps", "downlink_mbps")
 MOST_SAMPLES = 1_000_000
@@ -139,7 +139,10 @@ class LinkTrace:
         return self._one_way(self._downlink, at_seconds, size_bytes)
 
     def _one_way(self, direction: _Direction, at_seconds: float, size_bytes: int) -> float:
-        """Half the round trip at sending time, plus the time that the message's bits need at the rates from then on."""
-        rates, passed = direction
-        half_rtt = self._half_rtt_seconds[int(at_seconds / self.step_seconds) % len(rates)]
-        return half_rtt + transfer_seconds(at_seconds, size_bytes * 8.0, self.step_seconds, rates, passed)
+        return one_way_seconds(at_seconds, size_bytes, self.step_seconds, self._half_rtt_seconds, *direction)
+
+    def series(self) -> tuple[list[float], list[float], list[float], list[float], list[float]]:
+        """What :func:`traces.links.transfer.one_way_seconds` reads: half round trips in seconds, then rates and bits passed of the
+        uplink and of the downlink.
+        """
+        return (self._half_rtt_seconds, *self._uplink, *self._downlink)

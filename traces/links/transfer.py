@@ -15,6 +15,29 @@ def bits_passed(bits_per_second: Sequence[float], step_seconds: float) -> list[f
     return list(accumulate((rate * step_seconds for rate in bits_per_second), initial=0.0))
 
 
+def one_way_seconds(
+    at_seconds: float,
+    size_bytes: int,
+    step_seconds: float,
+    half_rtt_seconds: Sequence[float],
+    bits_per_second: Sequence[float],
+    passed: Sequence[float],
+) -> float:
+    """Return the time of a message in one direction: half the round trip at sending time, plus the time that its bits need at
+    the rates from then on.
+
+    Args:
+        at_seconds: when it is sent.
+        size_bytes: its size.
+        step_seconds: of the trace.
+        half_rtt_seconds: [n].
+        bits_per_second: see :func:`transfer_seconds`, likewise the last one.
+        passed: [n + 1].
+    """
+    half_rtt = half_rtt_seconds[int(at_seconds / step_seconds) % len(half_rtt_seconds)]
+    return half_rtt + transfer_seconds(at_seconds, size_bytes * 8.0, step_seconds, bits_per_second, passed)
+
+
 def transfer_seconds(
     at_seconds: float, bits: float, step_seconds: float, bits_per_second: Sequence[float], passed: Sequence[float]
 ) -> float:

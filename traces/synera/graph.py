@@ -6,7 +6,7 @@ where each of these tokens leads. All choices are greedy; sampled answers cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -169,6 +169,11 @@ class GraphSet:
         return GraphSet(meta, self._arrays, self.path)
 
     @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """All graphs, laid end to end, as the file has them; read-only where it is mapped."""
+        return self._arrays
+
+    @property
     def nodes(self) -> int:
         """Nodes of all graphs."""
         return len(self._arrays["token"])
@@ -205,7 +210,9 @@ class GraphSet:
         """
         path = Path(path)
         description, arrays = graph_file.load(path)
-        return cls(parse_json(description, GraphMeta, str(path)), arrays, path)
+        graphs = cls(parse_json(description, GraphMeta, str(path)), arrays, path)
+        graph_file.put_back(arrays)
+        return graphs
 
 
 def nothing_is_left(score: NDArray[np.float32], exit_child: NDArray[np.int32], llm_child: NDArray[np.int32]) -> bool:

@@ -1,6 +1,6 @@
 """Whether the description and the arrays of a graph set fit together, so that whoever walks them can trust every index.
 
-All checks run over the nodes of all graphs at once. What does not live here: the arrays' meaning (graph.py).
+Checks run over the nodes of many graphs at once. What does not live here: the arrays' meaning (graph.py).
 """
 
 from __future__ import annotations
@@ -41,15 +41,28 @@ _ALL = {*NODE_ARRAYS, *LENS, *_OFFSETS, "prompt_tokens"}
 _CLUES = 21
 """Weights of the lens for each exit."""
 _IMPORTANCE = (9, 101)  # draft lengths from 0, quantiles
+_PART_NODES = 2**16
 _ROUNDING = 1e-5  # by which a probability may leave 0..1
 
 
 def fault(meta: GraphMeta, arrays: Arrays) -> str | None:
     """Return the first thing that is wrong, as one clause; None where all is well."""
     for check in (_layout, _links, _tree, _figures, _rest):
-        for reason in check(meta, arrays):
-            return reason
+        for part in [arrays] if check in (_layout, _rest) else _parts(arrays):
+            for reason in check(meta, part):
+                return reason
     return None
+
+
+def _parts(arrays: Arrays) -> Iterator[Arrays]:
+    """Some prompts at a time, so that nothing as large as all graphs is made."""
+    offsets, first = arrays["node_offsets"], 0
+    while first < len(offsets) - 1:
+        stop = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _PART_NODES, side="right")) - 1)
+        nodes = slice(offsets[first], offsets[stop])
+        part = {name: arrays[name][nodes] for name in NODE_ARRAYS} | {name: arrays[name] for name in LENS}
+        yield part | {"node_offsets": offsets[first : stop + 1] - offsets[first]}
+        first = stop
 
 
 def _layout(meta: GraphMeta, arrays: Arrays) -> Iterator[str]:
@@ -135,7 +148,7 @@ def _figures(meta: GraphMeta, arrays: Arrays) -> Iterator[str]:
             yield f"{name} is negative"
     ranges = {name: (0.0, 1.0) for name in ("confidence", "margin", "llm_probability")}
     for name, (low, high) in (ranges | {"entropy": (0.0, 100.0), "sketch": (-8.0, 8.0), "lens.importance": (0.0, 1.0)}).items():
-        values = arrays[name]
+        values = arrays[name].astype(np.float32, copy=False)  # halves are compared one by one
         if not ((values >= low - _ROUNDING) & (values <= high + _ROUNDING)).all():  # also false for NaN
             yield f"{name} has values outside {low:g}..{high:g}"
     if (arrays["margin"] > arrays["confidence"] + _ROUNDING).any():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ def load(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise damaged(path, str(error)) from None
+
+
+def put_back(tensors: dict[str, NDArray[Any]]) -> None:
+    """Let go of the memory of a mapped file that was read from end to end; what is read again comes back from the page cache."""
+    owner: Any = next(iter(tensors.values()))
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def damaged(path: Path | None, reason: str) -> TraceError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
+from synera_env import chance
 from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
 from synera_env.synera.walk import ReplayDrafter, Walk
@@ -51,7 +53,7 @@ def replay(
     graphs: GraphSet, index: int, *, link: LinkTrace = LINK, cloud: CloudProfile = CLOUD, offset: float = 0.0, seed: int = 0
 ) -> ReplayEpisode:
     lens = Lens.from_tensors(graphs.lens_tensors)
-    return ReplayEpisode(graphs, index, Radio(link, offset), DEVICE, cloud, lens, np.random.default_rng(seed))
+    return ReplayEpisode(graphs, index, Radio(link, offset), DEVICE, cloud, lens, partial(chance.uniform, seed, chance.BUSY))
 
 
 def run(episode: ReplayEpisode, knobs: list[Knobs]) -> list[ChunkRecord]:

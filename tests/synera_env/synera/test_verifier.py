@@ -18,6 +18,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
+from synera_env.busy import busy_of
 from synera_env.radio import Radio, Windows
 from synera_env.synera.replay import ReplayEpisode
 from traces.links.generators import constant_link
@@ -44,9 +45,8 @@ def episode(
     """An answer that the SLM alone takes to the token limit, a token every `TOKEN` seconds."""
     index = [i for i, g in enumerate(graphs) if slm_tokens(g) == graphs.meta.max_new_tokens][1]
     lens = Lens.from_tensors(graphs.lens_tensors)
-    return ReplayEpisode(
-        graphs, index, Radio(LINK, 0.0, windows), SLOW, cloud, lens, np.random.default_rng(seed), lost, check_deadline
-    )
+    parts = (Radio(LINK, 0.0, windows), SLOW, busy_of(cloud, None, seed), lens, lost, check_deadline)
+    return ReplayEpisode(graphs, index, *parts)
 
 
 def slm_tokens(graph: object) -> int:

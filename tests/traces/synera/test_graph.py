@@ -119,6 +119,20 @@ def test_a_loaded_set_is_mapped_read_only(saved: Path) -> None:
         assert not array.flags.writeable, name
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what of a file is resident")
+def test_what_is_loaded_is_resident_only_once_it_is_read_again(saved: Path) -> None:
+    def resident_kib() -> int:
+        of_file = Path("/proc/self/smaps").read_text().split(str(saved), 1)[1]
+        return int(of_file.split("\nRss:", 1)[1].split()[0])
+
+    loaded = GraphSet.load(saved)
+    before = resident_kib()
+    assert before <= 64  # a page, and those around it that the system maps with it
+    for name in NODE_ARRAYS:
+        np.asarray(loaded.arrays[name]).sum()
+    assert resident_kib() > before
+
+
 def test_graphs_can_be_counted_from_the_end_and_no_further(akin_graphs: GraphSet) -> None:
     assert akin_graphs[-1].prompt == akin_graphs.meta.prompts[-1]
     for index in (6, -7):

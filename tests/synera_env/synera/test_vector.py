@@ -1,0 +1,137 @@
+"""The vector environment as others use it; that it is the scalar one many times over: tests/contract/test_vector.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
+
+from runtime.errors import SettingError
+from synera_env import SyneraReplayEnv, chance
+from synera_env.schema import Schema
+from synera_env.synera.kernel import formulas
+from synera_env.synera.kernel.world import world_of
+from synera_env.synera.vector import SyneraReplayVectorEnv
+from tests.support.graphs import CLOUD, DEVICE
+from traces.links.generators import constant_link
+from traces.synera.graph import GraphSet
+
+ROWS = 5
+
+
+@pytest.fixture
+def world(akin_graphs: GraphSet) -> dict[str, Any]:
+    return {"graphs": akin_graphs, "links": [constant_link()], "device": DEVICE, "cloud": CLOUD}
+
+
+def made(world: dict[str, Any], **more: Any) -> Any:
+    return gym.make_vec("SyneraReplay-v0", num_envs=ROWS, vectorization_mode="vector_entry_point", **world, **more)
+
+
+def test_gymnasium_makes_it_with_the_arguments_of_the_scalar_one(
+    world: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    env = made(world, outages={"mean_seconds": 0.0}, check_deadline=3.0, preference={"latency": 0.2})
+    assert isinstance(env.unwrapped, SyneraReplayVectorEnv)
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert env.unwrapped.scalar.check_deadline == 3.0
+    seen, info = env.reset(seed=1)
+    assert env.observation_space.contains(seen)
+    assert set(info["prompt"]) <= set(env.unwrapped.scalar.graphs.meta.prompts)
+    seen, rewards, *_ = env.step(env.action_space.sample())
+    assert env.observation_space.contains(seen)
+    assert rewards.shape == (ROWS,)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_gymnasium_s_wrappers_take_it(world: dict[str, Any], mode: AutoresetMode) -> None:
+    """What they say of an answer is what its metrics say."""
+    env, ended = RecordEpisodeStatistics(made(world, autoreset_mode=mode)), 0
+    if mode == AutoresetMode.NEXT_STEP:  # the only one that this wrapper takes
+        env = NormalizeObservation(env)  # type: ignore[assignment]
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(30):
+        seen, _, terminated, _, info = env.step(env.action_space.sample())
+        assert np.isfinite(seen).all()
+        if terminated.any():
+            found, wanted = info["episode"], info["final_info"]["episode_metrics"]
+            np.testing.assert_allclose(found["r"][terminated], wanted["reward"][terminated], rtol=1e-6)
+            np.testing.assert_array_equal(found["l"][terminated], wanted["chunks"][terminated])
+            ended += terminated.sum()
+    assert ended > 5
+
+
+def test_what_it_returned_stays_what_it_was(world: dict[str, Any]) -> None:
+    env = made(world)
+    returned = [env.reset(seed=0)[0]]
+    copies = [returned[0].copy()]
+    for _ in range(5):
+        seen, rewards, *_ = env.step(env.action_space.sample())
+        returned += [seen, rewards]
+        copies += [seen.copy(), rewards.copy()]
+    for one, copy in zip(returned, copies, strict=True):
+        np.testing.assert_array_equal(one, copy)
+    again = made(world)
+    again.reset(seed=0)
+    seen[:] = 7.0  # who writes into what was returned changes nothing
+    assert not (env.step(env.action_space.sample())[0] == 7.0).all()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("num_envs", 0, "num_envs=0"),
+        ("render_mode", "rgb_array", "render_mode='rgb_array' is not supported here"),
+        ("autoreset_mode", "Disabled", "autoreset_mode='Disabled' is not one of SameStep, NextStep"),
+        ("check_deadline", 0.5, "check_deadline=0.5"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(world: dict[str, Any], argument: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        SyneraReplayVectorEnv(**({"num_envs": 2} | world | {argument: value}))
+
+
+def test_actions_and_seeds_that_make_no_sense_are_named(world: dict[str, Any]) -> None:
+    env = SyneraReplayVectorEnv(2, **world)
+    actions = np.zeros((2, 7), np.float32)
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(actions)
+    for seed, message in ((-1, "seed=-1"), ([1, 2, 3], "must have 2 entries"), ("1", "seed='1'")):
+        with pytest.raises(SettingError, match=message):
+            env.reset(seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="unknown reset option 'pace'"):
+        env.reset(options={"pace": 1})
+    env.reset(seed=[4, None])
+    with pytest.raises(SettingError, match=r"shape \[2, 6\]"):
+        env.step(actions[:, :6])
+    actions[1, 4] = np.nan
+    with pytest.raises(SettingError, match="row 1 has NaN for draft_length"):
+        env.step(actions)
+    actions[:] = [[np.inf], [-np.inf]]  # clipped, as all that lies outside
+    env.step(actions)
+
+
+def test_a_row_that_compiled_code_does_not_know_is_refused(world: dict[str, Any]) -> None:
+    env = SyneraReplayEnv(**world)
+    schema = env.schema
+    features = [replace(row, name="other") if row.name == "load" else row for row in schema.features]
+    env.schema = Schema("synera", schema.rows, features, make_knobs=None, first_knobs=schema.first_knobs, presets={})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not those of the compiled replay"):
+        world_of(env)
+
+
+def test_what_was_compiled_of_other_sources_is_not_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba asks only the file of the step itself whether it changed; a formula lies elsewhere."""
+    before, read = formulas.sources(), Path.read_bytes
+    assert formulas.sources() == before
+    formula = Path(chance.__file__)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == formula))
+    assert formulas.sources() != before
