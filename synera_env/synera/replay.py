@@ -162,10 +162,8 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             other._episode, other._point, other._paid, other._np_random = None, None, {}, None
         return [self, *others]
 
-    def vector(self, rows: int) -> SyneraReplayVectorEnv | None:
-        """See :class:`synera_env.base.DecisionEnv`: of recorded graphs."""
-        if isinstance(self.graphs, GrowingGraphs):
-            return None
+    def vector(self, rows: int) -> SyneraReplayVectorEnv:
+        """See :class:`synera_env.base.DecisionEnv`."""
         from synera_env.synera.vector import SyneraReplayVectorEnv  # only who steps many loads numba
 
         return SyneraReplayVectorEnv.of(self, rows)

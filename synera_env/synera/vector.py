@@ -1,4 +1,4 @@
-"""The vector environment over recorded graphs: many answers side by side, stepped by compiled code.
+"""The vector environment over token graphs: many answers side by side, stepped by compiled code.
 
 What does not live here: the compiled step (kernel/), and the scalar environment that says what is right (replay.py).
 """
@@ -23,8 +23,9 @@ from synera_env.busy import CloudLoad
 from synera_env.episode import ResetOptions, checked_seed
 from synera_env.radio import Outages
 from synera_env.reward import TERMS, Preference
+from synera_env.synera.kernel.pool import Pool
 from synera_env.synera.kernel.sight import METRICS
-from synera_env.synera.kernel.state import new_state
+from synera_env.synera.kernel.state import NOTHING, new_state
 from synera_env.synera.kernel.step import NEXT_STEP, RESET, SAME_STEP, Out, new_out, step
 from synera_env.synera.kernel.world import KNOBS, world_of
 from synera_env.synera.replay import SyneraReplayEnv
@@ -68,7 +69,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
     def __init__(
         self,
         num_envs: int = 1,
-        graphs: GraphSet | Source | None = None,
+        graphs: GraphSet | GrowingGraphs | Source | None = None,
         links: Links | None = None,
         device: DeviceProfile | Mapping[str, Any] | Source | None = None,
         cloud: CloudProfile | Mapping[str, Any] | Source | None = None,
@@ -83,7 +84,8 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
 
         Args:
             num_envs: rows.
-            graphs: recorded ones; graphs that grow have no vector environment.
+            graphs: see there. In graphs that grow, rows that need what is not known yet stand still together, and the models are
+                run once for all of them.
             links: see there, likewise `device`, `cloud`, `preference`, `outages`, `check_deadline` and `cloud_load`.
             device: see there.
             cloud: see there.
@@ -108,10 +110,6 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
             raise SettingError(
                 f"autoreset_mode={shown(autoreset_mode)} is not one of {', '.join(mode.value for mode in _MODES)}"
             )
-        if isinstance(graphs, GrowingGraphs):
-            raise SettingError(
-                "graphs that grow have no compiled vector environment; give recorded ones, or vectorization_mode='sync'"
-            )
         scalar = SyneraReplayEnv(graphs, links, device, cloud, preference, outages, None, check_deadline, cloud_load)
         self._set_up(scalar, num_envs, mode)
 
@@ -119,7 +117,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
     def of(
         cls, scalar: SyneraReplayEnv, num_envs: int, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP
     ) -> SyneraReplayVectorEnv:
-        """Return rows over the world of a scalar environment of recorded graphs, which is open already."""
+        """Return rows over the world of a scalar environment, which is open already."""
         made = cls.__new__(cls)
         made._set_up(scalar, num_envs, autoreset_mode)
         return made
@@ -133,7 +131,8 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         self.single_observation_space, self.single_action_space = self.schema.observation_space, self.schema.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._world = world_of(self.scalar)
+        self._world, growing = world_of(self.scalar), self.scalar.graphs
+        self._pool = Pool(growing) if isinstance(growing, GrowingGraphs) else None
         meta, entries = self.scalar.graphs.meta, len(self.schema.low)
         sizes = (len(meta.exit_layers), meta.max_new_tokens, entries, len(KNOBS), len(METRICS), _SEEDS)
         self._state = new_state(num_envs, *sizes)
@@ -186,11 +185,38 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
     # ------------------------------------------------------------ pieces
 
     def _call(self, actions: NDArray[np.float32], mode: int, chosen: Arrays) -> Out:
-        out = new_out(*self._state.seen.shape)
-        spent, _ = step(self._world, self._state, actions, chosen, mode, out)
-        if spent:
-            self._draw_seeds(np.flatnonzero(self._state.rows["taken"] == _SEEDS).tolist())
+        out, state = new_out(*self._state.seen.shape), self._state
+        if self._pool is None:
+            step(self._world, state, actions, chosen, mode, out)
+        else:
+            self._grow(self._pool, actions, chosen, mode, out)
+        spent = state.rows["taken"] == _SEEDS
+        if spent.any():
+            self._draw_seeds(np.flatnonzero(spent).tolist())
         return out
+
+    def _grow(self, pool: Pool, actions: NDArray[np.float32], chosen: Arrays, mode: int, out: Out) -> None:
+        """Step rows; those that need what is not known yet go back to where they were, and are stepped again once it is."""
+        state, kept = self._state, self._state.kept()
+        rows = state.rows
+        try:
+            while True:
+                step(self._world, state, actions, chosen, mode, out)
+                wanting = np.flatnonzero(rows["wanted"] != NOTHING)
+                if not wanting.size:
+                    break
+                wanted = rows["wanted"][wanting]
+                state.put_back(kept, wanting)
+                pool.provide(wanted)
+                self._world = self._world._replace(graphs=pool.laid(self._world.graphs))
+        except BaseException:
+            state.put_back(kept, np.arange(len(rows)))
+            raise
+        finally:
+            state.todo[:] = True
+        begun = rows["taken"] != kept.rows["taken"]
+        if begun.any():
+            pool.settle(rows["prompt"][begun].tolist(), set(rows["prompt"].tolist()))
 
     def _info(self, out: Out) -> dict[str, Any]:
         info: dict[str, Any] = {

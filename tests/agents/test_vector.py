@@ -153,7 +153,3 @@ def test_what_rows_of_their_own_would_need_is_refused(pair: Recorded) -> None:
         vector.set_attr("links", LINKS)
     with pytest.raises(SettingError, match="no environments"):
         vector.env_method("render")
-
-
-def test_graphs_that_grow_are_not_compiled(grown: GrowingGraphs) -> None:
-    assert SyneraReplayEnv(grown, LINKS, PHONE, GPU).vector(3) is None

@@ -113,7 +113,9 @@ class GrowingGraphs:
         require_pair(seed, runs)
         runs.require_room(max(len(graph.prompt_tokens) for graph in seed) + seed.meta.max_new_tokens)
         self.meta, self.path, self.runs = seed.meta, seed.path, runs
-        self._seed, self._score, self._limit = seed, score, node_limit
+        self.seed = seed
+        """What it began with."""
+        self._score, self._limit = score, node_limit
         self._lens = Lens.from_tensors(seed.lens_tensors)
         self._eos = frozenset(seed.meta.eos_ids)
         self.nodes_run = 0
@@ -121,7 +123,7 @@ class GrowingGraphs:
         self._held: dict[int, LivingGraph] = {}  # least recently asked for first
 
     def __len__(self) -> int:
-        return len(self._seed)
+        return len(self.seed)
 
     def __getitem__(self, index: int) -> LivingGraph:
         if not -len(self) <= index < len(self):
@@ -132,18 +134,22 @@ class GrowingGraphs:
             del self._held[next(iter(self._held))]
         return graph
 
+    def holds(self, index: int, graph: LivingGraph) -> bool:
+        """Whether this is the graph of a prompt, and not one that was given up."""
+        return self._held.get(index) is graph
+
     def __iter__(self) -> Iterator[LivingGraph]:
         return (self[i] for i in range(len(self)))
 
     @property
     def lens_tensors(self) -> dict[str, NDArray[np.float32]]:
         """See :class:`traces.synera.graph.GraphSet`."""
-        return self._seed.lens_tensors
+        return self.seed.lens_tensors
 
     @property
     def nodes(self) -> int:
         """Nodes of all graphs, recorded and grown."""
-        return self._seed.nodes + sum(len(graph) - graph.seed_nodes for graph in self._held.values())
+        return self.seed.nodes + sum(len(graph) - graph.seed_nodes for graph in self._held.values())
 
     @property
     def growth(self) -> Growth:
@@ -176,15 +182,15 @@ class GrowingGraphs:
 
         Of its coverage it says what is known without a walk: the share of graphs that are `closed`.
         """
-        graphs = [self._held[i].arrays() if i in self._held else _arrays(self._seed[i]) for i in range(len(self))]
+        graphs = [self._held[i].arrays() if i in self._held else _arrays(self.seed[i]) for i in range(len(self))]
         closed = np.mean([nothing_is_left(each["score"], each["exit_child"], each["llm_child"]) for each in graphs])
         meta = self._with_texts(said_tokens(graphs) - set(map(int, self.meta.texts)))
         nodes = sum(len(arrays["token"]) for arrays in graphs)
-        notes = meta.notes | {"grown_nodes": int(meta.notes.get("grown_nodes") or 0) + nodes - self._seed.nodes}
+        notes = meta.notes | {"grown_nodes": int(meta.notes.get("grown_nodes") or 0) + nodes - self.seed.nodes}
         GraphSet.build(replace(meta, coverage={"closed": float(closed)}, notes=notes), graphs, self.lens_tensors).save(path)
 
     def _take_up(self, index: int) -> LivingGraph:
-        recorded = self._seed[index]
+        recorded = self.seed[index]
         graph = LivingGraph.of(recorded)
         graph.home, graph.lens, graph.seed_nodes = self, self._lens, len(recorded)
         return graph

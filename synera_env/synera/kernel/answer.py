@@ -19,7 +19,7 @@ from synera_env.chance import LINK, OFFSET, PROMPT, WEIGHT, choice, uniform
 from synera_env.reward import weight
 from synera_env.schema import log_weight
 from synera_env.synera.kernel.cloud import open_cloud, submit
-from synera_env.synera.kernel.device import UNKNOWN, draft_ahead, draft_chunk, is_end, push, rollback
+from synera_env.synera.kernel.device import TAKE_UP, UNKNOWN, draft_ahead, draft_chunk, is_end, push, rollback
 from synera_env.synera.kernel.formulas import compiled, inlined
 from synera_env.synera.schema import smoothed, throughput
 from traces.profile import energy_joules
@@ -53,6 +53,9 @@ def begin(graphs, links, tables, figures, state, row, r, chosen):
     r.seed = state.seeds[row, r.taken]
     r.taken += 1
     draw_start(graphs, links, tables, figures, r, chosen)
+    if graphs.root[r.prompt] < 0:
+        r.wanted = TAKE_UP - r.prompt
+        return
     r.first_node = graphs.first_node[r.prompt]
     r.prompt_tokens, r.generated_bytes = graphs.prompt_tokens[r.prompt], graphs.prompt_bytes[r.prompt]
     r.room = min(figures.max_new_tokens, figures.context - r.prompt_tokens)
@@ -65,7 +68,7 @@ def begin(graphs, links, tables, figures, state, row, r, chosen):
     r.reward, r.cloud_seconds, r.joules, r.saved, r.wasted = 0.0, 0.0, 0.0, 0.0, 0.0
     r.judged, r.stood, r.asked_tokens, r.sent, r.received, r.lost, r.guesses, r.hits = 0, 0, 0, 0, 0, 0, 0, 0
     open_cloud(links, tables, figures, r)
-    state.path[row, 0] = 0
+    state.path[row, 0] = graphs.root[r.prompt]
     rollback(state, row, r, 0)
     r.known, r.held = 0, 0
     for exit_index in range(state.reached.shape[1]):

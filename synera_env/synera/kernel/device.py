@@ -13,9 +13,14 @@ import numpy as np
 from runtime.synera.ahead import BONUS_MARGIN, likeliest_end
 from runtime.synera.lens import chunk_importance, importance_reached, rejection
 from synera_env.synera.kernel.formulas import compiled, inlined
+from synera_env.synera.kernel.state import NOTHING
 from traces.profile import draft_seconds, segment_ms
 
 UNKNOWN = -1
+NOT_RUN = -2
+"""What the LLM says at a node of a growing graph at which nothing is known yet."""
+TAKE_UP = -2
+"""A row wants NOTHING; or, from here on down, the graph of prompt TAKE_UP - wanted; or, from 0 on, that a node be run."""
 _EXPONENTS = np.float32(2.0**112)  # by which the exponents of single precision are biased more than those of halves
 
 
@@ -36,8 +41,20 @@ def is_end(eos, token):
 
 
 @inlined
-def child_of(graphs, node, token):
+def lacks(graphs, r, node):
+    """Whether a node was not run; it is noted for the row, the first of them alone, as what comes after it means nothing."""
+    if graphs.llm_token[node] != NOT_RUN:
+        return False
+    if r.wanted == NOTHING:
+        r.wanted = node
+    return True
+
+
+@inlined
+def child_of(graphs, r, node, token):
     """The node, by its place in its graph, that a token leads to from a node, by its place in all graphs; -1 where none is known."""
+    if lacks(graphs, r, node):
+        return -1
     if token == graphs.llm_token[node]:
         return int(graphs.llm_child[node])
     for exit_index in range(graphs.exit_token.shape[1]):
@@ -51,7 +68,7 @@ def push(graphs, state, row, r, token):
     """Append a token to the prefix; it may lead out of the graph, and be UNKNOWN there."""
     state.token[row, r.held] = token
     if r.held == r.known and token != UNKNOWN:
-        child = child_of(graphs, r.first_node + state.path[row, r.known], token)
+        child = child_of(graphs, r, r.first_node + state.path[row, r.known], token)
         if child >= 0:
             r.known += 1
             state.path[row, r.known] = child
@@ -99,7 +116,7 @@ def walk_exits(graphs, figures, state, row, r, node, deepest, exit_margin):
 @inlined
 def draft_token(graphs, figures, state, row, r, deepest, exit_margin, tokens, nodes, exits, confidences, margins, place):
     """Draft the next token and note it at a place of the five arrays; beyond the graph it is UNKNOWN."""
-    if r.held > r.known:
+    if r.held > r.known or lacks(graphs, r, r.first_node + state.path[row, r.known]):
         walk_exits(graphs, figures, state, row, r, -1, deepest, exit_margin)
         tokens[place] = UNKNOWN
         push(graphs, state, row, r, UNKNOWN)
@@ -122,6 +139,8 @@ def draft_chunk(graphs, tables, figures, state, row, r, deepest, exit_margin, dr
             return False
         into = (r.draft_token, r.draft_node, r.draft_exit, r.draft_confidence_of, r.draft_margin)
         draft_token(graphs, figures, state, row, r, deepest, exit_margin, *into, drafted)
+        if r.wanted != NOTHING:
+            return False
         drafted += 1
     r.drafted, r.draft_seconds = drafted, r.now - began
     least = r.draft_confidence_of[0]

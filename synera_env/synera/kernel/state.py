@@ -14,6 +14,8 @@ from runtime.synera.knobs import MAX_DRAFT_LENGTH
 from synera_env.reward import TERMS
 from synera_env.synera.schema import HISTORY
 
+NOTHING = -1
+"""That a row wants; see device.py."""
 BONUS = 1
 """A guess may draft one token more than a chunk has."""
 
@@ -80,6 +82,8 @@ ROW = np.dtype(
         # the environment's: the answer is over and not begun anew, and how many seeds were taken
         *_fields(np.bool_, "over"),
         *_fields(np.int32, "taken"),
+        # of growing graphs, what must be known before the row can go on; see device.py
+        ("wanted", np.int64),
     ],
     align=True,
 )
@@ -106,13 +110,32 @@ class State(NamedTuple):
     """[knobs]: room for one setting."""
     metrics: NDArray[np.float64]
     """[metrics]: room for those of one answer."""
+    todo: NDArray[np.bool_]
+    """[rows]: those that a call steps."""
+
+    def kept(self) -> State:
+        """Return a copy, to go back to."""
+        return State._make(each.copy() for each in self)
+
+    def put_back(self, kept: State, rows: NDArray[np.intp]) -> None:
+        """Let rows be what they were, and have the next call step them alone."""
+        for now, before in zip(self[:_OF_ROWS], kept[:_OF_ROWS], strict=True):
+            now[rows] = before[rows]
+        self.todo[:] = False
+        self.todo[rows] = True
+
+
+_OF_ROWS = State._fields.index("seeds")
+"""Arrays that hold what becomes of rows come first."""
 
 
 def new_state(rows: int, exits: int, max_new_tokens: int, entries: int, knobs: int, metrics: int, seeds: int) -> State:
     """Return rows of which none has begun."""
     longest = max_new_tokens + MAX_DRAFT_LENGTH + BONUS + 1
+    begun = np.zeros(rows, ROW)
+    begun["wanted"] = NOTHING
     return State(
-        rows=np.zeros(rows, ROW),
+        rows=begun,
         path=np.zeros((rows, longest + 1), np.int32),
         token=np.zeros((rows, longest), np.int32),
         reached=np.zeros((rows, exits), np.int64),
@@ -121,4 +144,5 @@ def new_state(rows: int, exits: int, max_new_tokens: int, entries: int, knobs: i
         seeds=np.zeros((rows, seeds), np.uint64),
         knobs=np.zeros(knobs),
         metrics=np.zeros(metrics),
+        todo=np.ones(rows, np.bool_),
     )

@@ -20,6 +20,7 @@ from synera_env.synera.kernel.answer import begin, keep_run, settle
 from synera_env.synera.kernel.device import draft_chunk, is_end
 from synera_env.synera.kernel.formulas import OPTIONS, inlined, sources
 from synera_env.synera.kernel.sight import METRICS, encode, measure
+from synera_env.synera.kernel.state import NOTHING
 from synera_env.synera.kernel.world import KNOBS
 
 RESET, SAME_STEP, NEXT_STEP = range(3)
@@ -122,6 +123,8 @@ def _kernel(version: int):
         knobs, metrics = state.knobs, state.metrics
         spent = 0
         for row in range(len(state.rows)):
+            if not state.todo[row]:
+                continue
             r = state.rows[row]
             out.reward[row], out.terminated[row], out.truncated[row], out.offloaded[row] = 0.0, False, False, False
             out.quality_known[row] = True
@@ -131,6 +134,8 @@ def _kernel(version: int):
                 for place in range(len(knobs)):
                     out.knobs[place, row] = knobs[place]
                 covered, ended = advance(graphs, links, tables, figures, state, row, r, knobs, out, metrics)
+                if r.wanted != NOTHING:
+                    continue
                 if not covered:
                     out.truncated[row] = True
                     no_reward(out, row)
@@ -148,6 +153,8 @@ def _kernel(version: int):
             if over:
                 r.over = False
                 begin(graphs, links, tables, figures, state, row, r, chosen)
+                if r.wanted != NOTHING:
+                    continue
                 encode(graphs, tables, r, state.seen[row])
             copy(state.seen, out.observation, row)
             spent += r.taken == state.seeds.shape[1]

@@ -6,6 +6,7 @@ answers (state.py) and what becomes of it (step.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from synera_env.schema import Schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import HISTORY
 from traces.synera.graph import GraphSet
+from traces.synera.graph_check import EXITS, NODE_ARRAYS
 
 KNOBS = (
     "confidence_threshold",
@@ -72,6 +74,9 @@ class Graphs(NamedTuple):
     """All prompts' graphs, end to end, as `traces.synera.graph_check.NODE_ARRAYS` says; and the prompts."""
 
     first_node: NDArray[np.int64]
+    """[prompts]: what is added to the places of its nodes."""
+    root: NDArray[np.int64]
+    """[prompts]: place of the prompt's own node; -1 where its graph, which grows, is not taken up."""
     score: NDArray[np.float32]
     exit_token: NDArray[np.int32]
     confidence: NDArray[np.float32]
@@ -95,6 +100,10 @@ class Graphs(NamedTuple):
     startable: NDArray[np.int64]
     exit_layers: NDArray[np.int64]
     eos: NDArray[np.int64]
+
+
+READ = tuple(name for name in Graphs._fields if name in NODE_ARRAYS)
+"""Arrays of nodes that compiled code reads."""
 
 
 class Links(NamedTuple):
@@ -160,11 +169,9 @@ class World(NamedTuple):
 
 
 def world_of(env: SyneraReplayEnv) -> World:
-    """Return the world of a scalar environment over recorded graphs."""
-    if not isinstance(env.graphs, GraphSet):
-        raise TypeError("only recorded graphs are arrays")
+    """Return the world of a scalar environment; of graphs that grow, as far as they are taken up (pool.py)."""
     _require_rows(env.schema)
-    return World(_graphs(env, env.graphs), _links(env), _tables(env), _figures(env))
+    return World(_graphs(env), _links(env), _tables(env), _figures(env))
 
 
 def _require_rows(schema: Schema) -> None:
@@ -176,17 +183,23 @@ def _require_rows(schema: Schema) -> None:
         raise ValueError(f"the rows of schema {schema.system} are not those of the compiled replay (synera_env/synera/kernel)")
 
 
-def _graphs(env: SyneraReplayEnv, graphs: GraphSet) -> Graphs:
-    arrays, meta = graphs.arrays, graphs.meta
+def _graphs(env: SyneraReplayEnv) -> Graphs:
+    recorded, meta = env.graphs if isinstance(env.graphs, GraphSet) else env.graphs.seed, env.graphs.meta
+    arrays, prompts = recorded.arrays, len(recorded)
     offsets, tokens = arrays["prompt_offsets"], arrays["prompt_tokens"]
     size_of = {token: varint_bytes(token) for token in np.unique(tokens).tolist()}
     sizes = np.cumsum([0, *map(size_of.__getitem__, tokens.tolist())], dtype=np.int64)
-    read = {name: _frozen(arrays[name]) for name in Graphs._fields[1:11]}
-    read["sketch"] = _frozen(arrays["sketch"].view(np.uint16))
+    if recorded is env.graphs:
+        first_node, root = arrays["node_offsets"][:-1].astype(np.int64), np.zeros(prompts, np.int64)
+        rejected = np.zeros(arrays["exit_token"].shape)
+    else:
+        first_node, root = np.zeros(prompts, np.int64), np.full(prompts, -1)
+        arrays, rejected = no_nodes(len(meta.exit_layers)), np.zeros((0, len(meta.exit_layers)))
     return Graphs(
-        first_node=arrays["node_offsets"][:-1].astype(np.int64),
-        **read,
-        rejected=np.zeros(arrays["exit_token"].shape),
+        first_node=first_node,
+        root=root,
+        **node_arrays(arrays),
+        rejected=rejected,
         one_sketch=np.zeros(SKETCH_SIZE),
         prompt_tokens=np.diff(offsets).astype(np.int64),
         prompt_bytes=np.diff(sizes[offsets]),
@@ -194,6 +207,19 @@ def _graphs(env: SyneraReplayEnv, graphs: GraphSet) -> Graphs:
         exit_layers=np.array(meta.exit_layers, np.int64),
         eos=np.array(meta.eos_ids, np.int64),
     )
+
+
+def no_nodes(exits: int, room: int = 0) -> dict[str, NDArray[Any]]:
+    """Return arrays of a graph, with room for nodes to come."""
+    kinds = {name: NODE_ARRAYS[name] for name in READ}
+    return {
+        name: np.zeros((room, *(exits if n == EXITS else int(n) for n in tail)), kind) for name, (kind, tail) in kinds.items()
+    }
+
+
+def node_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of nodes that compiled code reads, as it reads them."""
+    return {name: _frozen(arrays[name].view(np.uint16) if name == "sketch" else arrays[name]) for name in READ}
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
