@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from agents.base import Controller
 from agents.comparison import ADVICE, covered_share, resampled, warn_uncovered
-from agents.evaluation import Answered, answer, make_plan
+from agents.evaluation import Answered, answer, answer_all, make_plan
 from agents.rules import FIGURES, ChanceRule, FixedRule, LevelRule
 from synera_env import DecisionEnv, UncoveredError
 
@@ -123,7 +123,7 @@ def ablate(
     rules = list(_rules(train, test, answers, seed))
     for _, _, name, rule in rules:
         if name not in tried:  # the ends are the same for all, and levels may coincide
-            tried[name] = [answer(test, rule, planned) for planned in plan]
+            tried[name] = answer_all(test, rule, plan)
         finished()
     covered = {name: covered_share(outcomes) for name, outcomes in tried.items()}
     worst = min(covered, key=lambda name: covered[name])

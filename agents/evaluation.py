@@ -5,10 +5,10 @@ What does not live here: what is said of the answers, of which some may have lef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from runtime.settings import within
 from synera_env import DecisionEnv, EpisodeMetrics, Preference, UncoveredError, drive, side_by_side
 from synera_env.metrics import episode_metrics
 
+Found = TypeVar("Found")
 MOST_ANSWERS = 1_000_000
 """Of a plan."""
 AT_ONCE = 32
@@ -112,17 +113,24 @@ def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> 
 
 
 def answer_all(env: DecisionEnv, controller: Controller, plan: Sequence[PlannedAnswer]) -> list[Answered]:
-    """Let a controller decide every answer of a plan; side by side where they wait for something that serves several at once.
+    """Let a controller decide every answer of a plan; see :func:`over_plan`.
 
     Raises:
         BundleError: the controller is a bundle that was not trained for a planned preference.
     """
+    return over_plan(env, plan, lambda env, planned: answer(env, controller, planned))
+
+
+def over_plan(
+    env: DecisionEnv, plan: Sequence[PlannedAnswer], found: Callable[[DecisionEnv, PlannedAnswer], Found]
+) -> list[Found]:
+    """Return what is found of every answer of a plan; side by side where they wait for something that serves several at once."""
     envs = env.siblings(min(AT_ONCE, len(plan)))
 
-    def answered(place: int) -> list[Answered]:
-        return [answer(envs[place], controller, planned) for planned in plan[place :: len(envs)]]
+    def share(place: int) -> list[Found]:
+        return [found(envs[place], planned) for planned in plan[place :: len(envs)]]
 
-    shares = side_by_side([partial(answered, place) for place in range(len(envs))])
+    shares = side_by_side([partial(share, place) for place in range(len(envs))])
     return [shares[i % len(envs)][i // len(envs)] for i in range(len(plan))]
 
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from agents.ablation import Estimate, Watched
 from agents.comparison import ADVICE, ENOUGH
-from agents.evaluation import PlannedAnswer, answer, make_plan
+from agents.evaluation import PlannedAnswer, answer, make_plan, over_plan
 from agents.rules import FIGURES, ChanceRule
 from synera_env import DecisionEnv, UncoveredError, drive
 
@@ -77,10 +77,13 @@ def measure_signals(env: DecisionEnv, answers: int, seed: int = 0, finished: Cal
     Raises:
         UncoveredError: no chunk could be settled both ways within the recorded graphs.
     """
-    met: list[_Chunk | None] = []
-    for planned in make_plan(env, answers, seed):
-        met += _chunks(env, planned)
+
+    def chunks_of(env: DecisionEnv, planned: PlannedAnswer) -> list[_Chunk | None]:
+        found = _chunks(env, planned)
         finished()
+        return found
+
+    met = [chunk for found in over_plan(env, make_plan(env, answers, seed), chunks_of) for chunk in found]
     chunks = [chunk for chunk in met if chunk is not None]
     if not chunks:
         raise UncoveredError(f"no chunk can be settled both ways inside the recorded graphs; {ADVICE}")

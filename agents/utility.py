@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from agents.ablation import Estimate
-from agents.evaluation import PlannedAnswer, make_plan
+from agents.evaluation import PlannedAnswer, make_plan, over_plan
 from agents.rules import FIGURES, Figure
 from agents.signals import ranking
 from synera_env import DecisionEnv, Preference, Schema, UncoveredError, drive
@@ -126,11 +126,16 @@ def decisions(env: DecisionEnv, answers: int, seed: int = 0, finished: Callable[
     """
     told: list[tuple[int, NDArray[np.float32], float]] = []
     met = 0
-    for planned in make_plan(env, min(answers, env.prompt_count), seed):
-        seen, advantages = _both_ways(env, planned)
+
+    def both_ways(env: DecisionEnv, planned: PlannedAnswer) -> tuple[list[NDArray[np.float32]], list[float | None]]:
+        found = _both_ways(env, planned)
+        finished()
+        return found
+
+    plan = make_plan(env, min(answers, env.prompt_count), seed)
+    for planned, (seen, advantages) in zip(plan, over_plan(env, plan, both_ways), strict=True):
         met += len(seen)
         told += [(planned.prompt, s, a) for s, a in zip(seen, advantages, strict=True) if a is not None]
-        finished()
     if not told:
         raise UncoveredError("no decision can be taken both ways in the recorded graphs; record them with a larger node budget")
     prompts, observations, values = zip(*told, strict=True)

@@ -162,7 +162,7 @@ def main(arguments: Arguments) -> None:
     for name, prompts in task.splits.items():
         references = _references(task.score, prompts, models, arguments.max_new_tokens)
         score = scoring.scorer(task.score, references, arguments.score)
-        recorder = Recorder(models, score, arguments.max_new_tokens, budget, lens, True, arguments.threads)
+        recorder = Recorder(models, score, arguments.max_new_tokens, budget, lens, arguments.threads)
         graphs = _described(record(recorder, prompts, name, batch), task.score, references, models.frame)
         if own:  # where an evaluation of them finds the models to deploy, and a training those to grow them with
             graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))

@@ -14,11 +14,16 @@ from runtime.model.kv import KVShape
 from runtime.model.placement import moved
 
 
+def attends_in_place(dtype: torch.dtype, device: str | torch.device) -> bool:
+    """Whether a cache of this type reads keys and values where they are; others gather those of every path first."""
+    return dtype == torch.float32 and torch.device(device).type == "cpu"
+
+
 class TreeKV:
     """Many prefixes that share their beginnings: one slot a node, a path of slots from the root to each node.
 
     Whoever expands a tree runs a whole frontier of it in one forward. Float32 on the CPU is attended in place by a compiled
-    loop; elsewhere the keys and values of every path are gathered first, which costs many times as much.
+    loop; elsewhere the keys and values of every path are gathered first, which costs many times as much, also in memory.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class TreeKV:
         self._kv = torch.empty(shape.layers, room, 2 * shape.kv_heads, shape.head_dim, dtype=dtype, device=device)  # keys first
         self._slots = self._paths = self._lengths = torch.empty(0, dtype=torch.int64, device=device)
         self._visible = torch.empty(0, dtype=torch.bool, device=device)
-        self._in_place = dtype == torch.float32 and torch.device(device).type == "cpu"
+        self._in_place = attends_in_place(dtype, device)
 
     @property
     def nbytes(self) -> int:

@@ -84,6 +84,7 @@ def as_planted(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> dict[tu
         return Answered(on.prompt, "", None, (), ())
 
     monkeypatch.setattr(ablation, "answer", answered)
+    monkeypatch.setattr(ablation, "answer_all", lambda env, rule, plan: [answered(env, rule, on) for on in plan])
     return lost
 
 

@@ -13,6 +13,8 @@ from agents.evaluation import answer, answer_all, make_plan
 from agents.learned import train_ppo
 from agents.rules import RandomRule
 from agents.search import grid_search
+from agents.signals import measure_signals
+from agents.utility import decisions
 from synera_env import Knobs, Outages, SyneraReplayEnv
 from tests.support.growing import bare, growing
 from tests.support.recorded import GPU, LINKS, PHONE, TINY_RUN, Recorded, recorded, trained
@@ -104,3 +106,17 @@ def test_a_search_over_graphs_that_grow_finds_what_one_over_recorded_ones_does(p
     one, other = (grid_search(env, 12, grid=grid) for env in (pair.env(), env_of(grown(pair))))
     assert (one.knobs, one.tried) == (other.knobs, other.tried)
     assert one.reward == pytest.approx(other.reward)
+
+
+def test_what_is_measured_of_decisions_is_told_in_waves_and_is_as_over_recorded_graphs(pair: Recorded) -> None:
+    whole = SyneraReplayEnv(pair.graphs, LINKS, PHONE, GPU, outages=Outages.never())
+    first, second = grown(pair), grown(pair)
+    done: list[None] = []
+    one, other = decisions(whole, 6), decisions(env_of(first), 6, finished=lambda: done.append(None))
+    assert other.prompts.tolist() == one.prompts.tolist()
+    assert other.advantages == pytest.approx(one.advantages, abs=1e-6)
+    assert len(done) == 6
+    met, again = (measure_signals(env, 6) for env in (whole, env_of(second)))
+    assert (again.chunks, again.covered, again.rejected, again.matters) == (met.chunks, 1.0, met.rejected, met.matters)
+    for graphs in (first, second):
+        assert graphs.runs.counts.mean_wave > 1.5

@@ -30,7 +30,6 @@ from tests.support.language import any_knobs
 from tests.support.recorded import GPU, LINKS, PHONE, Recorded, recorded
 from traces.links.generators import constant_link
 from traces.synera.growing import GrowingGraphs
-from traces.synera.growing_runs import slot_bytes
 from traces.synera.record_models import Models
 
 
@@ -47,7 +46,7 @@ def models(pair: Recorded) -> Models:
 @pytest.fixture(scope="module")
 def grown(pair: Recorded, models: Models) -> GrowingGraphs:
     """Grows from example to example, with slots for a few hundred tokens, which are given up and taken again."""
-    room = 300 * (slot_bytes(models.slm) + slot_bytes(models.llm))
+    room = 300 * (models.slm.cached_bytes + models.llm.cached_bytes)
     return growing(models, bare(pair.graphs), pair.score, cache_bytes=room)
 
 

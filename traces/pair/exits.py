@@ -49,10 +49,10 @@ class Exit:
 
         Args:
             prompts: token ids, framed as a prompt is.
-            begun: as much of each answer as stands; one that has ended is left as it is.
+            begun: as much of each answer as stands; one that has ended, or has as many tokens, is left as it is.
         """
         answers = [list(answer) for answer in begun]
-        left = [i for i, answer in enumerate(answers) if self.eos not in answer]
+        left = [i for i, answer in enumerate(answers) if self.eos not in answer and len(answer) < MAX_NEW_TOKENS]
         for rows in _alike(left, [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
             prefixes = [[*prompts[i], *answers[i]] for i in rows]
             width = max(map(len, prefixes))

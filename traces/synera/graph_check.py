@@ -5,7 +5,8 @@ Checks run over the nodes of many graphs at once. What does not live here: the a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,16 @@ _PART_NODES = 2**16
 _ROUNDING = 1e-5  # by which a probability may leave 0..1
 
 
+def node_shape(exits: int, tail: Iterable[int | str]) -> tuple[int, ...]:
+    """Return the shape of an array after [nodes], with that many exits."""
+    return tuple(exits if size == EXITS else int(size) for size in tail)
+
+
+def node_bytes(exits: int) -> int:
+    """Return what a node takes in the arrays of a graph, and in its file."""
+    return sum(np.dtype(dtype).itemsize * math.prod(node_shape(exits, tail)) for dtype, tail in NODE_ARRAYS.values())
+
+
 def fault(meta: GraphMeta, arrays: Arrays) -> str | None:
     """Return the first thing that is wrong, as one clause; None where all is well."""
     for check in (_layout, _links, _tree, _figures, _rest):
@@ -75,8 +86,7 @@ def _layout(meta: GraphMeta, arrays: Arrays) -> Iterator[str]:
         yield f"{len(meta.kinds)} kinds for {len(meta.prompts)} prompts"
     nodes, exits, hidden = arrays["token"].size, len(meta.exit_layers), arrays["lens.mean"].shape[-1:]
     wanted: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        name: (dtype, (nodes, *(exits if size == EXITS else int(size) for size in tail)))
-        for name, (dtype, tail) in NODE_ARRAYS.items()
+        name: (dtype, (nodes, *node_shape(exits, tail))) for name, (dtype, tail) in NODE_ARRAYS.items()
     }
     wanted |= {
         "prompt_tokens": (np.int32, (arrays["prompt_tokens"].size,)),

@@ -6,7 +6,6 @@ another (waves.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from runtime.settings import shown, whole, within
 from runtime.synera.lens import Lens
 from traces.errors import TraceError
 from traces.synera.graph import Graph, GraphMeta, GraphSet, nothing_is_left, spoken
-from traces.synera.graph_check import EXITS, NODE_ARRAYS
+from traces.synera.graph_check import NODE_ARRAYS
 from traces.synera.growing_graph import GrowingGraph, said_tokens
 from traces.synera.growing_slots import Prefixes
 from traces.synera.waves import wait_for
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from traces.synera.growing_runs import PairRuns
 
 NODE_LIMIT = 2_000_000
-"""Nodes that are held, unless another limit is given; see :func:`node_bytes` for what they take."""
+"""Nodes that are held, unless another limit is given. With two exits one takes 145 bytes, those of a graph file and one more
+(:func:`traces.synera.graph_check.node_bytes`); a graph has room for up to twice as many as it holds, and 8 bytes each for slots."""
 
 
 @dataclass(frozen=True)
@@ -198,16 +198,6 @@ class GrowingGraphs:
     def _with_texts(self, tokens: set[int]) -> GraphMeta:
         texts, joined = self.runs.texts(tokens)
         return replace(self.meta, texts=self.meta.texts | texts, joined=tuple(sorted({*self.meta.joined, *joined})))
-
-
-def node_bytes(exits: int) -> int:
-    """Return what a node takes in memory: 145 bytes with two exits. A graph has up to twice as much, as its arrays double; and
-    8 bytes a node for slots.
-    """
-    shapes = (
-        (dtype, math.prod(exits if size == EXITS else int(size) for size in tail)) for dtype, tail in NODE_ARRAYS.values()
-    )
-    return sum(np.dtype(dtype).itemsize * size for dtype, size in shapes) + 1
 
 
 def require_pair(seed: GraphSet, runs: PairRuns) -> None:

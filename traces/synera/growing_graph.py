@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.synera.graph import Graph
-from traces.synera.graph_check import EXITS, NODE_ARRAYS
+from traces.synera.graph_check import NODE_ARRAYS, node_shape
 
 
 class GrowingGraph:
@@ -178,7 +178,7 @@ class GrowingGraph:
     def _set(self, room: int) -> None:
         """Give every array room for so many nodes; what it holds stays."""
         for name, (dtype, tail) in _ARRAYS:
-            fresh = np.full((max(room, 16), *(self._exits if s == EXITS else int(s) for s in tail)), _empty(name, dtype), dtype)
+            fresh = np.full((max(room, 16), *node_shape(self._exits, tail)), _empty(name, dtype), dtype)
             fresh[: self._nodes] = getattr(self, name, fresh)[: self._nodes]
             setattr(self, name, fresh)
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
-from runtime.model.decoder import Decoder
 from runtime.settings import whole
 from runtime.synera.lens import SKETCH_SIZE
 from traces.synera.growing_slots import Placed, SlotPool
@@ -63,7 +62,7 @@ class PairRuns:
 
         Args:
             models: the pair.
-            cache_bytes: bound of the keys and values of both models, a token of which takes :func:`slot_bytes` of each. All of it is
+            cache_bytes: bound of the keys and values of both models, a token of which takes `Decoder.cached_bytes` of each. All of it is
                 asked for at once; a CPU gives it as it is used.
 
         Raises:
@@ -71,7 +70,7 @@ class PairRuns:
         """
         whole("cache_bytes", cache_bytes, 1, 2**50)
         self.models = models
-        self._slot_bytes = slot_bytes(models.slm) + slot_bytes(models.llm)
+        self._slot_bytes = models.slm.cached_bytes + models.llm.cached_bytes
         self._pool = SlotPool(cache_bytes // self._slot_bytes)
         self._tree = PairTree(models, self._pool.slots)
         self._most = wave_rows(models)
@@ -154,12 +153,6 @@ def _rows(
     """The arguments of a forward: of each prefix its last token, and the slots of its path."""
     paths = [path for _, path in prefixes]
     return np.array([token for token, _ in prefixes], np.int64), np.array([path[-1] for path in paths]), paths
-
-
-def slot_bytes(decoder: Decoder) -> int:
-    """Return the bytes of a token's keys and values: 2 * layers * kv_heads * head_dim * bytes of the type."""
-    shape = decoder.config.kv_shape
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * decoder.dtype.itemsize
 
 
 def _write(wants: Sequence[Want], figures: dict[str, NDArray[Any]]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.synera.graph import Graph, GraphSet
+from traces.synera.growing_graph import first_said
 
 _LONGEST_RUN = 72
 """Characters of a line's text."""
@@ -76,11 +77,8 @@ def figures(graphs: GraphSet) -> GraphFigures:
 def _ways(graph: Graph) -> tuple[int, int]:
     """Tokens that are said at nodes where answers go on, and how many of them lead nowhere."""
     inner = np.isnan(graph.score)
-    tokens = np.column_stack([graph.exit_token, graph.llm_token])[inner]
     children = np.column_stack([graph.exit_child, graph.llm_child])[inner]
-    first = np.ones(tokens.shape, bool)
-    for source in range(1, tokens.shape[1]):
-        first[:, source] = (tokens[:, :source] != tokens[:, source, None]).all(1)
+    first = first_said(graph.exit_token[inner], graph.llm_token[inner]) == np.arange(children.shape[1])
     return int(first.sum()), int((first & (children < 0)).sum())
 
 

@@ -19,7 +19,7 @@ from runtime.errors import SettingError
 from runtime.settings import shown, within
 from runtime.synera.lens import Lens
 from traces.synera.coverage import coverage
-from traces.synera.graph import GraphMeta, GraphSet
+from traces.synera.graph import GraphMeta, GraphSet, nothing_is_left
 from traces.synera.growing_graph import GrowingGraph, said_tokens
 from traces.synera.record_batch import Batch, cached_bytes
 from traces.synera.record_lens import fit_directions, fit_importance
@@ -28,9 +28,10 @@ from traces.synera.record_texts import token_texts
 from traces.tasks.splits import Prompt
 
 _Arrays = dict[str, NDArray[Any]]
+FIT_NODES = 4096
+"""Run for what sketches are made with, at most; their hidden states are kept for so long."""
 _MOST_PROMPTS = 32  # of a batch: so many share a budget nearly as well as all would, and fewer leave workers idle
 _CACHE_BYTES = 2**30  # of keys and values, of all batches that run side by side
-_FIT_NODES = 4096  # run for what sketches are made with, at most
 _FIT_SHARE = 16  # of the budget, one part at most goes into that
 
 
@@ -44,7 +45,6 @@ class Recorder:
         max_new_tokens: int,
         node_budget: int = 6000,
         lens: Lens | None = None,
-        keep_open: bool = True,
         workers: int = 1,
     ) -> None:
         """See the class.
@@ -57,7 +57,6 @@ class Recorder:
                 is less likely there, goes to others.
             lens: the lens to use; None fits one, its directions on the likeliest nodes of some prompts, its importance on all
                 that is recorded.
-            keep_open: False leaves out the prompts whose graph is still open when the budget is spent.
             workers: batches of prompts run side by side, one thread each; set torch to one thread with more than one.
 
         Raises:
@@ -71,7 +70,7 @@ class Recorder:
             lens.require_fit(len(models.slm.config.exit_layers), models.slm.config.hidden)
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
-        self._keep_open, self._workers = keep_open, workers
+        self._workers = workers
 
     def record(self, prompts: Sequence[Prompt], split: str, batch: int | None = None) -> Iterator[int | GraphSet]:
         """Record; yields the number of finished prompts after each batch, and last the graph set.
@@ -83,33 +82,22 @@ class Recorder:
 
         Raises:
             ContextOverflowError: a prompt leaves no room for `max_new_tokens`.
-            SettingError: there are no prompts, no graph closed, or a score is outside 0..1.
+            SettingError: there are no prompts, or a score is outside 0..1.
         """
         if not prompts:
             raise SettingError("no prompts to record")
         lengths = [len(self._models.encode(p.text, self._max_new)) for p in prompts]
         mixed = [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))]  # batches of all kinds
-        size = batch or self.batch_size(max(lengths))
+        longest = max(lengths)
+        size = batch or self.batch_size(longest)
         batches = [mixed[first : first + size] for first in range(0, len(mixed), size)]
-        lens = self._lens or self._directions(mixed)
-        kept: list[Prompt] = []
+        lens = self._lens or self._directions(mixed, max(size, self._together(longest, _CACHE_BYTES)))
         graphs: list[_Arrays] = []
-        done = 0
         with ThreadPoolExecutor(self._workers, thread_name_prefix="recorder") as pool:
-            for part, recorded in zip(batches, pool.map(partial(self._expand, lens), batches), strict=True):
-                for prompt, arrays in zip(part, recorded, strict=True):
-                    if self._keep_open or _closed(arrays):
-                        kept.append(prompt)
-                        graphs.append(arrays)
-                done += len(part)
-                yield done
-        if not graphs:
-            raise SettingError(
-                f"none of {len(prompts)} graphs closed within {self._budget} nodes a prompt; keep open graphs, or give a larger "
-                "node budget"
-            )
-        meta = self._meta(kept, graphs, split)
-        meta.notes["left_out"] = len(prompts) - len(kept)
+            for recorded in pool.map(partial(self._expand, lens), batches):
+                graphs += recorded
+                yield len(graphs)
+        meta = self._meta(mixed, graphs, split)
         graph_set = GraphSet.build(meta, graphs, lens.tensors())
         if self._lens is None:
             lens = fit_importance(lens, graph_set)
@@ -124,15 +112,17 @@ class Recorder:
         Args:
             longest: tokens of the longest prompt.
         """
+        return self._together(longest, _CACHE_BYTES // self._workers)
+
+    def _together(self, longest: int, limit: int) -> int:
         sizes = range(_MOST_PROMPTS, 1, -1)
-        limit = _CACHE_BYTES // self._workers
         return next((n for n in sizes if cached_bytes(self._models, n * longest, n * self._budget) <= limit), 1)
 
-    def _directions(self, prompts: Sequence[Prompt]) -> Lens:
-        """Fit what sketches are made with, at the cost of a small part of the budget."""
+    def _directions(self, prompts: Sequence[Prompt], together: int) -> Lens:
+        """Fit what sketches are made with, at the cost of a small part of the budget, in caches no larger than those of all workers."""
         some = prompts[:_MOST_PROMPTS]
-        nodes = max(len(some), min(_FIT_NODES, self._budget * len(prompts) // _FIT_SHARE))
-        return fit_directions(self._models, some, self._max_new, nodes)
+        nodes = max(len(some), min(FIT_NODES, self._budget * len(prompts) // _FIT_SHARE, self._budget * len(some)))
+        return fit_directions(self._models, some, self._max_new, nodes, together)
 
     def _expand(self, lens: Lens, prompts: Sequence[Prompt]) -> list[_Arrays]:
         """Record one batch."""
@@ -173,5 +163,4 @@ class Recorder:
 
 
 def _closed(arrays: _Arrays) -> bool:
-    inner = np.isnan(arrays["score"])
-    return bool((arrays["exit_child"][inner] >= 0).all() and (arrays["llm_child"][inner] >= 0).all())
+    return nothing_is_left(arrays["score"], arrays["exit_child"], arrays["llm_child"])

@@ -19,20 +19,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from runtime.errors import SettingError
-from runtime.model.decoder import Decoder
 from runtime.model.placement import Placement
+from runtime.model.tree_kv import attends_in_place
 from runtime.synera.lens import Lens
-from traces.synera.graph_check import EXITS, NODE_ARRAYS
-from traces.synera.record import Recorder
-from traces.synera.record_models import Models
+from traces.synera.graph_check import node_bytes
+from traces.synera.record import FIT_NODES, Recorder
+from traces.synera.record_batch import cached_bytes
+from traces.synera.record_models import Models, wave_rows
 from traces.tasks.splits import Prompt
 
 _SAMPLE = 4  # prompts of the small recording
-_SAMPLE_NODES = 48  # of each of them
-_WAVE = 192  # nodes that are run together at most
+_SAMPLE_NODES = (48, 192, 768)  # of each of them, until it takes long enough; the last fill a recording's waves
+_SAMPLE_SECONDS = 2.0  # that are long enough
 _BATCHES = (16, 8, 4, 2, 1)  # prompts that are recorded together
 _SHARE = 0.6  # of the free memory that is planned with
-_GROWING = 2  # a cache that grows is held twice for a moment
 _SEED_SECONDS = 180.0
 _FEWEST_SEED_NODES, _MOST_SEED_NODES = 16, 256
 
@@ -62,7 +62,7 @@ class Cost:
     cache_bytes: int
     """Keys and values of both models, and what a forward works with, where the models run."""
     graph_bytes: int
-    """Graphs of the largest split, in main memory."""
+    """Graphs of the largest split, or before that the hidden states that a lens is fitted on, in main memory."""
     disk_bytes: int
     batch: int
     """Prompts to record together, so that the caches fit."""
@@ -77,6 +77,8 @@ class Cost:
 def measure_pace(models: Models, prompts: Sequence[Prompt], max_new_tokens: int) -> Pace:
     """Time a small recording of a few prompts of all lengths; the first nodes warm up.
 
+    It is small where models are slow. Where they are fast it grows, as a node costs less in a large wave.
+
     Raises:
         ContextOverflowError: one of them leaves no room for an answer.
     """
@@ -85,7 +87,10 @@ def measure_pace(models: Models, prompts: Sequence[Prompt], max_new_tokens: int)
     tokens = sum(len(models.encode(prompt.text, max_new_tokens)) for prompt in some)
     _timed(models, some[:1], max_new_tokens, 2)
     few, few_seconds = _timed(models, some, max_new_tokens, 1)
-    many, many_seconds = _timed(models, some, max_new_tokens, _SAMPLE_NODES)
+    for nodes in _SAMPLE_NODES:
+        many, many_seconds = _timed(models, some, max_new_tokens, nodes)
+        if many_seconds >= _SAMPLE_SECONDS:
+            break
     each = many_seconds / many
     node_seconds = max((many_seconds - few_seconds) / (many - few), each / 4) if many > few else each
     return Pace(node_seconds, max(0.0, few_seconds - few * node_seconds) / tokens)
@@ -128,21 +133,28 @@ def cost(
     lengths = [[len(models.encode(prompt.text, max_new_tokens)) for prompt in prompts] for prompts in splits]
     counts = [len(each) for each in lengths]
     nodes, tokens = sum(counts) * node_budget, sum(map(sum, lengths))
-    ends = node_budget * (len(models.slm.config.exit_layers) + 1)  # every node that is run may lead to so many ends
-    kept = (node_budget + ends) * _node_bytes(models)
-    forwards = nodes + (sum(counts) * max_new_tokens if answers else 0)
+    slm = models.slm.config
+    ends = node_budget * (len(slm.exit_layers) + 1)  # every node that is run may lead to so many ends
+    kept = (node_budget + ends) * node_bytes(len(slm.exit_layers))
+    fitted_on = 4 * min(FIT_NODES, nodes) * len(slm.exit_layers) * slm.hidden
+    read = tokens * pace.prompt_token_seconds
+    seconds = (nodes * pace.node_seconds + read) / workers
+    if answers:  # by one thread, before the workers begin
+        seconds += sum(counts) * max_new_tokens * pace.node_seconds + read
     found = Cost(
         prompts=sum(counts),
         nodes=nodes,
-        seconds=(forwards * pace.node_seconds + tokens * (1 + answers) * pace.prompt_token_seconds) / workers,
+        seconds=seconds,
         cache_bytes=0,
-        graph_bytes=2 * max(counts) * kept,  # laid end to end in a copy
+        graph_bytes=2 * max(max(counts) * kept, fitted_on),  # laid end to end in a copy
         disk_bytes=sum(counts) * kept,
         batch=0,
     )
     longest = max(map(max, lengths))
+    forward = _forward_bytes(models, longest + max_new_tokens)
     for batch in _BATCHES:
-        needed = workers * _cache_bytes(models, min(batch, max(counts)), longest, node_budget)
+        together = min(batch, max(counts))
+        needed = workers * (cached_bytes(models, together * longest, together * node_budget) + forward)
         found = replace(found, batch=batch, cache_bytes=needed)
         if needed <= _SHARE * free_bytes:
             break
@@ -218,29 +230,23 @@ def _read(path: str) -> str:
     return ""
 
 
-def _node_bytes(models: Models) -> int:
-    """Of a node in a graph file."""
-    exits = len(models.slm.config.exit_layers)
-    sizes = [
-        np.dtype(dtype).itemsize * math.prod(exits if s == EXITS else int(s) for s in tail)
-        for dtype, tail in NODE_ARRAYS.values()
-    ]
-    return sum(sizes)
+def _forward_bytes(models: Models, longest: int) -> int:
+    """What one forward works with at most: probabilities, and what it gathers of the caches where it cannot read them in place.
 
-
-def _cache_bytes(models: Models, batch: int, longest: int, node_budget: int) -> int:
-    """Of a batch of prompts while it is recorded: keys and values, and a forward's probabilities."""
-    slots = batch * (longest + node_budget)
-    keys_and_values = sum(_slot_bytes(model) for model in (models.slm, models.llm))
-    rows = min(_WAVE, batch * node_budget)
-    outputs = len(models.slm.config.exit_layers) + 2  # the LLM's, and logits on their way
-    hidden = 4 * len(models.slm.config.exit_layers) * models.slm.config.hidden * batch * node_budget
-    return _GROWING * slots * keys_and_values + rows * models.slm.config.vocab * 4 * outputs + hidden
-
-
-def _slot_bytes(model: Decoder) -> int:
-    shape = model.config.kv_shape
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * model.dtype.itemsize
+    Args:
+        models: the pair.
+        longest: tokens of the longest path.
+    """
+    rows, slm, placement = wave_rows(models), models.slm.config, models.placement
+    probabilities = 4 * rows * slm.vocab * (len(slm.exit_layers) + 2)  # the LLM's, and logits on their way
+    if attends_in_place(placement.torch_dtype, placement.torch_device):
+        return probabilities
+    gathered = max(
+        # As they are, and for every head: of torch's kernels on CUDA only one takes groups of heads under a mask, and it widens them.
+        rows * longest * model.cached_bytes // model.config.layers * (1 + model.config.heads // model.config.kv_heads)
+        for model in (models.slm, models.llm)
+    )
+    return probabilities + gathered
 
 
 def _size(count: float) -> str:

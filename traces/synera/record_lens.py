@@ -24,18 +24,23 @@ _RIDGE = 1.0
 _NEWTON_STEPS = 25
 
 
-def fit_directions(models: Models, prompts: Sequence[Prompt], max_new_tokens: int, nodes: int) -> Lens:
+def fit_directions(models: Models, prompts: Sequence[Prompt], max_new_tokens: int, nodes: int, together: int) -> Lens:
     """Fit what sketches are made with, on what the SLM feels at the likeliest nodes of some prompts.
 
     Args:
         models: the pair.
         prompts: at least one.
         max_new_tokens: where answers are cut.
-        nodes: of all prompts together, at least one each.
+        nodes: of all prompts, at least one each.
+        together: prompts whose caches are held at a time.
     """
-    batch = Batch(models, None, prompts, max_new_tokens, nodes)
-    batch.expand()
-    hidden = np.concatenate(batch.hidden)  # [nodes, exits, hidden]
+    waves: list[NDArray[np.float32]] = []
+    for first in range(0, len(prompts), together):
+        some = prompts[first : first + together]
+        batch = Batch(models, None, some, max_new_tokens, max(len(some), nodes * len(some) // len(prompts)))
+        batch.expand()
+        waves += batch.hidden
+    hidden = np.concatenate(waves)  # [nodes, exits, hidden]
     return Lens.of_states([hidden[:, exit_index] for exit_index in range(hidden.shape[1])])
 
 

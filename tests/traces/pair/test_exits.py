@@ -55,6 +55,12 @@ def test_what_is_begun_is_gone_on_with_and_what_has_ended_is_left(folder: Path) 
     assert model.finish([], []) == []
 
 
+def test_an_answer_that_is_as_long_as_may_be_is_left_also_where_it_is_alone(folder: Path) -> None:
+    model = Exit(folder)
+    assert model.finish(PROMPTS[:2], [[7] * 9, [8] * 8])[0] == [7] * 9
+    assert model.finish(PROMPTS[:1], [[7] * 9]) == [[7] * 9]
+
+
 @pytest.mark.parametrize("layer", [1, 3])
 def test_what_it_says_along_an_answer_is_what_the_exit_s_head_says(folder: Path, layer: int) -> None:
     answers = [[30, 31, 32], [33], [34, 35, 36, 37], [38, 39]]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from runtime.errors import SettingError
+from runtime.model import tree_kv
 from runtime.model.placement import Placement
+from runtime.synera.lens import Lens
 from tests.support.graphs import record_tiny, text_score, tiny_prompts
 from traces.synera import record_cost
 from traces.synera.graph import GraphSet
 from traces.synera.record import Recorder
+from traces.synera.record_batch import Batch
 from traces.synera.record_cost import Cost, Pace, check_room, check_weights, cost, free_memory, measure_pace
 from traces.synera.record_models import Models
+from traces.tasks.splits import Prompt
 
 PACE = Pace(node_seconds=0.01, prompt_token_seconds=0.001)
 GIGABYTE = 10**9
@@ -29,9 +35,57 @@ def test_the_pace_is_measured_on_the_prompts_themselves(tiny_models: Models, mon
     clock = iter(np.cumsum([0.0, 1.0, 0.0, 2.0, 0.0, 12.0]))  # the warm-up takes 1 s, one node a prompt 2 s, many 12 s
     monkeypatch.setattr(record_cost.time, "perf_counter", lambda: float(next(clock)))
     pace = measure_pace(tiny_models, tiny_prompts(), 6)
-    some = 4 * record_cost._SAMPLE_NODES
+    some = 4 * record_cost._SAMPLE_NODES[0]
     assert pace.node_seconds == pytest.approx(10 / (some - 4))
     assert pace.prompt_token_seconds > 0
+
+
+def test_where_nodes_take_no_time_more_are_timed_so_that_waves_are_full(
+    tiny_models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = list[int]()
+
+    def timed(models: Models, prompts: object, max_new_tokens: int, nodes: int) -> tuple[int, float]:
+        budgets.append(nodes)
+        return 4 * nodes, 0.01 * nodes + 0.5
+
+    monkeypatch.setattr(record_cost, "_timed", timed)
+    pace = measure_pace(tiny_models, tiny_prompts(), 6)
+    assert budgets[1:] == [1, 48, 192], "1 s is too short, 2.4 s is not"
+    assert pace.node_seconds == pytest.approx(0.01 / 4)
+
+
+def test_caches_are_bounds_of_what_a_batch_takes(tiny_models: Models) -> None:
+    found = of(tiny_models, budget=400)
+    neutral = Lens.neutral(len(tiny_models.slm.config.exit_layers), tiny_models.slm.config.hidden)
+    batch = Batch(tiny_models, neutral, tiny_prompts(), 6, 400 * 6)
+    longest = max(len(tiny_models.encode(prompt.text, 6)) for prompt in tiny_prompts())
+    caches = found.cache_bytes / 2 - record_cost._forward_bytes(tiny_models, longest)  # there are two workers
+    assert caches / 2 < batch.cached_bytes <= caches
+
+
+def test_what_a_forward_gathers_is_counted_where_it_cannot_read_caches_in_place(
+    tiny_slm: Path, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path of each row of a wave, whatever the batch: so long prompts take memory even one by one."""
+    models, prompt = Models.load(tiny_slm, tiny_llm, Placement("cpu", "bfloat16")), Prompt("Bill " * 200, "free")
+    gathered, attend = list[int](), tree_kv.F.scaled_dot_product_attention
+
+    def watched(q: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+        gathered.append(keys.untyped_storage().nbytes())
+        return attend(q, keys, values, **options)
+
+    monkeypatch.setattr(tree_kv.F, "scaled_dot_product_attention", watched)
+    neutral = Lens.neutral(len(models.slm.config.exit_layers), models.slm.config.hidden)
+    batch = Batch(models, neutral, [prompt], 6, 40)
+    batch.expand()
+    found = cost(models, PACE, [[prompt]], 6, 40, 1, answers=False, free_bytes=GIGABYTE)
+    longest = len(models.encode(prompt.text, 6)) + 6
+    forward, in_place = (
+        record_cost._forward_bytes(each, longest) for each in (models, replace(models, placement=Placement("cpu")))
+    )
+    assert forward - in_place >= max(gathered) > batch.cached_bytes
+    assert found.cache_bytes >= forward + batch.cached_bytes
 
 
 def test_nodes_and_disk_are_bounds_of_what_is_recorded(tiny_models: Models, tmp_path: Path) -> None:
@@ -43,8 +97,10 @@ def test_nodes_and_disk_are_bounds_of_what_is_recorded(tiny_models: Models, tmp_
     arrays = sum(array.nbytes for name, array in graphs._arrays.items() if not name.startswith("lens"))
     assert arrays / 3 < found.disk_bytes
     assert arrays <= found.disk_bytes + 10_000
-    assert found.seconds == pytest.approx((240 * 0.01 + sum(len(g.prompt_tokens) for g in graphs) * 0.001) / 2)
-    assert of(tiny_models, answers=True).seconds > found.seconds
+    read = sum(len(g.prompt_tokens) for g in graphs) * 0.001
+    assert found.seconds == pytest.approx((240 * 0.01 + read) / 2)
+    answered = of(tiny_models, answers=True).seconds - found.seconds
+    assert answered == pytest.approx(6 * 6 * 0.01 + read), "of six prompts six tokens each, by one worker"
 
 
 def test_fewer_prompts_go_together_where_memory_is_short(tiny_models: Models) -> None:

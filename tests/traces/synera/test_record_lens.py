@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from runtime.synera.lens import Lens, chunk_importance
 from tests.support.graphs import RANDOM_NEW_TOKENS, record_tiny, text_score, tiny_prompts
-from traces.synera import record
+from traces.synera import record, record_lens
 from traces.synera.graph import GraphSet
 from traces.synera.graph_check import NODE_ARRAYS
 from traces.synera.laid import Laid
 from traces.synera.record import Recorder
-from traces.synera.record_batch import Batch
+from traces.synera.record_batch import Batch, cached_bytes
 from traces.synera.record_lens import chunks, clues_of, fit_directions, fit_importance
 from traces.synera.record_models import Models
 
@@ -52,7 +52,7 @@ def rejections(laid: Laid) -> NDArray[np.bool_]:
 
 def test_directions_are_those_of_the_states_at_the_likeliest_nodes(akin_models: Models) -> None:
     prompts, slm = tiny_prompts()[:3], akin_models.slm
-    lens = fit_directions(akin_models, prompts, 8, 60)
+    lens = fit_directions(akin_models, prompts, 8, 60, len(prompts))
     batch = Batch(akin_models, lens, prompts, 8, 60)
     states: list[list[NDArray[np.float32]]] = [[] for _ in slm.config.exit_layers]
     for graph in batch.expand():
@@ -73,7 +73,7 @@ def test_directions_are_those_of_the_states_at_the_likeliest_nodes(akin_models: 
 
 
 def test_directions_need_no_more_than_one_node(tiny_models: Models) -> None:
-    lens = fit_directions(tiny_models, tiny_prompts()[:1], 3, 1)
+    lens = fit_directions(tiny_models, tiny_prompts()[:1], 3, 1, 1)
     assert np.isfinite(lens.directions).all()
     assert not lens.directions.any(), "one state differs from its mean in no direction"
 
@@ -84,13 +84,32 @@ def test_a_part_of_the_budget_goes_into_directions(
 ) -> None:
     asked = []
 
-    def fitted(models: Models, some: Any, max_new_tokens: int, nodes: int) -> Lens:
+    def fitted(models: Models, some: Any, max_new_tokens: int, nodes: int, together: int) -> Lens:
         asked.append((len(some), max_new_tokens, nodes))
         return Lens.neutral(2, 32)
 
     monkeypatch.setattr(record, "fit_directions", fitted)
     [*Recorder(tiny_models, text_score, 2, budget).record(tiny_prompts()[:prompts], "train")]
     assert asked == [(prompts, 2, nodes)]
+
+
+def test_directions_are_fitted_in_caches_no_larger_than_those_of_a_batch(
+    tiny_models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short prompts are recorded one by one, and so they are for the lens."""
+    made = list[int]()
+
+    def watched(*given: Any) -> Batch:
+        batch = Batch(*given)
+        made.append(batch.cached_bytes)
+        return batch
+
+    monkeypatch.setattr(record, "_CACHE_BYTES", 1)
+    monkeypatch.setattr(record_lens, "Batch", watched)
+    [*Recorder(tiny_models, text_score, 6, 40).record(tiny_prompts(), "train", batch=1)]
+    longest = max(len(tiny_models.encode(prompt.text, 6)) for prompt in tiny_prompts())
+    assert len(made) == len(tiny_prompts())
+    assert max(made) <= cached_bytes(tiny_models, longest, 40)
 
 
 # ---------------------------------------------------------------- importance
@@ -172,3 +191,16 @@ def test_an_llm_that_always_or_never_agrees_leaves_finite_weights(akin_graphs: G
     held = lens.rejected(-1, clues_of(laid)[np.concatenate(met(laid, 4)), -1])
     assert np.isfinite(lens.rejection).all()
     assert (held < 0.2).all() if agree else (held > 0.8).all()
+
+
+def test_directions_do_not_depend_on_the_workers(tiny_models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are fitted before these begin, so the room of all of them is theirs."""
+    longest = max(len(tiny_models.encode(prompt.text, 6)) for prompt in tiny_prompts())
+    monkeypatch.setattr(record, "_CACHE_BYTES", cached_bytes(tiny_models, 6 * longest, 6 * 40))
+    lenses = []
+    for workers in (1, 6):
+        recorder = Recorder(tiny_models, text_score, 6, 40, workers=workers)
+        *_, graphs = recorder.record(tiny_prompts(), "train", batch=1)
+        assert isinstance(graphs, GraphSet)
+        lenses.append(Lens.from_tensors(graphs.lens_tensors))
+    assert lenses[0].fingerprint == lenses[1].fingerprint
