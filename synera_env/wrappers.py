@@ -18,8 +18,10 @@ from runtime.errors import SettingError
 from runtime.settings import shown
 from synera_env.arguments import Links, Source, made, read_links, read_preference
 from synera_env.base import Observation
+from synera_env.busy import CloudLoad, read_cloud_load
 from synera_env.reward import Preference
 from traces.profile import CloudProfile, DeviceProfile
+from traces.workload.readers import load_workload
 
 _Wrapper = gym.Wrapper[Observation, NDArray[np.float32], Observation, NDArray[np.float32]]
 
@@ -43,10 +45,11 @@ class FixedPreference(_Wrapper, RecordConstructorArgs):
 
 
 class RandomWorld(_Wrapper, RecordConstructorArgs):
-    """Each answer is in a world drawn from these (domain randomisation): device, cloud and set of links, each by itself.
+    """Each answer is in a world drawn from these (domain randomisation): device, cloud, set of links and load of the cloud, each by
+    itself.
 
     A controller that is to serve phones, clouds and networks that it was not trained on is trained on many. What is drawn
-    is in the `reset` info as `world`: names of both profiles, and the place of the set of links.
+    is in the `reset` info as `world`: names of both profiles and of the workload, and the place of the set of links.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class RandomWorld(_Wrapper, RecordConstructorArgs):
         devices: Sequence[DeviceProfile | Mapping[str, Any] | Source] = (),
         clouds: Sequence[CloudProfile | Mapping[str, Any] | Source] = (),
         links: Sequence[Links] = (),
+        loads: Sequence[CloudLoad | None] = (),
     ) -> None:
         """See the class.
 
@@ -63,14 +67,15 @@ class RandomWorld(_Wrapper, RecordConstructorArgs):
             devices: device profiles or their files; none keeps the environment's.
             clouds: cloud profiles or their files, likewise.
             links: sets of link traces or their files, likewise; sets are drawn evenly, whatever their sizes.
+            loads: workloads or their files, likewise, each worked out for every cloud; None among them is the cloud profile's own load.
 
         Raises:
-            SettingError: the environment is no replay, or what is given is of a wrong type.
+            SettingError: the environment is no replay, or what is given is of a wrong type or makes no sense for a cloud.
             TraceError: a file is missing or damaged.
         """
         from synera_env.synera.replay import SyneraReplayEnv
 
-        RecordConstructorArgs.__init__(self, devices=devices, clouds=clouds, links=links)
+        RecordConstructorArgs.__init__(self, devices=devices, clouds=clouds, links=links, loads=loads)
         gym.Wrapper.__init__(self, env)
         replay = env.unwrapped
         if not isinstance(replay, SyneraReplayEnv):
@@ -79,21 +84,24 @@ class RandomWorld(_Wrapper, RecordConstructorArgs):
         self.devices = [made("devices", each, DeviceProfile, DeviceProfile.load) for each in devices] or [replay.device]
         self.clouds = [made("clouds", each, CloudProfile, CloudProfile.load) for each in clouds] or [replay.cloud]
         self.links = [read_links(each) for each in links] or [replay.links]
+        read = [load_workload(each) if isinstance(each, Source) else each for each in loads]
+        self.loads = [[read_cloud_load(each, cloud) for each in read] or [replay.cloud_load] for cloud in self.clouds]
+        """By cloud."""
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """See :class:`synera_env.base.DecisionEnv`; the seed fixes the worlds of this answer and of those after it, too."""
         if seed is not None:
             self._rng = np.random.default_rng([seed, 1])
-        places = [int(self._rng.integers(len(each))) for each in (self.devices, self.clouds, self.links)]
-        replay = self._replay
-        replay.device, replay.cloud, replay.links = (
-            self.devices[places[0]],
-            self.clouds[places[1]],
-            self.links[places[2]],
+        device, cloud, links, load = (
+            int(self._rng.integers(len(each))) for each in (self.devices, self.clouds, self.links, self.loads[0])
         )
+        replay = self._replay
+        replay.device, replay.cloud, replay.links = self.devices[device], self.clouds[cloud], self.links[links]
+        replay.cloud_load = shared = self.loads[cloud][load]
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, info | {"world": {"device": replay.device.name, "cloud": replay.cloud.name, "links": places[2]}}
+        world = {"device": replay.device.name, "cloud": replay.cloud.name, "links": links}
+        return observation, info | {"world": world | {"load": None if shared is None else shared.workload}}
 
 
 class VectorReward(_Wrapper, RecordConstructorArgs):

@@ -13,6 +13,7 @@ from synera_env import FixedPreference, Preference, RandomWorld, SettingError, V
 from tests.support.graphs import CLOUD, DEVICE
 from traces.links.generators import constant_link
 from traces.synera.graph import GraphSet
+from traces.workload.generators import poisson
 
 TERMS = tuple(each.name for each in fields(Preference))
 
@@ -42,31 +43,35 @@ def test_worlds_are_drawn_by_the_seed_and_each_answer_is_in_its_own(env: Any) ->
     devices = [replace(DEVICE, name=name) for name in ("one", "two")]
     clouds = [replace(CLOUD, name=name) for name in ("near", "far")]
     links = [[constant_link(20.0)], [constant_link(200.0)]]
-    world = RandomWorld(env, devices, clouds, links)
+    world = RandomWorld(env, devices, clouds, links, [None, poisson(1.0, 30.0)])
 
     def drawn(seed: int) -> list[dict[str, Any]]:
         found = []
-        for each in range(24):
+        for each in range(60):
             _, info = world.reset(seed=seed if each == 0 else None)
             assert info["world"] == {
                 "device": env.unwrapped.device.name,
                 "cloud": env.unwrapped.cloud.name,
                 "links": ["constant-20ms", "constant-200ms"].index(info["link"]),
+                "load": None if env.unwrapped.cloud_load is None else "poisson-1",
             }
+            assert env.unwrapped.cloud_load is None or env.unwrapped.cloud_load.cloud == env.unwrapped.cloud
             found.append(info["world"])
         return found
 
     assert drawn(3) == drawn(3) != drawn(4)
-    assert len({tuple(each.values()) for each in drawn(3)}) == 8
+    assert len({tuple(each.values()) for each in drawn(3)}) == 16
 
 
 def test_what_is_not_drawn_stays_the_environments_own(env: Any) -> None:
     _, info = RandomWorld(env).reset(seed=0)
-    assert info["world"] == {"device": DEVICE.name, "cloud": CLOUD.name, "links": 0}
+    assert info["world"] == {"device": DEVICE.name, "cloud": CLOUD.name, "links": 0, "load": None}
     with pytest.raises(SettingError, match="env='CartPoleEnv' is no replay"):
         RandomWorld(gym.make("CartPole-v1"))  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="devices=3 must be a DeviceProfile"):
         RandomWorld(env, devices=[3])  # type: ignore[list-item]
+    with pytest.raises(SettingError, match="cloud_load=3 must be"):
+        RandomWorld(env, loads=[3])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,11 +1,11 @@
-"""Links that are made up: one that never changes, and one that alternates between two states.
+"""Links that are made up: one that never changes, one that alternates between two states, and any link with outages put into it.
 
 What does not live here: the trace itself (trace.py) and link files (store.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,3 +97,33 @@ def markov_link(
         )
         place, is_good = stop, not is_good
     return LinkTrace(f"{family}-{seed}", family, step_seconds, rtt, up, down)
+
+
+def with_outages(link: LinkTrace, seed: int, every_seconds: float = 20.0, mean_seconds: float = 2.0) -> LinkTrace:
+    """A link that carries nothing for a while, now and again: both rates are 0 for exponential stays, between exponential times.
+
+    A message that is sent meanwhile waits for the end. Those that are lost on the way are another matter: `synera_env.radio.Outages`.
+
+    Args:
+        link: that is cut off; its step is the shortest outage.
+        seed: says when, not negative; the same seed, the same trace.
+        every_seconds: mean time between outages.
+        mean_seconds: mean length of one.
+
+    Raises:
+        SettingError: an argument that is out of its range.
+        TraceError: nothing would be left of the link.
+    """
+    within("seed", seed, 0)
+    within("every_seconds", every_seconds, 1e-3, 1e6)
+    within("mean_seconds", mean_seconds, 1e-3, 1e6)
+    rng, samples = np.random.default_rng([seed, 2]), len(link.rtt_ms)
+    carries = np.ones(samples, np.bool_)
+    down, place = rng.random() < mean_seconds / (every_seconds + mean_seconds), 0
+    while place < samples:
+        stay = max(1, round(rng.exponential(mean_seconds if down else every_seconds) / link.step_seconds))
+        carries[place : place + stay] = not down
+        place, down = place + stay, not down
+    family = f"{link.family}-outages"
+    rates = {name: getattr(link, name) * carries for name in ("uplink_mbps", "downlink_mbps")}
+    return replace(link, name=f"{link.name}-outages-{seed}", family=family, **rates)
