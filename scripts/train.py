@@ -124,8 +124,8 @@ def train(
     validation = SyneraReplayEnv(validation_graphs, links("validation"), device, cloud, cloud_load=cloud_load)
     try:
         with progress() as bar:
-            task = bar.add_task("train PPO", total=config.steps)
-            watching = [_calling(lambda done: bar.update(task, completed=done))]
+            task = bar.add_task("prepare (compiles, once a machine)", total=config.steps)
+            watching = [_calling(lambda done: bar.update(task, completed=done, description="train PPO"))]
             if save_graphs:
                 watching.append(_calling(lambda _: save_grown(graphs, unfinished[0] / "graphs"), config.validate_every))
             bundle = train_ppo(make_env, validation, config, folder, CallbackList(watching), started)
