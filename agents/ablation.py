@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from agents.base import Controller
-from agents.comparison import ADVICE, covered_share, resampled, warn_uncovered
+from agents.comparison import ADVICE, Estimate, covered_share, resampled, warn_uncovered
 from agents.evaluation import Answered, answer, answer_all, make_plan
 from agents.rules import FIGURES, ChanceRule, FixedRule, LevelRule
 from synera_env import DecisionEnv, UncoveredError
@@ -34,27 +34,6 @@ RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 COMMON_RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Offload rates that criteria are compared at."""
 _GRID = np.linspace(0.0, 1.0, 101)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % bootstrap interval over prompts."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return format(self, ".3f")
-
-    def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
-
-    @classmethod
-    def of(cls, mean: float, resampled: NDArray[np.float64]) -> Estimate:
-        """Take the interval of the values of resampled prompts."""
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return cls(float(mean), float(low), float(high))
 
 
 @dataclass(frozen=True)

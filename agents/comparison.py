@@ -161,18 +161,27 @@ def _warn(message: str) -> None:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean reward of one controller minus another's, with its 95 % interval by prompt."""
+class Estimate:
+    """A figure with its 95 % bootstrap interval by prompt."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
+
+    @classmethod
+    def of(cls, mean: float, resampled: NDArray[np.float64]) -> Estimate:
+        """Take the interval of the values of resampled prompts."""
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return cls(float(mean), float(low), float(high))
 
 
-def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> Difference:
+def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> Estimate:
     """Compare two controllers on one plan, each on its own answers, each prompt counting once.
 
     Raises:
@@ -182,8 +191,7 @@ def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> D
     if [a.prompt for a in ours] != [b.prompt for b in theirs]:
         raise ValueError("the answers of the two controllers are not of one plan")
     minus = resampled(ours, "reward") - resampled(theirs, "reward")
-    low, high = np.quantile(minus[1:], [0.025, 0.975])
-    return Difference(float(minus[0]), float(low), float(high))
+    return Estimate.of(minus[0], minus[1:])
 
 
 def resampled(answered: Sequence[Answered], name: str) -> NDArray[np.float64]:

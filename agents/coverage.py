@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.base import Controller
+from agents.comparison import Estimate
 from agents.evaluation import PlannedAnswer
 from agents.policy import ControllerPolicy
 from agents.registry import rules
@@ -40,18 +41,6 @@ SWEPT = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share, with its 95 % bootstrap interval by prompt."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-@dataclass(frozen=True)
 class Covered:
     """What one controller kept inside."""
 
@@ -62,8 +51,8 @@ class Covered:
     """Decisions, the one included with which an answer left; an answer that could not be begun counts as one that left."""
     uncovered: int
     """Decisions with which an answer left."""
-    answers_inside: Share
-    steps_inside: Share
+    answers_inside: Estimate
+    steps_inside: Estimate
 
 
 def swept(schema: Schema) -> dict[str, Controller]:
@@ -144,9 +133,9 @@ def _covered(prompts: NDArray[np.int64], steps: NDArray[np.int64], left: NDArray
     )
 
 
-def _share(prompts: NDArray[np.int64], counts: NDArray[np.int64], left: NDArray[np.bool_]) -> Share:
+def _share(prompts: NDArray[np.int64], counts: NDArray[np.int64], left: NDArray[np.bool_]) -> Estimate:
     """Of so many each, those that did not leave."""
     _, place = np.unique(prompts, return_inverse=True)
     total = np.bincount(place, counts).astype(float)
     kept = total - np.bincount(place, left)
-    return Share(float(kept.sum() / total.sum()), *bootstrap_interval(kept / total, weights=total))
+    return Estimate(float(kept.sum() / total.sum()), *bootstrap_interval(kept / total, weights=total))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from agents.ablation import Estimate, Watched
-from agents.comparison import ADVICE, ENOUGH
+from agents.ablation import Watched
+from agents.comparison import ADVICE, ENOUGH, Estimate
 from agents.evaluation import PlannedAnswer, answer, make_plan, over_plan
 from agents.rules import FIGURES, ChanceRule
 from synera_env import DecisionEnv, UncoveredError, drive

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from agents.ablation import Estimate
+from agents.comparison import Estimate
 from agents.evaluation import PlannedAnswer, make_plan, over_plan
 from agents.rules import FIGURES, Figure
 from agents.signals import ranking

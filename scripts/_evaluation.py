@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 from rich.table import Table
 
-from agents.comparison import Difference, covered_share, reward_difference, summarise_all
+from agents.comparison import Estimate, covered_share, reward_difference, summarise_all
 from agents.evaluation import Answered
 from scripts._report import table
 from traces.links.trace import LinkTrace
@@ -38,7 +38,7 @@ class ControllerResult:
     """By metric (`synera_env.metrics.EpisodeMetrics`), None for one that no answer has, with 95 % intervals by prompt:
     quality_low, quality_high, reward_low, reward_high. Those kept stand for those lost (:mod:`agents.comparison`). Empty where
     none was kept."""
-    reward_minus: dict[str, Difference]
+    reward_minus: dict[str, Estimate]
     """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt; of a bundle, where both
     kept answers."""
 

@@ -260,7 +260,7 @@ def _report(
         for world, outcomes in (("replay", replayed), ("live", live)):
             difference = reward_difference(outcomes["ppo"], outcomes[other])
             differences[f"{world}: ppo - {other}"] = asdict(difference)
-            console.print(f"{world}: reward of ppo minus {other}, same answers, 95 % interval by prompt: {difference}")
+            console.print(f"{world}: reward of ppo minus {other}, same plan, 95 % interval by prompt: {difference:+.3f}")
     seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "controllers": summaries,

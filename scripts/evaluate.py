@@ -233,7 +233,7 @@ def _report(
     results = results_of(together, found, bundles, _reference(together))
     for name, result in results.items():
         for reference, difference in result.reward_minus.items():
-            console.print(f"reward of {name} minus {reference}, same plan, interval by prompt: {difference}")
+            console.print(f"reward of {name} minus {reference}, same plan, interval by prompt: {difference:+.3f}")
     evaluation = Evaluation(
         graphs=str(arguments.graphs),
         split=env.graphs.meta.split,

@@ -240,7 +240,7 @@ def _coverage_table(covered: Mapping[str, Covered]) -> Table:
     for head in ("decisions", "left", "decisions inside", "answers inside"):
         table.add_column(head, justify="right", no_wrap=True)
     for name, each in covered.items():
-        cells = (str(each.steps), str(each.uncovered), str(each.steps_inside), str(each.answers_inside))
+        cells = (str(each.steps), str(each.uncovered), f"{each.steps_inside:.4f}", f"{each.answers_inside:.4f}")
         table.add_row(harmless(name), *cells, style=None if each.steps_inside.mean >= WANTED_STEPS else "yellow")
     return table
 

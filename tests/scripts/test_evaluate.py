@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.ablation import CRITERIA, RANDOM, Curve, Estimate, Point
+from agents.ablation import CRITERIA, RANDOM, Curve, Point
 from agents.base import Controller
 from agents.bundle import Bundle
+from agents.comparison import Estimate
 from agents.evaluation import Answered, PlannedAnswer, answer_all
 from agents.registry import controller
 from agents.rules import FixedRule, LevelRule
@@ -97,8 +98,8 @@ def test_same_named_bundles_and_one_named_like_a_rule_all_count(files: Path, cap
     assert found.controllers["never"].bundle is None
     assert found.controllers["one/mine"].means["quality"] != found.controllers["never"].means["quality"]
     said = capsys.readouterr().out
-    assert "reward of one/mine minus threshold, same answers" in said
-    assert "reward of two/mine minus threshold, same answers" in said
+    assert "reward of one/mine minus threshold, same plan" in said
+    assert "reward of two/mine minus threshold, same plan" in said
     assert "next: synera serve\n      synera deploy --controller " in said
 
 
