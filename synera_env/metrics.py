@@ -58,7 +58,7 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
         quality: its task score; NaN where nobody can tell.
         preference: the weights.
     """
-    times = np.concatenate([np.full(len(r.committed), r.committed_at) for r in records])
+    times = [r.committed_at for r in records for _ in r.committed]
     gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
     judged = sum(r.judged for r in records)
     costs, aheads = [r.cost for r in records], [r.ahead for r in records if r.ahead is not None]
@@ -66,12 +66,12 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
     return EpisodeMetrics(
         quality=quality,
         reward=sum(sum(reward_terms(c, q, preference).values()) for c, q in zip(costs, qualities, strict=True)),
-        ttft_seconds=float(times[0]),
+        ttft_seconds=times[0],
         tbt_mean_seconds=float(gaps.mean()),
         tbt_p95_seconds=float(np.quantile(gaps, 0.95)),
-        seconds=float(times[-1]),
+        seconds=times[-1],
         tokens=len(times),
-        tokens_per_second=float(len(times) / max(times[-1], 1e-9)),
+        tokens_per_second=len(times) / max(times[-1], 1e-9),
         chunks=len(records),
         offload_rate=sum(r.offloaded for r in records) / len(records),
         acceptance_rate=sum(r.accepted for r in records) / judged if judged else float("nan"),

@@ -9,14 +9,12 @@ which charges for them, take the same walk. What does not live here: hidden stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runtime.errors import SettingError
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A batch of consecutive positions that runs from one exit (or the embedding) to the next."""
 
     exit_index: int

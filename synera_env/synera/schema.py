@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, DraftToken, Verdict
@@ -113,71 +112,52 @@ def _knobs(exits: int) -> list[Knob]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SyneraView(View):
     """What the extractors read; derived estimates are made once an observation."""
 
     point: DecisionPoint
     records: Sequence[ChunkRecord]
+    tokens: tuple[DraftToken, ...] = field(init=False)
+    """The draft in hand."""
+    latest: Sequence[ChunkRecord] = field(init=False)
+    """The last HISTORY chunks, the last first."""
+    last: Verdict | None = None
+    """The last verdict."""
+    acceptance: float = 0.5
+    """Moving average of the accepted share of the chunks that were judged."""
+    guess_hits: float = 0.5
+    """Moving average of the guesses that were right."""
+    rtt_seconds: float | None = None
+    """Moving average of network seconds, from the first probe on."""
+    throughput_bps: float | None = None
+    """Moving average of the bits of request and response over network seconds."""
 
-    @property
-    def tokens(self) -> tuple[DraftToken, ...]:
-        """The draft in hand."""
-        return self.point.draft.tokens
-
-    @cached_property
-    def verdicts(self) -> list[tuple[Verdict, ChunkRecord]]:
-        """What the cloud said so far."""
-        return [(r.verdict, r) for r in self.records if r.verdict is not None]
-
-    @cached_property
-    def acceptance(self) -> float:
-        """Moving average of the accepted share of the chunks that were judged."""
-        average = 0.5
-        for _, r in self.verdicts:
-            average = smoothed(average, r.accepted / r.judged)
-        return average
-
-    @cached_property
-    def guess_hits(self) -> float:
-        """Moving average of the guesses that were right."""
-        average = 0.5
-        for r in self.records:
-            if r.ahead is not None:
-                average = smoothed(average, r.ahead.hit)
-        return average
-
-    @cached_property
-    def rtt_seconds(self) -> float | None:
-        """Moving average of network seconds, from the first probe on."""
-        probe = self.point.probe_seconds
-        return _average([*([] if probe is None else [probe]), *(v.network_seconds for v, _ in self.verdicts)])
-
-    @cached_property
-    def throughput_bps(self) -> float | None:
-        """Moving average of the bits of request and response over network seconds."""
-        return _average([throughput(v.uplink_bytes + v.downlink_bytes, v.network_seconds) for v, _ in self.verdicts])
-
-    @property
-    def last(self) -> Verdict | None:
-        """The last verdict."""
-        return self.verdicts[-1][0] if self.verdicts else None
+    def __post_init__(self) -> None:
+        self.tokens, self.latest = self.point.draft.tokens, self.records[: -HISTORY - 1 : -1]
+        self.rtt_seconds = self.point.probe_seconds
+        for record in self.records:
+            if record.ahead is not None:
+                self.guess_hits = smoothed(self.guess_hits, record.ahead.hit)
+            if (said := record.verdict) is not None:
+                self.last = said
+                self.acceptance = smoothed(self.acceptance, record.accepted / record.judged)
+                bps = throughput(said.uplink_bytes + said.downlink_bytes, said.network_seconds)
+                self.throughput_bps = _averaged(self.throughput_bps, bps)
+                self.rtt_seconds = _averaged(self.rtt_seconds, said.network_seconds)
 
     def past(self, of: Callable[[ChunkRecord], float], before_the_first: float) -> list[float]:
         """A figure of each of the last HISTORY chunks, the last first."""
-        found = [float(of(r)) for r in self.records[: -HISTORY - 1 : -1]]
-        return found + [before_the_first] * (HISTORY - len(found))
+        return [*map(of, self.latest), *[before_the_first] * (HISTORY - len(self.latest))]
 
     def by_token(self, of: Callable[[DraftToken], float], past_the_end: float) -> list[float]:
         """A figure of each draft token, up to the longest draft."""
-        return [of(t) for t in self.tokens] + [past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))
+        return [*map(of, self.tokens), *[past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))]
 
 
-def _average(values: Sequence[float]) -> float | None:
-    average: float | None = None
-    for value in values:
-        average = value if average is None else smoothed(average, value)
-    return average
+def _averaged(average: float | None, value: float) -> float:
+    """A moving average with one more value, which may be the first."""
+    return value if average is None else smoothed(average, value)
 
 
 def smoothed(average: float, value: float) -> float:
