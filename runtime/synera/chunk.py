@@ -6,6 +6,7 @@ What does not live here: the loop that makes them (session.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class DraftToken:
     `confidence` is that of its likeliest token, which a drawn one need not be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draft:
     """The chunk in hand."""
 
@@ -47,7 +48,7 @@ class Draft:
     seconds: float
     """Device time spent on it since the chunk before was settled; what was drafted ahead of that is part of that step's cost."""
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """Token ids."""
         return tuple(t.token for t in self.tokens)
@@ -57,7 +58,7 @@ class Draft:
         """What the tokens were drawn from; none where they were not."""
         return tuple(t.proposal for t in self.tokens if t.proposal is not None)
 
-    @property
+    @cached_property
     def confidence(self) -> float:
         """Of the least confident token."""
         return min(t.confidence for t in self.tokens)

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.clock import SimulatedClock
 from runtime.errors import SettingError, UncoveredError
-from runtime.model.exits import ExitLedger
+from runtime.model.exits import ExitLedger, Segment
 from runtime.sampling import Sampling
 from runtime.settings import shown
 from runtime.synera.chunk import DraftToken
@@ -140,30 +140,28 @@ class ReplayDrafter:
         wasted in any case, as a guess that holds and leaves the graph ends the episode there.
         """
         if self._walk.beyond:
-            self._walk_exits(exit_index, exit_margin, lambda exit_index: 0.0)
+            self._walk_exits(exit_index, exit_margin, lambda segment, ask: 0.0)
             self._walk.push(None)
             return None
         return self.next(exit_index, exit_margin)
 
-    def _walk_exits(self, exit_index: int, exit_margin: float, margin: Callable[[int], float]) -> int:
+    def _walk_exits(self, exit_index: int, exit_margin: float, run: Callable[[Segment, bool], float]) -> int:
         """Take the last position from exit to exit; charge it and return the exit that it left at."""
         began = self._clock.now()
-        walk = self._ledger.walk(
-            self._walk.tokens, exit_index, exit_margin, lambda segment, ask: margin(segment.exit_index) if ask else 0.0
-        )
+        walk = self._ledger.walk(self._walk.tokens, exit_index, exit_margin, run)
         self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
         return walk.exit_index
 
     def _read(self, exit_index: int, exit_margin: float) -> DraftToken:
         graph, node = self._walk.graph, self._walk.node
         graph.know(node)
-        left = self._walk_exits(exit_index, exit_margin, lambda at: float(graph.margin[node, at]))
+        left = self._walk_exits(exit_index, exit_margin, lambda segment, ask: graph.margin.item(node, segment.exit_index))
         return DraftToken(
-            token=int(graph.exit_token[node, left]),
+            token=graph.exit_token.item(node, left),
             exit_index=left,
-            confidence=float(graph.confidence[node, left]),
-            margin=float(graph.margin[node, left]),
-            entropy=float(graph.entropy[node, left]),
-            runner_up=int(graph.runner_up[node, left]),
+            confidence=graph.confidence.item(node, left),
+            margin=graph.margin.item(node, left),
+            entropy=graph.entropy.item(node, left),
+            runner_up=graph.runner_up.item(node, left),
             sketch=graph.sketch[node, left].astype(np.float32),
         )

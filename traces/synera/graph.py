@@ -107,10 +107,10 @@ class Graph:
 
     def child(self, node: int, token: int) -> int:
         """Return the node that `token` leads to, or -1 where that was not recorded."""
-        if token == self.llm_token[node]:
-            return int(self.llm_child[node])
-        found = np.flatnonzero(self.exit_token[node] == token)
-        return int(self.exit_child[node, found[0]]) if found.size else -1
+        if token == self.llm_token.item(node):
+            return self.llm_child.item(node)
+        said = self.exit_token[node].tolist()
+        return self.exit_child.item(node, said.index(token)) if token in said else -1
 
     reach = child  # a walk's word for it: graphs that grow have more to say
 
