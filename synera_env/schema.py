@@ -233,7 +233,7 @@ class Schema:
             raise ValueError(
                 f"schema {self.system}: {len(values)} values for {len(self.order)} entries; an extractor gave too many or too few"
             )
-        return np.minimum(np.maximum(np.array(values, np.float32)[self.order], self.low), self.high)
+        return np.minimum(np.maximum(np.fromiter(values, np.float32)[self.order], self.low), self.high)
 
     def grid(self) -> list[Any]:
         """Return the settings that a search tries, each once: the crossings of the rows' grids, then the presets."""

@@ -98,7 +98,9 @@ class ExitLedger:
 
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on."""
-        self.reached = [min(n, length) for n in self.reached]
+        for index, reached in enumerate(self.reached):
+            if reached > length:
+                self.reached[index] = length
 
 
 def resolve_exit(exit_index: int, exits: int) -> int:

@@ -62,7 +62,7 @@ class ReplayEpisode:
         verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
-        self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
+        self.prompt_tokens = tuple(graph.prompt_tokens.tolist())
         self.prompt, self.kind = graph.prompt, graph.kind
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, DraftToken, Verdict
@@ -193,14 +194,14 @@ def _draft_features(exits: int) -> list[Feature]:
             "confidence",
             "probability",
             "top-1 of each draft token; 1 past the end",
-            lambda v: v.by_token(lambda t: t.confidence, 1.0),
+            lambda v: v.by_token(attrgetter("confidence"), 1.0),
             *by_token,
         ),
         _unit(
             "margin",
             "probability",
             "top-1 minus top-2 of each draft token; 1 past the end",
-            lambda v: v.by_token(lambda t: t.margin, 1.0),
+            lambda v: v.by_token(attrgetter("margin"), 1.0),
             *by_token,
         ),
         Feature(
@@ -209,7 +210,7 @@ def _draft_features(exits: int) -> list[Feature]:
             0.0,
             16.0,
             "of each draft token; 0 past the end",
-            lambda v: v.by_token(lambda t: t.entropy, 0.0),
+            lambda v: v.by_token(attrgetter("entropy"), 0.0),
             *by_token,
             scale=1.0,
         ),
@@ -247,17 +248,17 @@ def _past_features() -> list[Feature]:
             "past_confidence",
             "probability",
             "lowest confidence of each of the last chunks, the last first; 1 before the first",
-            lambda v: v.past(lambda r: r.draft.confidence, 1.0),
+            lambda v: v.past(attrgetter("draft.confidence"), 1.0),
             *by_chunk,
         ),
         _unit(
             "past_importance",
             "quantile",
             "their importance; 0 before the first",
-            lambda v: v.past(lambda r: r.draft.importance, 0.0),
+            lambda v: v.past(attrgetter("draft.importance"), 0.0),
             *by_chunk,
         ),
-        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(lambda r: r.offloaded, 0.0), *by_chunk),
+        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(attrgetter("offloaded"), 0.0), *by_chunk),
         _unit(
             "past_accepted",
             "share",

@@ -143,8 +143,8 @@ class GraphSet:
         if not -len(self) <= index < len(self):
             raise IndexError(f"graph {index} of {len(self)}")
         index %= len(self)
-        nodes = slice(*self._arrays["node_offsets"][index : index + 2])
-        tokens = slice(*self._arrays["prompt_offsets"][index : index + 2])
+        nodes = slice(*self._arrays["node_offsets"][index : index + 2].tolist())
+        tokens = slice(*self._arrays["prompt_offsets"][index : index + 2].tolist())
         parts = {name: self._arrays[name][nodes] for name in NODE_ARRAYS}
         return Graph(self.meta.prompts[index], self.meta.kinds[index], self._arrays["prompt_tokens"][tokens], **parts)
 
