@@ -7,6 +7,7 @@ What does not live here: the graph (traces/synera/graph.py), the replayed cloud 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,6 +99,8 @@ class ReplayDrafter:
     def __init__(self, walk: Walk, exit_layers: tuple[int, ...], clock: SimulatedClock, profile: DeviceProfile) -> None:
         self._walk, self._clock, self._profile = walk, clock, profile
         self._ledger = ExitLedger(exit_layers)
+        # A graph that grows may be given up, and is not to be held for what was said in it.
+        self._said = _remembered if isinstance(walk.graph, Graph) else _said
 
     def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
         """Start from the graph's prompt.
@@ -131,8 +134,11 @@ class ReplayDrafter:
         Raises:
             UncoveredError: the prefix leads out of it already, so that nothing is known of its next token.
         """
-        said = self._read(exit_index, exit_margin)
-        self.push(said.token)
+        graph, node = self._walk.graph, self._walk.node
+        graph.know(node)
+        left = self._walk_exits(exit_index, exit_margin, lambda segment, ask: graph.margin.item(node, segment.exit_index))
+        said = self._said(graph, node, left)
+        self._walk.push(said.token)
         return said
 
     def next_guessed(self, exit_index: int, exit_margin: float) -> DraftToken | None:
@@ -152,16 +158,19 @@ class ReplayDrafter:
         self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
         return walk.exit_index
 
-    def _read(self, exit_index: int, exit_margin: float) -> DraftToken:
-        graph, node = self._walk.graph, self._walk.node
-        graph.know(node)
-        left = self._walk_exits(exit_index, exit_margin, lambda segment, ask: graph.margin.item(node, segment.exit_index))
-        return DraftToken(
-            token=graph.exit_token.item(node, left),
-            exit_index=left,
-            confidence=graph.confidence.item(node, left),
-            margin=graph.margin.item(node, left),
-            entropy=graph.entropy.item(node, left),
-            runner_up=graph.runner_up.item(node, left),
-            sketch=graph.sketch[node, left].astype(np.float32),
-        )
+
+def _said(graph: Graph | LivingGraph, node: int, exit_index: int) -> DraftToken:
+    """What the SLM says at an exit of a node."""
+    return DraftToken(
+        token=graph.exit_token.item(node, exit_index),
+        exit_index=exit_index,
+        confidence=graph.confidence.item(node, exit_index),
+        margin=graph.margin.item(node, exit_index),
+        entropy=graph.entropy.item(node, exit_index),
+        runner_up=graph.runner_up.item(node, exit_index),
+        sketch=graph.sketch[node, exit_index].astype(np.float32),
+    )
+
+
+_remembered = lru_cache(maxsize=2**14)(_said)
+"""As :func:`_said`, read once: answers come by the same nodes again and again. Takes 10 MB."""

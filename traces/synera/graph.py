@@ -75,7 +75,7 @@ class GraphMeta:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """The graph of one prompt; node 0 is the prompt itself. Arrays are those of :data:`NODE_ARRAYS`, read-only views."""
 
@@ -133,6 +133,7 @@ class GraphSet:
             TraceError: they do not fit together.
         """
         self.meta, self.path, self._arrays = meta, path, arrays
+        self._graphs: dict[int, Graph] = {}
         if reason := fault(meta, arrays):
             raise graph_file.damaged(path, reason)
 
@@ -143,6 +144,11 @@ class GraphSet:
         if not -len(self) <= index < len(self):
             raise IndexError(f"graph {index} of {len(self)}")
         index %= len(self)
+        if index not in self._graphs:
+            self._graphs[index] = self._cut_out(index)
+        return self._graphs[index]
+
+    def _cut_out(self, index: int) -> Graph:
         nodes = slice(*self._arrays["node_offsets"][index : index + 2].tolist())
         tokens = slice(*self._arrays["prompt_offsets"][index : index + 2].tolist())
         parts = {name: self._arrays[name][nodes] for name in NODE_ARRAYS}
