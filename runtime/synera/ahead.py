@@ -147,16 +147,17 @@ class AheadRun:
             late_seconds: the device was still at it so long after the verdict was known.
             wasted_joules: energy of so many seconds of drafting.
         """
+        guessed, seconds = self.guessed, sum(self.seconds)
         useful = sum(self.seconds[self._after_guess : self._after_guess + kept])
         return Ahead(
-            guess=self.guessed,
+            guess=guessed,
             probability=self.guess.probability,
-            hit=self.guessed == tuple(committed),
+            hit=guessed == tuple(committed),
             drafted=len(self.tokens),
             kept=kept,
-            seconds=sum(self.seconds),
+            seconds=seconds,
             saved_seconds=useful - late_seconds,
-            wasted_joules=wasted_joules(sum(self.seconds) - useful),
+            wasted_joules=wasted_joules(seconds - useful),
         )
 
     @property

@@ -138,14 +138,14 @@ class SyneraView(View):
         self.tokens, self.latest = self.point.draft.tokens, self.records[: -HISTORY - 1 : -1]
         self.rtt_seconds = self.point.probe_seconds
         for record in self.records:
-            if record.ahead is not None:
-                self.guess_hits = smoothed(self.guess_hits, record.ahead.hit)
+            if (ahead := record.ahead) is not None:
+                self.guess_hits = smoothed(self.guess_hits, ahead.hit)
             if (said := record.verdict) is not None:
-                self.last = said
+                self.last, seconds = said, said.network_seconds
                 self.acceptance = smoothed(self.acceptance, record.accepted / record.judged)
-                bps = throughput(said.uplink_bytes + said.downlink_bytes, said.network_seconds)
+                self.rtt_seconds = _averaged(self.rtt_seconds, seconds)
+                bps = throughput(said.uplink_bytes + said.downlink_bytes, seconds)
                 self.throughput_bps = _averaged(self.throughput_bps, bps)
-                self.rtt_seconds = _averaged(self.rtt_seconds, said.network_seconds)
 
     def past(self, of: Callable[[ChunkRecord], float], before_the_first: float) -> list[float]:
         """A figure of each of the last HISTORY chunks, the last first."""
