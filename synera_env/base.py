@@ -326,7 +326,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
 def _fields(values: Any) -> dict[str, Any]:
     """A dataclass of plain values as a dict; `asdict` would copy each value, at a tenth of a step's time."""
-    return {name: getattr(values, name) for name in _names(type(values))}
+    return {name: getattr(values, name) for name in _names(values.__class__)}
 
 
 @cache

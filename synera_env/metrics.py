@@ -68,7 +68,7 @@ def episode_metrics(records: Sequence[StepRecord], quality: float, preference: P
         quality=quality,
         reward=sum(sum(reward_terms(c, q, preference).values()) for c, q in zip(costs, qualities, strict=True)),
         ttft_seconds=times[0],
-        tbt_mean_seconds=float(np.mean(gaps)),
+        tbt_mean_seconds=float(np.array(gaps).sum()) / len(gaps),
         tbt_p95_seconds=quantile(gaps, 0.95),
         seconds=times[-1],
         tokens=len(times),

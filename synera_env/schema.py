@@ -99,7 +99,7 @@ class Feature:
         return (self.name,) if self.size == 1 else tuple(f"{self.name}[{i}]" for i in range(self.size))
 
 
-@dataclass
+@dataclass(frozen=True)
 class View:
     """What extractors are given; a system may subclass it to derive once what several features show."""
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from runtime.errors import SettingError
+from runtime.values import value
 
 
-class Segment(NamedTuple):
+@value()
+class Segment:
     """A batch of consecutive positions that runs from one exit (or the embedding) to the next."""
 
     exit_index: int

@@ -12,6 +12,7 @@ from itertools import takewhile
 
 from runtime.session import Ahead
 from runtime.synera.chunk import Draft, DraftToken
+from runtime.values import value
 
 BONUS_MARGIN = 0.8
 """A bonus token is only guessed, so it is drafted with this exit margin, if the knobs have a higher one: at the first exit that
@@ -20,7 +21,7 @@ hundredths of an answer."""
 _LEAST_PROBABILITY = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Guess:
     """How a check may end."""
 

@@ -15,9 +15,10 @@ from runtime.errors import CloudError
 from runtime.sampling import Proposal
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
+from runtime.values import value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value(eq=False)
 class DraftToken:
     """One token that the SLM proposes, and what it felt about it."""
 
@@ -64,7 +65,7 @@ class Draft:
         return min(t.confidence for t in self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Verdict:
     """What the cloud said of a chunk, and what it took."""
 
@@ -88,7 +89,7 @@ class Verdict:
     """The cloud's load hint: requests waiting or running."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Lost:
     """A check that got no verdict, and what travelled for it nonetheless."""
 
@@ -97,7 +98,7 @@ class Lost:
     downlink_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class DecisionPoint:
     """What a device knows when it must decide: the draft in hand and where the answer stands."""
 
@@ -115,7 +116,7 @@ class DecisionPoint:
     """The cloud is being left alone: a check would be lost at once, and would not even try it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class ChunkRecord(StepRecord):
     """How one chunk was settled."""
 

@@ -6,13 +6,13 @@ The same bookkeeping live and in replay. What does not live here: who sends (ver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runtime.sampling import SampledDraft
+from runtime.values import value
 from runtime.wire.sizes import on_the_link, verify_request_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class CheckRequest:
     """One check, as it travels."""
 

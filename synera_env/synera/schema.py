@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, DraftToken, Verdict
 from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
 from runtime.synera.lens import SKETCH_SIZE
+from synera_env.reward import Preference
 from synera_env.schema import Feature, Knob, Schema, View, preference_features
 
 NEVER = Knobs(offload_budget=0.0)
@@ -40,7 +41,7 @@ def synera_schema(exits: int) -> Schema:
         make_knobs=Knobs,
         first_knobs=FIRST_KNOBS,
         presets={"never": NEVER, "always": ALWAYS, "threshold": THRESHOLD},
-        view=SyneraView,
+        view=SyneraView.of,
         searches=(
             {"confidence_threshold": 7, "exit_index": exits, "draft_length": 4},
             {"confidence_threshold": 3, "exit_margin": 4, "draft_length": 2},
@@ -113,52 +114,52 @@ def _knobs(exits: int) -> list[Knob]:
     ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class SyneraView(View):
     """What the extractors read; derived estimates are made once an observation."""
 
     point: DecisionPoint
     records: Sequence[ChunkRecord]
-    tokens: tuple[DraftToken, ...] = field(init=False)
-    """The draft in hand."""
-    latest: Sequence[ChunkRecord] = field(init=False)
-    """The last HISTORY chunks, the last first."""
-    last: Verdict | None = None
+    last: Verdict | None
     """The last verdict."""
-    acceptance: float = 0.5
+    acceptance: float
     """Moving average of the accepted share of the chunks that were judged."""
-    guess_hits: float = 0.5
+    guess_hits: float
     """Moving average of the guesses that were right."""
-    rtt_seconds: float | None = None
+    rtt_seconds: float | None
     """Moving average of network seconds, from the first probe on."""
-    throughput_bps: float | None = None
+    throughput_bps: float | None
     """Moving average of the bits of request and response over network seconds."""
 
-    def __post_init__(self) -> None:
-        self.tokens, self.latest = self.point.draft.tokens, self.records[: -HISTORY - 1 : -1]
-        self.rtt_seconds = self.point.probe_seconds
-        for record in self.records:
+    @classmethod
+    def of(cls, point: DecisionPoint, records: Sequence[ChunkRecord], preference: Preference) -> SyneraView:
+        """Look at a decision point and the chunks settled before it."""
+        last, acceptance, guess_hits = None, 0.5, 0.5
+        rtt_seconds, throughput_bps = point.probe_seconds, None
+        for record in records:
             if (ahead := record.ahead) is not None:
-                self.guess_hits = smoothed(self.guess_hits, ahead.hit)
+                guess_hits = smoothed(guess_hits, ahead.hit)
             if (said := record.verdict) is not None:
-                self.last, seconds = said, said.network_seconds
-                self.acceptance = smoothed(self.acceptance, record.accepted / record.judged)
-                self.rtt_seconds = _averaged(self.rtt_seconds, seconds)
+                last, seconds = said, said.network_seconds
+                acceptance = smoothed(acceptance, record.accepted / record.judged)
+                rtt_seconds = seconds if rtt_seconds is None else smoothed(rtt_seconds, seconds)
                 bps = throughput(said.uplink_bytes + said.downlink_bytes, seconds)
-                self.throughput_bps = _averaged(self.throughput_bps, bps)
+                throughput_bps = bps if throughput_bps is None else smoothed(throughput_bps, bps)
+        return cls(point, records, preference, last, acceptance, guess_hits, rtt_seconds, throughput_bps)
+
+    @property
+    def tokens(self) -> tuple[DraftToken, ...]:
+        """The draft in hand."""
+        return self.point.draft.tokens
 
     def past(self, of: Callable[[ChunkRecord], float], before_the_first: float) -> list[float]:
         """A figure of each of the last HISTORY chunks, the last first."""
-        return [*map(of, self.latest), *[before_the_first] * (HISTORY - len(self.latest))]
+        found = list(map(of, self.records[: -HISTORY - 1 : -1]))
+        return found + [before_the_first] * (HISTORY - len(found))
 
     def by_token(self, of: Callable[[DraftToken], float], past_the_end: float) -> list[float]:
         """A figure of each draft token, up to the longest draft."""
-        return [*map(of, self.tokens), *[past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))]
-
-
-def _averaged(average: float | None, value: float) -> float:
-    """A moving average with one more value, which may be the first."""
-    return value if average is None else smoothed(average, value)
+        return list(map(of, self.tokens)) + [past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))
 
 
 def smoothed(average: float, value: float) -> float:
@@ -258,7 +259,9 @@ def _past_features() -> list[Feature]:
             lambda v: v.past(attrgetter("draft.importance"), 0.0),
             *by_chunk,
         ),
-        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(attrgetter("offloaded"), 0.0), *by_chunk),
+        _unit(
+            "past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(attrgetter("offloaded"), 0.0), *by_chunk
+        ),
         _unit(
             "past_accepted",
             "share",
