@@ -61,7 +61,7 @@ class Ahead:
     """Energy of those not kept; part of the step's `joules`."""
 
 
-@value(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """How one step ended, as far as all systems agree; a system's own record adds to it."""
 

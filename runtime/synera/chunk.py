@@ -116,7 +116,7 @@ class DecisionPoint:
     """The cloud is being left alone: a check would be lost at once, and would not even try it."""
 
 
-@value(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRecord(StepRecord):
     """How one chunk was settled."""
 

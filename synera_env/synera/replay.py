@@ -29,7 +29,7 @@ from synera_env.reward import Preference
 from synera_env.synera.env import SyneraEnv, warn_without_energy
 from synera_env.synera.schema import synera_schema
 from synera_env.synera.verifier import ReplayVerifier
-from synera_env.synera.walk import ReplayDrafter, Walk, covers_start
+from synera_env.synera.walk import ReplayDrafter, ReplayLens, Walk, covers_start
 from traces import bundled
 from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
@@ -124,7 +124,8 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         check_factor(check_deadline)
         self.check_deadline = check_deadline
         self.graphs = graphs if isinstance(graphs, GrowingGraphs) else _read(graphs)
-        self.lens, self.frame = Lens.from_tensors(self.graphs.lens_tensors), Frame.of(self.graphs.meta.frame)
+        lens = Lens if isinstance(self.graphs, GrowingGraphs) else ReplayLens
+        self.lens, self.frame = lens.from_tensors(self.graphs.lens_tensors), Frame.of(self.graphs.meta.frame)
         phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
         self.device = made("device", phone if device is None else device, DeviceProfile, DeviceProfile.load)
         self.cloud = made("cloud", gpu if cloud is None else cloud, CloudProfile, CloudProfile.load)

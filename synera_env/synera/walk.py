@@ -7,7 +7,7 @@ What does not live here: the graph (traces/synera/graph.py), the replayed cloud 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -18,9 +18,13 @@ from runtime.sampling import Sampling
 from runtime.settings import shown
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
+from runtime.synera.lens import Lens
 from traces.profile import DeviceProfile
 from traces.synera.graph import Graph, GraphMeta
 from traces.synera.growing import LivingGraph
+
+_REMEMBERED = 2**14
+"""Tokens of recorded graphs that are read once, as answers come by the same nodes again and again; they take 10 MB."""
 
 
 class Walk:
@@ -172,5 +176,16 @@ def _said(graph: Graph | LivingGraph, node: int, exit_index: int) -> DraftToken:
     )
 
 
-_remembered = lru_cache(maxsize=2**14)(_said)
-"""As :func:`_said`, read once: answers come by the same nodes again and again. Takes 10 MB."""
+_remembered = lru_cache(maxsize=_REMEMBERED)(_said)
+
+
+class ReplayLens(Lens):
+    """The lens of recorded graphs: it looks at a remembered token once."""
+
+    def rejection_of(self, token: DraftToken) -> float:
+        """See :class:`runtime.synera.lens.Lens`."""
+        return self._rejection_of(token)
+
+    @cached_property
+    def _rejection_of(self) -> Callable[[DraftToken], float]:
+        return lru_cache(maxsize=_REMEMBERED)(super().rejection_of)
