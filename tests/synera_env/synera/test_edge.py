@@ -14,6 +14,7 @@ from agents.evaluation import answer, make_plan
 from agents.rules import FixedRule
 from runtime.errors import SettingError, UncoveredError
 from runtime.synera.knobs import Knobs
+from synera_env.busy import busy_of
 from synera_env.radio import Outages, Radio
 from synera_env.synera.replay import ReplayEpisode, SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
@@ -60,8 +61,7 @@ def bare_graphs(tiny_models: Models) -> GraphSet:
 
 def begins(graphs: GraphSet, index: int, env: SyneraReplayEnv) -> bool:
     """Whether the session itself can begin."""
-    rng = np.random.default_rng(0)
-    episode = ReplayEpisode(graphs, index, Radio(LINKS[0]), DEVICE, CLOUD, env.lens, rng)
+    episode = ReplayEpisode(graphs, index, Radio(LINKS[0]), DEVICE, busy_of(CLOUD, None, 0), env.lens)
     try:
         episode.session.begin(episode.prompt_tokens, env.schema.first_knobs)
     except UncoveredError:

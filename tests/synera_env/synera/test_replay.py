@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from runtime.wire.sizes import (
     verify_request_bytes,
     verify_response_bytes,
 )
-from synera_env import chance
+from synera_env.busy import busy_of
 from synera_env.radio import Radio
 from synera_env.synera.replay import ReplayEpisode
 from synera_env.synera.walk import ReplayDrafter, Walk
@@ -53,7 +52,7 @@ def replay(
     graphs: GraphSet, index: int, *, link: LinkTrace = LINK, cloud: CloudProfile = CLOUD, offset: float = 0.0, seed: int = 0
 ) -> ReplayEpisode:
     lens = Lens.from_tensors(graphs.lens_tensors)
-    return ReplayEpisode(graphs, index, Radio(link, offset), DEVICE, cloud, lens, partial(chance.uniform, seed, chance.BUSY))
+    return ReplayEpisode(graphs, index, Radio(link, offset), DEVICE, busy_of(cloud, None, seed), lens)
 
 
 def run(episode: ReplayEpisode, knobs: list[Knobs]) -> list[ChunkRecord]:
