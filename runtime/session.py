@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.errors import SettingError
+from runtime.values import value
 
 Knobs_contra = TypeVar("Knobs_contra", contravariant=True)
 Point = TypeVar("Point")
 Record = TypeVar("Record", bound="StepRecord")
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Cost:
     """What one step cost; rewards and metrics read this, the tokens and the quality, and nothing else of a system."""
 
@@ -38,7 +39,7 @@ class Cost:
     """Received."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Ahead:
     """What the device did on a guess while the cloud was asked; it changes time and energy, never tokens."""
 
@@ -93,7 +94,7 @@ class StepRecord:
         return False
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Step(Generic[Point, Record]):
     """The result of `advance`: the record, and the next decision point unless the answer is done."""
 

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -325,4 +326,9 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
 def _fields(values: Any) -> dict[str, Any]:
     """A dataclass of plain values as a dict; `asdict` would copy each value, at a tenth of a step's time."""
-    return {f.name: getattr(values, f.name) for f in fields(values)}
+    return {name: getattr(values, name) for name in _names(values.__class__)}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))

@@ -7,6 +7,7 @@ What does not live here: what is drawn (episode.py, radio.py, reward.py), and wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 PROMPT, LINK, OFFSET, WEIGHT, OUTAGE, BLIP, BUSY = range(1, 8)
 """What a draw is for. Of OUTAGE and BLIP, number 0 says whether the answer starts within one; the others are stays, in order.
@@ -25,6 +26,14 @@ def uniform(seed: int, purpose: int, number: int) -> float:
         number: which of these draws, from 0. In compiled code all three are uint64.
     """
     return (_mixed((_mixed((seed + _STEP * purpose) & _WORD) + _STEP * number) & _WORD) >> 11) * 2.0**-53
+
+
+def uniforms(seed: int, purpose: int) -> Iterator[float]:
+    """Yield :func:`uniform` of each number, from 0 on."""
+    state = _mixed((seed + _STEP * purpose) & _WORD)
+    while True:
+        yield (_mixed(state) >> 11) * 2.0**-53
+        state = (state + _STEP) & _WORD
 
 
 def _mixed(word: int) -> int:

@@ -68,10 +68,10 @@ def _stays(seed: int, purpose: int, between: float, mean: float, horizon: float)
     stays: list[tuple[float, float]] = []
     if mean <= 0.0 or between == math.inf:
         return stays
-    at, number, down = 0.0, 0, starts_down(chance.uniform(seed, purpose, 0), between, mean)
+    drawn = chance.uniforms(seed, purpose)
+    at, down = 0.0, starts_down(next(drawn), between, mean)
     while at < horizon:
-        number += 1
-        length = chance.exponential(chance.uniform(seed, purpose, number), mean if down else between)
+        length = chance.exponential(next(drawn), mean if down else between)
         if down:
             stays.append((at, at + length))
         at, down = at + length, not down

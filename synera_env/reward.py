@@ -6,7 +6,7 @@ Following the papers only in what is traded (quality, latency, cloud cost); the 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +41,15 @@ class Preference:
         for f in fields(self):
             within(f"preference weight {f.name}", getattr(self, f.name), 0.0)
 
+    @property
+    def weights(self) -> tuple[float, float, float, float, float]:
+        """In the order of :data:`TERMS`."""
+        return self.quality, self.latency, self.cost, self.energy, self.traffic
+
     @classmethod
     def sample(cls, seed: int, spread: float = SPREAD) -> Preference:
         """Draw the preference of an answer: each cost weight is its default times or divided by up to `spread`, log-uniformly."""
-        quality, *costs = astuple(cls())  # quality is the unit of account
+        quality, *costs = cls().weights  # quality is the unit of account
         drawn = (chance.uniform(seed, chance.WEIGHT, number) for number in range(1, 1 + len(costs)))
         return cls(quality, *(weight(base, each, spread) for base, each in zip(costs, drawn, strict=True)))
 
@@ -75,7 +80,7 @@ class PreferenceRange:
         """Return the one preference, or for None the range of :meth:`Preference.sample`."""
         if preference is not None:
             return cls(preference, preference)
-        quality, *costs = astuple(Preference())
+        quality, *costs = Preference().weights
         return cls(
             Preference(quality, *(base / spread for base in costs)), Preference(quality, *(base * spread for base in costs))
         )
@@ -98,7 +103,7 @@ def reward_terms(cost: Cost, quality: float, preference: Preference) -> dict[str
         quality: what the answer's quality changed by: its task score at the last step, 0 before.
         preference: the weights.
     """
-    return dict(zip(TERMS, priced(quality, *_of(cost), *astuple(preference)), strict=True))
+    return dict(zip(TERMS, priced(quality, *_of(cost), *preference.weights), strict=True))
 
 
 def objectives(cost: Cost, quality: float) -> NDArray[np.float64]:

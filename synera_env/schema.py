@@ -211,8 +211,8 @@ class Schema:
 
     def knobs(self, action: NDArray[np.floating]) -> Any:
         """Map an action in -1..1 to knobs; values outside are clipped."""
-        shares = (np.clip(np.asarray(action, float), -1.0, 1.0) + 1.0) / 2.0
-        return self._make_knobs(**{row.name: row.value(float(x)) for row, x in zip(self.rows, shares, strict=True)})
+        shares = [(min(max(x, -1.0), 1.0) + 1.0) / 2.0 for x in np.asarray(action, float).tolist()]
+        return self._make_knobs(**{row.name: row.value(share) for row, share in zip(self.rows, shares, strict=True)})
 
     def action(self, knobs: Any) -> NDArray[np.float32]:
         """Inverse of :meth:`knobs`; integers lie at the middle of their part."""
@@ -233,7 +233,7 @@ class Schema:
             raise ValueError(
                 f"schema {self.system}: {len(values)} values for {len(self.order)} entries; an extractor gave too many or too few"
             )
-        return np.clip(np.array(values, np.float32)[self.order], self.low, self.high)
+        return np.minimum(np.maximum(np.fromiter(values, np.float32)[self.order], self.low), self.high)
 
     def grid(self) -> list[Any]:
         """Return the settings that a search tries, each once: the crossings of the rows' grids, then the presets."""

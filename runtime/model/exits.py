@@ -9,13 +9,13 @@ which charges for them, take the same walk. What does not live here: hidden stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runtime.errors import SettingError
+from runtime.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Segment:
     """A batch of consecutive positions that runs from one exit (or the embedding) to the next."""
 
@@ -100,7 +100,9 @@ class ExitLedger:
 
     def truncate(self, length: int) -> None:
         """Forget every position from `length` on."""
-        self.reached = [min(n, length) for n in self.reached]
+        for index, reached in enumerate(self.reached):
+            if reached > length:
+                self.reached[index] = length
 
 
 def resolve_exit(exit_index: int, exits: int) -> int:

@@ -12,6 +12,7 @@ from itertools import takewhile
 
 from runtime.session import Ahead
 from runtime.synera.chunk import Draft, DraftToken
+from runtime.values import value
 
 BONUS_MARGIN = 0.8
 """A bonus token is only guessed, so it is drafted with this exit margin, if the knobs have a higher one: at the first exit that
@@ -20,7 +21,7 @@ hundredths of an answer."""
 _LEAST_PROBABILITY = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Guess:
     """How a check may end."""
 
@@ -147,16 +148,17 @@ class AheadRun:
             late_seconds: the device was still at it so long after the verdict was known.
             wasted_joules: energy of so many seconds of drafting.
         """
+        guessed, seconds = self.guessed, sum(self.seconds)
         useful = sum(self.seconds[self._after_guess : self._after_guess + kept])
         return Ahead(
-            guess=self.guessed,
+            guess=guessed,
             probability=self.guess.probability,
-            hit=self.guessed == tuple(committed),
+            hit=guessed == tuple(committed),
             drafted=len(self.tokens),
             kept=kept,
-            seconds=sum(self.seconds),
+            seconds=seconds,
             saved_seconds=useful - late_seconds,
-            wasted_joules=wasted_joules(sum(self.seconds) - useful),
+            wasted_joules=wasted_joules(seconds - useful),
         )
 
     @property

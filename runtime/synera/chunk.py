@@ -6,6 +6,7 @@ What does not live here: the loop that makes them (session.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from runtime.errors import CloudError
 from runtime.sampling import Proposal
 from runtime.session import StepRecord
 from runtime.synera.knobs import Knobs
+from runtime.values import value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value(eq=False)
 class DraftToken:
     """One token that the SLM proposes, and what it felt about it."""
 
@@ -37,7 +39,7 @@ class DraftToken:
     `confidence` is that of its likeliest token, which a drawn one need not be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draft:
     """The chunk in hand."""
 
@@ -47,7 +49,7 @@ class Draft:
     seconds: float
     """Device time spent on it since the chunk before was settled; what was drafted ahead of that is part of that step's cost."""
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """Token ids."""
         return tuple(t.token for t in self.tokens)
@@ -57,13 +59,13 @@ class Draft:
         """What the tokens were drawn from; none where they were not."""
         return tuple(t.proposal for t in self.tokens if t.proposal is not None)
 
-    @property
+    @cached_property
     def confidence(self) -> float:
         """Of the least confident token."""
         return min(t.confidence for t in self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Verdict:
     """What the cloud said of a chunk, and what it took."""
 
@@ -87,7 +89,7 @@ class Verdict:
     """The cloud's load hint: requests waiting or running."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Lost:
     """A check that got no verdict, and what travelled for it nonetheless."""
 
@@ -96,7 +98,7 @@ class Lost:
     downlink_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class DecisionPoint:
     """What a device knows when it must decide: the draft in hand and where the answer stands."""
 

@@ -6,13 +6,13 @@ The same bookkeeping live and in replay. What does not live here: who sends (ver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runtime.sampling import SampledDraft
+from runtime.values import value
 from runtime.wire.sizes import on_the_link, verify_request_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class CheckRequest:
     """One check, as it travels."""
 
@@ -42,7 +42,7 @@ class HeldHistory:
 
     def request(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> CheckRequest:
         """Number and trim the next check; `history` is all committed tokens, at least one."""
-        prefix = _common_prefix(history, self._tokens)
+        prefix = common_prefix(history, self._tokens)
         cloud_tokens = processed_tokens(prefix, len(self._tokens), len(history), len(draft))
         self._seq += 1
         return CheckRequest(self._seq, prefix, history[prefix:], draft, cloud_tokens, sampled)
@@ -65,8 +65,9 @@ def processed_tokens(prefix: int, held: int, history: int, draft: int) -> int:
     return history - max(0, min(prefix, held - 1, history - 1)) + draft
 
 
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int | None], other: Sequence[int | None]) -> int:
+    """Return how many tokens begin both."""
     shared = min(len(one), len(other))
-    if list(one[:shared]) == list(other[:shared]):  # nearly always: a device seldom takes anything back
+    if tuple(one[:shared]) == tuple(other[:shared]):  # nearly always: a device seldom takes anything back
         return shared
     return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)

@@ -160,9 +160,13 @@ class Lens:
 
         It is 1.0 where none were recorded.
         """
-        weights, quantiles = self._lists
-        rejected = [rejection(t.confidence, t.margin, t.entropy, t.sketch.tolist(), weights[t.exit_index]) for t in tokens]
-        return importance_reached(chunk_importance(rejected), quantiles[len(tokens)])
+        _, quantiles = self._lists
+        return importance_reached(chunk_importance([self.rejection_of(t) for t in tokens]), quantiles[len(tokens)])
+
+    def rejection_of(self, token: DraftToken) -> float:
+        """Return how likely the LLM is to choose another token: :func:`rejection` of one token."""
+        weights, _ = self._lists
+        return rejection(token.confidence, token.margin, token.entropy, token.sketch.tolist(), weights[token.exit_index])
 
     @cached_property
     def _lists(self) -> tuple[list[list[float]], list[list[float]]]:

@@ -17,6 +17,7 @@ from runtime.sampling import SampledDraft, Sampling
 from runtime.session import Ahead, Cost, Limits, Step
 from runtime.synera.ahead import BONUS_MARGIN, Agreement, AheadRun, GuessRule, likeliest
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, Draft, DraftToken, Lost, Verdict
+from runtime.synera.held import common_prefix
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 
@@ -123,6 +124,7 @@ class Session:
         self._drafter, self._verifier, self._clock = drafter, verifier, clock
         self._energy, self._lens, self._limits = energy, lens, limits
         self._prompt: tuple[int, ...] = ()
+        self._room = 0  # most tokens of the answer
         self._answer: list[int] = []
         self._records: list[ChunkRecord] = []
         self._draft: Draft | None = None
@@ -157,7 +159,7 @@ class Session:
                 f"a prompt of {len(prompt)} tokens does not fit: it must have between 1 and {self._limits.context - 1} (the models' context is {self._limits.context})"
             )
         self._prompt, self._answer, self._records, self._offloaded = tuple(prompt), [], [], 0
-        self._ahead, self._agreement = [], Agreement()
+        self._room, self._ahead, self._agreement = self._limits.room(len(prompt)), [], Agreement()
         self._began = self._clock.now()
         self._verifier.open(len(prompt))
         self._drafter.begin(prompt, self._sampling)
@@ -187,7 +189,7 @@ class Session:
     @property
     def _left(self) -> int:
         """Tokens that the answer may still get."""
-        return self._limits.room(len(self._prompt)) - len(self._answer)
+        return self._room - len(self._answer)
 
     def _next_point(self, knobs: Knobs) -> DecisionPoint:
         self._draft = self._draft_chunk(knobs)
@@ -197,14 +199,15 @@ class Session:
             offloaded=self._offloaded,
             prompt_tokens=len(self._prompt),
             generated_tokens=len(self._answer),
-            max_new_tokens=self._limits.room(len(self._prompt)),
+            max_new_tokens=self._room,
             probe_seconds=self._verifier.probe_seconds(),
             cloud_shut=self._verifier.shut(),
         )
 
     def _draft_chunk(self, knobs: Knobs) -> Draft:
         began, tokens, self._ahead = self._clock.now(), self._ahead, []
-        while not self._full(tokens, min(knobs.draft_length, self._left)):
+        most = min(knobs.draft_length, self._left)
+        while not self._full(tokens, most):
             tokens.append(self._drafter.next(knobs.exit_index, knobs.exit_margin))
         return Draft(tuple(tokens), self._lens.importance_quantile(tokens), self._clock.now() - began)
 
@@ -277,7 +280,7 @@ class Session:
             self._ahead = run.follows(committed)[: min(knobs.draft_length, left)]
         stands = (*committed, *(t.token for t in self._ahead))
         held = draft.ids if run is None else run.held
-        same = next((i for i, (a, b) in enumerate(zip(held, stands, strict=False)) if a != b), min(len(held), len(stands)))
+        same = common_prefix(held, stands)
         self._drafter.rollback(start + same)
         for token in stands[same:]:
             self._drafter.push(token)

@@ -29,7 +29,7 @@ from synera_env.reward import Preference
 from synera_env.synera.env import SyneraEnv, warn_without_energy
 from synera_env.synera.schema import synera_schema
 from synera_env.synera.verifier import ReplayVerifier
-from synera_env.synera.walk import ReplayDrafter, Walk, covers_start
+from synera_env.synera.walk import ReplayDrafter, ReplayLens, Walk, covers_start
 from traces import bundled
 from traces.errors import TraceError
 from traces.profile import CloudProfile, DeviceProfile
@@ -62,7 +62,7 @@ class ReplayEpisode:
         verifier = ReplayVerifier(self._walk, meta, clock, radio, cloud, lost, check_deadline)
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
         self.session = Session(drafter, verifier, clock, device, lens, limits)
-        self.prompt_tokens = tuple(int(t) for t in graph.prompt_tokens)
+        self.prompt_tokens = tuple(graph.prompt_tokens.tolist())
         self.prompt, self.kind = graph.prompt, graph.kind
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -124,7 +124,8 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
         check_factor(check_deadline)
         self.check_deadline = check_deadline
         self.graphs = graphs if isinstance(graphs, GrowingGraphs) else _read(graphs)
-        self.lens, self.frame = Lens.from_tensors(self.graphs.lens_tensors), Frame.of(self.graphs.meta.frame)
+        lens = Lens if isinstance(self.graphs, GrowingGraphs) else ReplayLens
+        self.lens, self.frame = lens.from_tensors(self.graphs.lens_tensors), Frame.of(self.graphs.meta.frame)
         phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
         self.device = made("device", phone if device is None else device, DeviceProfile, DeviceProfile.load)
         self.cloud = made("cloud", gpu if cloud is None else cloud, CloudProfile, CloudProfile.load)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from runtime.synera.chunk import ChunkRecord, DecisionPoint, DraftToken, Verdict
 from runtime.synera.knobs import MAX_DRAFT_LENGTH, Knobs
 from runtime.synera.lens import SKETCH_SIZE
+from synera_env.reward import Preference
 from synera_env.schema import Feature, Knob, Schema, View, preference_features
 
 NEVER = Knobs(offload_budget=0.0)
@@ -40,7 +41,7 @@ def synera_schema(exits: int) -> Schema:
         make_knobs=Knobs,
         first_knobs=FIRST_KNOBS,
         presets={"never": NEVER, "always": ALWAYS, "threshold": THRESHOLD},
-        view=SyneraView,
+        view=SyneraView.of,
         searches=(
             {"confidence_threshold": 7, "exit_index": exits, "draft_length": 4},
             {"confidence_threshold": 3, "exit_margin": 4, "draft_length": 2},
@@ -119,65 +120,46 @@ class SyneraView(View):
 
     point: DecisionPoint
     records: Sequence[ChunkRecord]
+    last: Verdict | None
+    """The last verdict."""
+    acceptance: float
+    """Moving average of the accepted share of the chunks that were judged."""
+    guess_hits: float
+    """Moving average of the guesses that were right."""
+    rtt_seconds: float | None
+    """Moving average of network seconds, from the first probe on."""
+    throughput_bps: float | None
+    """Moving average of the bits of request and response over network seconds."""
+
+    @classmethod
+    def of(cls, point: DecisionPoint, records: Sequence[ChunkRecord], preference: Preference) -> SyneraView:
+        """Look at a decision point and the chunks settled before it."""
+        last, acceptance, guess_hits = None, 0.5, 0.5
+        rtt_seconds, throughput_bps = point.probe_seconds, None
+        for record in records:
+            if (ahead := record.ahead) is not None:
+                guess_hits = smoothed(guess_hits, ahead.hit)
+            if (said := record.verdict) is not None:
+                last, seconds = said, said.network_seconds
+                acceptance = smoothed(acceptance, record.accepted / record.judged)
+                rtt_seconds = seconds if rtt_seconds is None else smoothed(rtt_seconds, seconds)
+                bps = throughput(said.uplink_bytes + said.downlink_bytes, seconds)
+                throughput_bps = bps if throughput_bps is None else smoothed(throughput_bps, bps)
+        return cls(point, records, preference, last, acceptance, guess_hits, rtt_seconds, throughput_bps)
 
     @property
     def tokens(self) -> tuple[DraftToken, ...]:
         """The draft in hand."""
         return self.point.draft.tokens
 
-    @cached_property
-    def verdicts(self) -> list[tuple[Verdict, ChunkRecord]]:
-        """What the cloud said so far."""
-        return [(r.verdict, r) for r in self.records if r.verdict is not None]
-
-    @cached_property
-    def acceptance(self) -> float:
-        """Moving average of the accepted share of the chunks that were judged."""
-        average = 0.5
-        for _, r in self.verdicts:
-            average = smoothed(average, r.accepted / r.judged)
-        return average
-
-    @cached_property
-    def guess_hits(self) -> float:
-        """Moving average of the guesses that were right."""
-        average = 0.5
-        for r in self.records:
-            if r.ahead is not None:
-                average = smoothed(average, r.ahead.hit)
-        return average
-
-    @cached_property
-    def rtt_seconds(self) -> float | None:
-        """Moving average of network seconds, from the first probe on."""
-        probe = self.point.probe_seconds
-        return _average([*([] if probe is None else [probe]), *(v.network_seconds for v, _ in self.verdicts)])
-
-    @cached_property
-    def throughput_bps(self) -> float | None:
-        """Moving average of the bits of request and response over network seconds."""
-        return _average([throughput(v.uplink_bytes + v.downlink_bytes, v.network_seconds) for v, _ in self.verdicts])
-
-    @property
-    def last(self) -> Verdict | None:
-        """The last verdict."""
-        return self.verdicts[-1][0] if self.verdicts else None
-
     def past(self, of: Callable[[ChunkRecord], float], before_the_first: float) -> list[float]:
         """A figure of each of the last HISTORY chunks, the last first."""
-        found = [float(of(r)) for r in self.records[: -HISTORY - 1 : -1]]
+        found = list(map(of, self.records[: -HISTORY - 1 : -1]))
         return found + [before_the_first] * (HISTORY - len(found))
 
     def by_token(self, of: Callable[[DraftToken], float], past_the_end: float) -> list[float]:
         """A figure of each draft token, up to the longest draft."""
-        return [of(t) for t in self.tokens] + [past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))
-
-
-def _average(values: Sequence[float]) -> float | None:
-    average: float | None = None
-    for value in values:
-        average = value if average is None else smoothed(average, value)
-    return average
+        return list(map(of, self.tokens)) + [past_the_end] * (MAX_DRAFT_LENGTH - len(self.tokens))
 
 
 def smoothed(average: float, value: float) -> float:
@@ -213,14 +195,14 @@ def _draft_features(exits: int) -> list[Feature]:
             "confidence",
             "probability",
             "top-1 of each draft token; 1 past the end",
-            lambda v: v.by_token(lambda t: t.confidence, 1.0),
+            lambda v: v.by_token(attrgetter("confidence"), 1.0),
             *by_token,
         ),
         _unit(
             "margin",
             "probability",
             "top-1 minus top-2 of each draft token; 1 past the end",
-            lambda v: v.by_token(lambda t: t.margin, 1.0),
+            lambda v: v.by_token(attrgetter("margin"), 1.0),
             *by_token,
         ),
         Feature(
@@ -229,7 +211,7 @@ def _draft_features(exits: int) -> list[Feature]:
             0.0,
             16.0,
             "of each draft token; 0 past the end",
-            lambda v: v.by_token(lambda t: t.entropy, 0.0),
+            lambda v: v.by_token(attrgetter("entropy"), 0.0),
             *by_token,
             scale=1.0,
         ),
@@ -267,17 +249,19 @@ def _past_features() -> list[Feature]:
             "past_confidence",
             "probability",
             "lowest confidence of each of the last chunks, the last first; 1 before the first",
-            lambda v: v.past(lambda r: r.draft.confidence, 1.0),
+            lambda v: v.past(attrgetter("draft.confidence"), 1.0),
             *by_chunk,
         ),
         _unit(
             "past_importance",
             "quantile",
             "their importance; 0 before the first",
-            lambda v: v.past(lambda r: r.draft.importance, 0.0),
+            lambda v: v.past(attrgetter("draft.importance"), 0.0),
             *by_chunk,
         ),
-        _unit("past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(lambda r: r.offloaded, 0.0), *by_chunk),
+        _unit(
+            "past_offloaded", "0 or 1", "1 where it was offloaded", lambda v: v.past(attrgetter("offloaded"), 0.0), *by_chunk
+        ),
         _unit(
             "past_accepted",
             "share",

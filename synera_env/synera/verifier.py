@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from runtime.breaker import Breaker
 from runtime.clock import SimulatedClock
 from runtime.deadline import CHECK_DEADLINE, Patience, repeat_at
@@ -295,8 +293,8 @@ class ReplayVerifier:
         graph, node = self._walk.graph, self._walk.nodes[history_tokens - self._walk.prompt_tokens]
         for token in draft:
             graph.know(node)
-            yield int(graph.llm_token[node])
+            yield graph.llm_token.item(node)
             node = self._walk.follow(node, token)
         graph.know(node)
         # A terminal node ends the answer: the session cuts what the LLM would say after it.
-        yield int(graph.llm_token[node]) if np.isnan(graph.score[node]) else next(iter(self._meta.eos_ids), 0)
+        yield graph.llm_token.item(node) if math.isnan(graph.score.item(node)) else next(iter(self._meta.eos_ids), 0)

@@ -7,19 +7,24 @@ What does not live here: the graph (traces/synera/graph.py), the replayed cloud 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from runtime.clock import SimulatedClock
 from runtime.errors import SettingError, UncoveredError
-from runtime.model.exits import ExitLedger
+from runtime.model.exits import ExitLedger, Segment
 from runtime.sampling import Sampling
 from runtime.settings import shown
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
+from runtime.synera.lens import Lens
 from traces.profile import DeviceProfile
 from traces.synera.graph import Graph, GraphMeta
 from traces.synera.growing import LivingGraph
+
+_REMEMBERED = 2**14
+"""Tokens of recorded graphs that are read once, as answers come by the same nodes again and again; they take 10 MB."""
 
 
 class Walk:
@@ -98,6 +103,8 @@ class ReplayDrafter:
     def __init__(self, walk: Walk, exit_layers: tuple[int, ...], clock: SimulatedClock, profile: DeviceProfile) -> None:
         self._walk, self._clock, self._profile = walk, clock, profile
         self._ledger = ExitLedger(exit_layers)
+        # A graph that grows may be given up, and is not to be held for what was said in it.
+        self._said = _remembered if isinstance(walk.graph, Graph) else _said
 
     def begin(self, prompt: Sequence[int], sampling: Sampling | None = None) -> None:
         """Start from the graph's prompt.
@@ -131,8 +138,11 @@ class ReplayDrafter:
         Raises:
             UncoveredError: the prefix leads out of it already, so that nothing is known of its next token.
         """
-        said = self._read(exit_index, exit_margin)
-        self.push(said.token)
+        graph, node = self._walk.graph, self._walk.node
+        graph.know(node)
+        left = self._walk_exits(exit_index, exit_margin, lambda segment, ask: graph.margin.item(node, segment.exit_index))
+        said = self._said(graph, node, left)
+        self._walk.push(said.token)
         return said
 
     def next_guessed(self, exit_index: int, exit_margin: float) -> DraftToken | None:
@@ -140,30 +150,42 @@ class ReplayDrafter:
         wasted in any case, as a guess that holds and leaves the graph ends the episode there.
         """
         if self._walk.beyond:
-            self._walk_exits(exit_index, exit_margin, lambda exit_index: 0.0)
+            self._walk_exits(exit_index, exit_margin, lambda segment, ask: 0.0)
             self._walk.push(None)
             return None
         return self.next(exit_index, exit_margin)
 
-    def _walk_exits(self, exit_index: int, exit_margin: float, margin: Callable[[int], float]) -> int:
+    def _walk_exits(self, exit_index: int, exit_margin: float, run: Callable[[Segment, bool], float]) -> int:
         """Take the last position from exit to exit; charge it and return the exit that it left at."""
         began = self._clock.now()
-        walk = self._ledger.walk(
-            self._walk.tokens, exit_index, exit_margin, lambda segment, ask: margin(segment.exit_index) if ask else 0.0
-        )
+        walk = self._ledger.walk(self._walk.tokens, exit_index, exit_margin, run)
         self._clock.charge(self._profile.draft_seconds(walk.segments, walk.heads), since=began)
         return walk.exit_index
 
-    def _read(self, exit_index: int, exit_margin: float) -> DraftToken:
-        graph, node = self._walk.graph, self._walk.node
-        graph.know(node)
-        left = self._walk_exits(exit_index, exit_margin, lambda at: float(graph.margin[node, at]))
-        return DraftToken(
-            token=int(graph.exit_token[node, left]),
-            exit_index=left,
-            confidence=float(graph.confidence[node, left]),
-            margin=float(graph.margin[node, left]),
-            entropy=float(graph.entropy[node, left]),
-            runner_up=int(graph.runner_up[node, left]),
-            sketch=graph.sketch[node, left].astype(np.float32),
-        )
+
+def _said(graph: Graph | LivingGraph, node: int, exit_index: int) -> DraftToken:
+    """What the SLM says at an exit of a node."""
+    return DraftToken(
+        token=graph.exit_token.item(node, exit_index),
+        exit_index=exit_index,
+        confidence=graph.confidence.item(node, exit_index),
+        margin=graph.margin.item(node, exit_index),
+        entropy=graph.entropy.item(node, exit_index),
+        runner_up=graph.runner_up.item(node, exit_index),
+        sketch=graph.sketch[node, exit_index].astype(np.float32),
+    )
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(_said)
+
+
+class ReplayLens(Lens):
+    """The lens of recorded graphs: it looks at a remembered token once."""
+
+    def rejection_of(self, token: DraftToken) -> float:
+        """See :class:`runtime.synera.lens.Lens`."""
+        return self._rejection_of(token)
+
+    @cached_property
+    def _rejection_of(self) -> Callable[[DraftToken], float]:
+        return lru_cache(maxsize=_REMEMBERED)(super().rejection_of)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -47,3 +48,10 @@ def test_times_are_exponential() -> None:
     assert stats.kstest(times, "expon", args=(0, 4.0)).pvalue > 1e-3
     assert chance.exponential(0.0, 4.0) == 0.0
     assert math.isfinite(chance.exponential(1 - 2.0**-53, 4.0))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+def test_drawn_one_after_the_other_they_are_those_of_their_numbers(seed: int) -> None:
+    for purpose in (chance.OUTAGE, chance.BLIP):
+        drawn = list(islice(chance.uniforms(seed, purpose), 40))
+        assert drawn == [chance.uniform(seed, purpose, number) for number in range(40)]

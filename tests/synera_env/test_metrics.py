@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.session import Ahead
-from synera_env.metrics import EpisodeMetrics, bootstrap_interval, episode_metrics, summarise
+from synera_env.metrics import EpisodeMetrics, bootstrap_interval, episode_metrics, quantile, summarise
 from synera_env.reward import Preference
 from tests.support.records import draft, record, verdict
 
@@ -120,3 +120,11 @@ def test_the_interval_is_that_of_a_normal_mean_and_narrows_with_the_sample() -> 
 @pytest.mark.parametrize("count", [1, 7])
 def test_equal_values_have_an_interval_of_no_width(count: int) -> None:
     assert bootstrap_interval(np.full(count, 0.25)) == (0.25, 0.25)
+
+
+@given(
+    values=st.lists(st.one_of(st.just(0.0), st.floats(0, 1e4)), min_size=1, max_size=60),
+    share=st.one_of(st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.floats(0, 1)),
+)
+def test_a_quantile_is_numpy_s_to_the_bit(values: list[float], share: float) -> None:
+    assert quantile(values, share) == np.quantile(values, share)

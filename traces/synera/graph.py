@@ -75,7 +75,7 @@ class GraphMeta:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """The graph of one prompt; node 0 is the prompt itself. Arrays are those of :data:`NODE_ARRAYS`, read-only views."""
 
@@ -107,10 +107,10 @@ class Graph:
 
     def child(self, node: int, token: int) -> int:
         """Return the node that `token` leads to, or -1 where that was not recorded."""
-        if token == self.llm_token[node]:
-            return int(self.llm_child[node])
-        found = np.flatnonzero(self.exit_token[node] == token)
-        return int(self.exit_child[node, found[0]]) if found.size else -1
+        if token == self.llm_token.item(node):
+            return self.llm_child.item(node)
+        said = self.exit_token[node].tolist()
+        return self.exit_child.item(node, said.index(token)) if token in said else -1
 
     reach = child  # a walk's word for it: graphs that grow have more to say
 
@@ -133,6 +133,7 @@ class GraphSet:
             TraceError: they do not fit together.
         """
         self.meta, self.path, self._arrays = meta, path, arrays
+        self._graphs: dict[int, Graph] = {}
         if reason := fault(meta, arrays):
             raise graph_file.damaged(path, reason)
 
@@ -143,8 +144,13 @@ class GraphSet:
         if not -len(self) <= index < len(self):
             raise IndexError(f"graph {index} of {len(self)}")
         index %= len(self)
-        nodes = slice(*self._arrays["node_offsets"][index : index + 2])
-        tokens = slice(*self._arrays["prompt_offsets"][index : index + 2])
+        if index not in self._graphs:
+            self._graphs[index] = self._cut_out(index)
+        return self._graphs[index]
+
+    def _cut_out(self, index: int) -> Graph:
+        nodes = slice(*self._arrays["node_offsets"][index : index + 2].tolist())
+        tokens = slice(*self._arrays["prompt_offsets"][index : index + 2].tolist())
         parts = {name: self._arrays[name][nodes] for name in NODE_ARRAYS}
         return Graph(self.meta.prompts[index], self.meta.kinds[index], self._arrays["prompt_tokens"][tokens], **parts)
 
