@@ -188,6 +188,9 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         out, state = new_out(*self._state.seen.shape), self._state
         if self._pool is None:
             step(self._world, state, actions, chosen, mode, out)
+            if self._world.graphs.laid[0]:
+                self.scalar.graphs.put_back()
+                self._world.graphs.laid[0] = 0
         else:
             self._grow(self._pool, actions, chosen, mode, out)
         spent = state.rows["taken"] == _SEEDS

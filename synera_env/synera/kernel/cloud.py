@@ -25,7 +25,7 @@ from runtime.wire.sizes import (
 )
 from synera_env.chance import BLIP, BUSY, OUTAGE, exponential, uniform
 from synera_env.radio import starts_down
-from synera_env.synera.kernel.device import child_of, lacks
+from synera_env.synera.kernel.device import lacks
 from synera_env.synera.kernel.formulas import compiled, inlined
 from traces.links.transfer import one_way_seconds
 from traces.profile import forward_seconds, interpolated_quantile
@@ -282,21 +282,20 @@ def check(graphs, links, tables, figures, state, row, r, submitted):
 @inlined
 def judge(graphs, figures, state, row, r):
     """Whether the graph knows what the LLM says of the draft; how many tokens stand, and the LLM's after them."""
-    node = r.first_node + state.path[row, r.generated]
+    node = state.path[row, r.generated]
     for place in range(r.drafted):
         if lacks(graphs, r, node):
             return False, 0, 0
-        choice = int(graphs.llm_token[node])
-        if choice != r.draft_token[place]:
-            return True, place, choice
-        child = child_of(graphs, r, node, choice)
-        if child < 0:
+        said = graphs.nodes[node]
+        if said.llm_token != r.draft_token[place]:
+            return True, place, said.llm_token
+        if said.llm_child < 0:
             return False, 0, 0
-        node = r.first_node + child
+        node = said.llm_child
     if lacks(graphs, r, node):
         return False, 0, 0
-    choice = int(graphs.llm_token[node])
-    return True, r.drafted, choice if math.isnan(graphs.score[node]) else figures.said_after_the_end
+    said = graphs.nodes[node]
+    return True, r.drafted, said.llm_token if math.isnan(said.score) else figures.said_after_the_end
 
 
 @compiled

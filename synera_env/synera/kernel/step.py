@@ -69,7 +69,7 @@ def advance(graphs, links, tables, figures, state, row, r, knobs, out, metrics):
     if over:
         if r.held > r.known:
             return False, False
-        quality = float(graphs.score[r.first_node + state.path[row, r.known]])
+        quality = float(graphs.nodes[state.path[row, r.known]].score)
     else:
         keep_run(r)
         if not draft_chunk(graphs, tables, figures, state, row, r, int(knobs[2]), knobs[3], int(knobs[4])):
