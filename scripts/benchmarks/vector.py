@@ -126,7 +126,13 @@ def _trained(config: PPOConfig) -> tuple[float, float]:
     """Return decisions a second, and which share of the time is the environment's."""
     watch = _Watch()
     with tempfile.TemporaryDirectory() as folder:
-        train_ppo(lambda preference: SyneraReplayEnv(preference=preference), SyneraReplayEnv(bundled.graphs("test")), config, Path(folder) / "run", watch)
+        train_ppo(
+            lambda preference: SyneraReplayEnv(preference=preference),
+            SyneraReplayEnv(bundled.graphs("test")),
+            config,
+            Path(folder) / "run",
+            watch,
+        )
     return config.envs * config.rollout / median(watch.seconds), median(watch.stepping) / median(watch.seconds)
 
 

@@ -117,11 +117,14 @@ class Links(NamedTuple):
     first: NDArray[np.int64]
     """[links + 1]: where a trace's samples begin; its bits passed begin as many places later as there are traces before it."""
     step_seconds: NDArray[np.float64]
-    half_rtt_seconds: NDArray[np.float64]
-    uplink: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    """[samples, 3]: half round trip in seconds; bits per second at UPLINK and DOWNLINK. Side by side, as a message reads both."""
     uplink_passed: NDArray[np.float64]
-    downlink: NDArray[np.float64]
     downlink_passed: NDArray[np.float64]
+
+
+UPLINK, DOWNLINK = 1, 2
+"""Columns of :attr:`Links.samples`."""
 
 
 class Tables(NamedTuple):
@@ -223,9 +226,12 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 def _links(env: SyneraReplayEnv) -> Links:
     series = [link.series() for link in env.links]
-    laid = [np.concatenate([np.array(each[place], np.float64) for each in series]) for place in range(5)]
+    half_rtt, uplink, uplink_passed, downlink, downlink_passed = (
+        np.concatenate([np.array(each[place], np.float64) for each in series]) for place in range(5)
+    )
     first = np.cumsum([0, *(len(each[0]) for each in series)], dtype=np.int64)
-    return Links(first, np.array([float(link.step_seconds) for link in env.links]), *laid)
+    steps = np.array([float(link.step_seconds) for link in env.links])
+    return Links(first, steps, np.stack([half_rtt, uplink, downlink], 1), uplink_passed, downlink_passed)
 
 
 def _tables(env: SyneraReplayEnv) -> Tables:
