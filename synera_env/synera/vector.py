@@ -170,7 +170,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         """
         if not self._generators:
             raise RuntimeError("no answers are under way: call reset() first")
-        given = np.asarray(actions, np.float32)
+        given = np.array(actions, np.float32, order="C")  # a copy, as each other kind of array would be compiled for anew
         if given.shape != self._no_actions.shape:
             raise SettingError(f"actions have shape {list(given.shape)}; it must be {list(self._no_actions.shape)}")
         if (missing := np.isnan(given)).any():

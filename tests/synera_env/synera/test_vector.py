@@ -16,6 +16,7 @@ from runtime.errors import SettingError
 from synera_env import SyneraReplayEnv, chance
 from synera_env.schema import Schema
 from synera_env.synera.kernel import formulas
+from synera_env.synera.kernel.step import step
 from synera_env.synera.kernel.world import world_of
 from synera_env.synera.vector import SyneraReplayVectorEnv
 from tests.support.graphs import CLOUD, DEVICE
@@ -135,6 +136,17 @@ def test_what_was_compiled_of_other_sources_is_not_taken_up(monkeypatch: pytest.
     formula = Path(chance.__file__)
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == formula))
     assert formulas.sources() != before
+
+
+def test_actions_of_any_layout_are_taken_without_compiling_anew(world: dict[str, Any]) -> None:
+    env = SyneraReplayVectorEnv(2, **world)
+    env.reset(seed=0)
+    drawn = env.action_space.sample()
+    env.step(drawn)
+    compiled = list(step.signatures)
+    for actions in (np.broadcast_to(drawn[0], drawn.shape), np.asfortranarray(drawn), drawn.astype(np.float64), drawn.tolist()):
+        env.step(actions)  # type: ignore[arg-type]
+    assert list(step.signatures) == compiled
 
 
 # ---------------------------------------------------------------- nodes
