@@ -65,16 +65,33 @@ class EpisodeMeans(BaseCallback):
         terms = vectors["reward_terms"]
         earned = np.stack(list(terms.values()))
         self._earned = earned if self._earned is None else self._earned + earned
-        for row in np.flatnonzero(self.locals["dones"]).tolist():
-            metrics = self.locals["infos"][row].get("episode_metrics")
-            if metrics is not None:
-                self._means.paid(dict(zip(terms, self._earned[:, row].tolist(), strict=True)))
-            self._means.ended(metrics)
-        self._earned[:, self.locals["dones"]] = 0.0
+        over: NDArray[np.bool_] = self.locals["dones"]
+        if not over.any():
+            return
+        inside = vectors["final_info"]["_episode_metrics"]
+        metrics = vectors["final_info"]["episode_metrics"]
+        self._means.paid(dict(zip(terms, self._earned[:, inside].sum(1).tolist(), strict=True)))
+        self._means.all_ended({name: values[inside] for name, values in metrics.items()}, int((over & ~inside).sum()))
+        self._earned[:, over] = 0.0
 
     def _on_rollout_end(self) -> None:
         for tag, value in self._means.take().items():
             self.logger.record(tag, value)
+
+
+class WorthOfLeaving(BaseCallback):
+    """Adds to the reward of a step that leaves the recorded graphs what its decision point was worth: stable-baselines3 does so, too,
+    by asking the policy once more for each of these steps, one by one. As what is seen last of an answer that leaves is that very point,
+    its value is at hand.
+    """
+
+    def _on_step(self) -> bool:
+        infos = self.locals["infos"]
+        left = [row for row in np.flatnonzero(self.locals["dones"]).tolist() if infos[row].get("uncovered")]
+        self.locals["rewards"][left] += self.model.gamma * self.locals["values"][left, 0].numpy()  # type: ignore[attr-defined]
+        for row in left:
+            infos[row]["TimeLimit.truncated"] = False  # or it would be added twice
+        return True
 
 
 class GrowthRate(BaseCallback):

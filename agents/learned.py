@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.bundle import NAME_PATTERN, Training
-from agents.callbacks import EpisodeMeans, GrowthRate, KeepBest, SeenRange, seen_by
+from agents.callbacks import EpisodeMeans, GrowthRate, KeepBest, SeenRange, WorthOfLeaving, seen_by
 from agents.evaluation import MOST_ANSWERS, make_plan
 from agents.export import export_policy
 from agents.scaling import Scaling
@@ -167,7 +167,8 @@ def _train(
     best = KeepBest(validation, plan, model, config.validate_every, folder / "validation.jsonl")
     # In this order: validation is of the range that was met so far.
     growth = GrowthRate(train)
-    callbacks: list[BaseCallback] = [EpisodeMeans(provenance), SeenRange(), best, growth, *([progress] if progress else [])]
+    callbacks: list[BaseCallback] = [EpisodeMeans(provenance), WorthOfLeaving(), SeenRange(), best, growth]
+    callbacks += [progress] if progress else []
     started = time.monotonic()
     try:
         model.learn(config.steps, callback=CallbackList(callbacks), reset_num_timesteps=True)

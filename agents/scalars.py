@@ -6,7 +6,6 @@ What does not live here: who gathers them (callbacks.py, live_run.py), and what 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +22,20 @@ GROUPS = ("episode", "reward_terms", "knobs")
 _LONGEST_VALUE = 500
 
 
+class _Mean:
+    """Of values that come by and by."""
+
+    def __init__(self) -> None:
+        self._total, self._count = 0.0, 0
+
+    def saw(self, values: NDArray[np.floating]) -> None:
+        self._total, self._count = self._total + float(values.sum()), self._count + values.size
+
+    @property
+    def value(self) -> float:
+        return self._total / self._count
+
+
 class Means:
     """Gathers decisions and answers until they are taken, as means by tag.
 
@@ -31,20 +44,20 @@ class Means:
     """
 
     def __init__(self) -> None:
-        self._knobs: dict[str, list[float]] = defaultdict(list)
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._knobs: dict[str, _Mean] = defaultdict(_Mean)
+        self._metrics: dict[str, _Mean] = defaultdict(_Mean)
         self._terms: dict[str, float] = defaultdict(float)
         self._ended = self._uncovered = 0
 
     def decided(self, knobs: Mapping[str, float]) -> None:
         """Count a decision."""
         for name, value in knobs.items():
-            self._knobs[name].append(float(value))
+            self._knobs[name].saw(np.asarray(value))
 
     def decided_by_all(self, knobs: Mapping[str, NDArray[np.float64]]) -> None:
         """Count a decision of each of many rows."""
         for name, values in knobs.items():
-            self._knobs[name].extend(values.tolist())
+            self._knobs[name].saw(values)
 
     def paid(self, terms: Mapping[str, float]) -> None:
         """Count what a decision earned, by term of the reward; of an answer that does not leave the recorded graphs."""
@@ -58,18 +71,28 @@ class Means:
             metrics: the fields of its `synera_env.EpisodeMetrics`, those that nobody can tell being NaN; None where it
                 left the recorded graphs.
         """
-        self._ended += 1
-        self._uncovered += metrics is None
-        for name, value in (metrics or {}).items():
-            if not math.isnan(value):
-                self._metrics[name].append(float(value))
+        self.all_ended({name: np.array([value]) for name, value in (metrics or {}).items()}, int(metrics is None))
+
+    def all_ended(self, metrics: Mapping[str, NDArray[np.float64]], left: int) -> None:
+        """Count many answers.
+
+        Args:
+            metrics: of those inside the recorded graphs, by name, [answers] each; see :meth:`ended`.
+            left: how many others left them.
+        """
+        self._ended += left + len(next(iter(metrics.values()), ()))
+        self._uncovered += left
+        for name, values in metrics.items():
+            known = values[~np.isnan(values)]
+            if known.size:
+                self._metrics[name].saw(known)
 
     def take(self) -> dict[str, float]:
         """Return the means by tag, and start over; what nothing is known of has no tag."""
-        found = {f"knobs/{name}": _mean(values) for name, values in self._knobs.items()}
+        found = {f"knobs/{name}": mean.value for name, mean in self._knobs.items()}
         self._knobs.clear()
         if self._ended:
-            found |= {f"episode/{name}": _mean(values) for name, values in self._metrics.items()}
+            found |= {f"episode/{name}": mean.value for name, mean in self._metrics.items()}
             found["episode/uncovered_rate"] = self._uncovered / self._ended
         if inside := self._ended - self._uncovered:
             found |= {f"reward_terms/{name}": total / inside for name, total in self._terms.items()}
@@ -98,7 +121,3 @@ def _cell(text: str) -> str:
     """Text that stays in its cell, and is shown as it is."""
     shown = plain(text, _LONGEST_VALUE).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{c}" if c in r"\`*_{}[]|" else c for c in shown)
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -18,9 +18,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3 import PPO
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.vector import CompiledVecEnv
+from agents.learned import PPOConfig, train_ppo
 from scripts.benchmarks.harness import Figure, Setting, compare
 from synera_env import SyneraReplayEnv
 from synera_env.synera.vector import SyneraReplayVectorEnv
@@ -31,7 +32,9 @@ from traces.synera.graph_check import NODE_ARRAYS
 ROWS = 1024
 _STEPS, _PEER_STEPS = 50, 200
 _NODES = 1_000_000
-_PPO_ROLLOUT, _PPO_EPOCHS = 32, 4
+_PPO = PPOConfig(
+    steps=7 * 32 * ROWS, envs=ROWS, rollout=32, minibatch=4096, epochs=4, validation_answers=8, validate_every=1_000_000_000
+)
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -109,26 +112,58 @@ def _resident_mb() -> float:
 
 
 def _training() -> Figure:
-    """PPO of stable-baselines3 on the compiled rows, a rollout and its update; which share of it is the environment's."""
-    vector = SyneraReplayEnv().vector(ROWS)
-    assert vector is not None
-    stepped, spent = CompiledVecEnv(vector), [0.0]
-    step_wait = stepped.step_wait
+    """Training as `agents.learned` has it, on the compiled rows; validation aside, which is as often as one asks for."""
+    rates = {epochs: _trained(replace(_PPO, epochs=epochs)) for epochs in (PPOConfig.epochs, _PPO.epochs)}
+    (usual, _), (rate, share) = rates.values()
+    peer = (
+        f"{_PPO.rollout} steps of {_PPO.envs} rows, {_PPO.epochs} epochs of minibatches of {_PPO.minibatch}, hidden {_PPO.hidden}, {torch.get_num_threads()} threads; "
+        f"the environment's share of the time: {share:.1%}; with {PPOConfig.epochs} epochs, as is usual: {usual:,.0f} a second"
+    )
+    return Figure("PPO from end to end", rate, "decisions/s", 50_000.0, "higher", peer)
 
-    def timed() -> Any:
-        began = perf_counter()
-        found = step_wait()
-        spent[0] += perf_counter() - began
-        return found
 
-    stepped.step_wait = timed  # type: ignore[method-assign]
-    model = PPO("MlpPolicy", stepped, n_steps=_PPO_ROLLOUT, batch_size=ROWS * 4, n_epochs=_PPO_EPOCHS, gamma=1.0, device="cpu")
-    model.learn(ROWS * _PPO_ROLLOUT)
-    spent[0], began = 0.0, perf_counter()
-    model.learn(ROWS * _PPO_ROLLOUT)
-    seconds = perf_counter() - began
-    peer = f"a rollout of {_PPO_ROLLOUT} x {ROWS} and {_PPO_EPOCHS} epochs; the environment's share of the time: {spent[0] / seconds:.1%}"
-    return Figure("PPO from end to end", ROWS * _PPO_ROLLOUT / seconds, "decisions/s", 50_000.0, "higher", peer)
+def _trained(config: PPOConfig) -> tuple[float, float]:
+    """Return decisions a second, and which share of the time is the environment's."""
+    watch = _Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        train_ppo(
+            lambda preference: SyneraReplayEnv(preference=preference),
+            SyneraReplayEnv(bundled.graphs("test")),
+            config,
+            Path(folder) / "run",
+            watch,
+        )
+    return config.envs * config.rollout / median(watch.seconds), median(watch.stepping) / median(watch.seconds)
+
+
+class _Watch(BaseCallback):
+    """How long each rollout with its update took, but the last, and what of it the environment took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self.stepping: list[float] = []
+        self._began = self._stepped = 0.0
+
+    def _on_training_start(self) -> None:
+        step_wait = self.training_env.step_wait
+
+        def timed() -> Any:
+            began = perf_counter()
+            found = step_wait()
+            self._stepped += perf_counter() - began
+            return found
+
+        self.training_env.step_wait = timed  # type: ignore[method-assign]
+
+    def _on_rollout_start(self) -> None:
+        if self._began:
+            self.seconds.append(perf_counter() - self._began)
+            self.stepping.append(self._stepped)
+        self._began, self._stepped = perf_counter(), 0.0
+
+    def _on_step(self) -> bool:
+        return True
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         """
         if not self._generators:
             raise RuntimeError("no answers are under way: call reset() first")
-        given = np.asarray(actions, np.float32)
+        given = np.array(actions, np.float32, order="C")  # a copy, as each other kind of array would be compiled for anew
         if given.shape != self._no_actions.shape:
             raise SettingError(f"actions have shape {list(given.shape)}; it must be {list(self._no_actions.shape)}")
         if (missing := np.isnan(given)).any():
@@ -185,23 +185,25 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
     # ------------------------------------------------------------ pieces
 
     def _call(self, actions: NDArray[np.float32], mode: int, chosen: Arrays) -> Out:
-        out, state = new_out(*self._state.seen.shape), self._state
+        out, graphs = new_out(*self._state.seen.shape), self.scalar.graphs
         if self._pool is None:
-            step(self._world, state, actions, chosen, mode, out)
+            spent, _ = step(self._world, self._state, actions, chosen, mode, out)
         else:
-            self._grow(self._pool, actions, chosen, mode, out)
-        spent = state.rows["taken"] == _SEEDS
-        if spent.any():
-            self._draw_seeds(np.flatnonzero(spent).tolist())
+            spent = self._grow(self._pool, actions, chosen, mode, out)
+        if isinstance(graphs, GraphSet) and self._world.graphs.laid[0]:
+            graphs.put_back()
+            self._world.graphs.laid[0] = 0
+        if spent:
+            self._draw_seeds(np.flatnonzero(self._state.rows["taken"] == _SEEDS).tolist())
         return out
 
-    def _grow(self, pool: Pool, actions: NDArray[np.float32], chosen: Arrays, mode: int, out: Out) -> None:
-        """Step rows; those that need what is not known yet go back to where they were, and are stepped again once it is."""
+    def _grow(self, pool: Pool, actions: NDArray[np.float32], chosen: Arrays, mode: int, out: Out) -> int:
+        """Step rows, and return how many have spent their seeds; those that need what is not known yet go back to where they were, and are stepped again once it is."""
         state, kept = self._state, self._state.kept()
-        rows = state.rows
+        rows, spent = state.rows, 0
         try:
             while True:
-                step(self._world, state, actions, chosen, mode, out)
+                spent += step(self._world, state, actions, chosen, mode, out)[0]
                 wanting = np.flatnonzero(rows["wanted"] != NOTHING)
                 if not wanting.size:
                     break
@@ -217,6 +219,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         begun = rows["taken"] != kept.rows["taken"]
         if begun.any():
             pool.settle(rows["prompt"][begun].tolist(), set(rows["prompt"].tolist()))
+        return spent
 
     def _info(self, out: Out) -> dict[str, Any]:
         info: dict[str, Any] = {

@@ -10,11 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.callbacks import EpisodeMeans
+from agents.callbacks import EpisodeMeans, WorthOfLeaving
 from synera_env import DecisionEnv, Preference
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import likeliest
@@ -40,7 +40,10 @@ class Kept(BaseCallback):
 
 
 def rollout(
-    make: Callable[[], DecisionEnv], value: Callable[[torch.Tensor], torch.Tensor], act: Callable[[], NDArray[np.float32]]
+    make: Callable[[], DecisionEnv],
+    value: Callable[[torch.Tensor], torch.Tensor],
+    act: Callable[[], NDArray[np.float32]],
+    *others: BaseCallback,
 ) -> tuple[PPO, Kept]:
     """One rollout by stable-baselines3, of actions and a value function that are given."""
     model = PPO(
@@ -62,7 +65,7 @@ def rollout(
     model.policy.forward = forward  # type: ignore[method-assign]
     model.policy.predict_values = lambda observations: value(observations)[:, None]  # type: ignore[method-assign]
     kept = Kept()
-    _, callback = model._setup_learn(STEPS * ENVS, kept)
+    _, callback = model._setup_learn(STEPS * ENVS, CallbackList([kept, *others]))
     assert model.collect_rollouts(model.env, callback, model.rollout_buffer, STEPS)  # type: ignore[arg-type]
     return model, kept
 
@@ -93,6 +96,31 @@ def test_what_an_answer_that_leaves_is_worth_is_the_value_of_where_it_left(pair:
             assert buffer.rewards[step, env] == pytest.approx(paid + float(told_value(ends)), rel=1e-5)
             np.testing.assert_array_equal(info["terminal_observation"], buffer.observations[step, env])
             assert buffer.advantages[step, env] == pytest.approx(0.0, abs=1e-4)  # nothing is learned of it, for or against
+    assert left > 5
+
+
+def test_what_is_at_hand_is_what_stable_baselines_asks_for_once_more(pair: Recorded) -> None:
+    """The same rollout with and without it, and with it the value function is asked nothing but where the rollout ends."""
+    graphs, found = likeliest(pair.graphs, 0.5), []
+    for others in ([], [WorthOfLeaving()]):
+        rng, asked = np.random.default_rng(0), list[int]()
+
+        def value(observations: torch.Tensor, asked: list[int] = asked) -> torch.Tensor:
+            asked.append(len(observations))
+            return told_value(observations)
+
+        model, kept = rollout(
+            lambda: SyneraReplayEnv(graphs, LINKS, PHONE, GPU, Preference()),
+            value,
+            lambda rng=rng: rng.uniform(-1, 1, 7).astype(np.float32),
+            *others,
+        )
+        left = sum(info["uncovered"] for infos in kept.infos for info in infos)
+        found.append((model.rollout_buffer.rewards, model.rollout_buffer.advantages, left, len(asked) - STEPS - 1))
+    (rewards, advantages, left, more), (rewards_at_hand, advantages_at_hand, _, none) = found
+    np.testing.assert_allclose(rewards_at_hand, rewards, rtol=1e-6)
+    np.testing.assert_allclose(advantages_at_hand, advantages, atol=1e-5)
+    assert (more, none) == (left, 0)
     assert left > 5
 
 

@@ -217,8 +217,12 @@ class GraphSet:
         path = Path(path)
         description, arrays = graph_file.load(path)
         graphs = cls(parse_json(description, GraphMeta, str(path)), arrays, path)
-        graph_file.put_back(arrays)
+        graphs.put_back()
         return graphs
+
+    def put_back(self) -> None:
+        """Let go of the memory that reading a mapped file took; what is read again comes back."""
+        graph_file.put_back(self._arrays)
 
 
 def nothing_is_left(score: NDArray[np.float32], exit_child: NDArray[np.int32], llm_child: NDArray[np.int32]) -> bool:

@@ -21,6 +21,7 @@ from synera_env.schema import log_weight
 from synera_env.synera.kernel.cloud import open_cloud, submit
 from synera_env.synera.kernel.device import TAKE_UP, UNKNOWN, draft_ahead, draft_chunk, is_end, push, rollback
 from synera_env.synera.kernel.formulas import compiled, inlined
+from synera_env.synera.kernel.nodes import lay
 from synera_env.synera.schema import smoothed, throughput
 from traces.profile import energy_joules
 
@@ -54,9 +55,10 @@ def begin(graphs, links, tables, figures, state, row, r, chosen):
     r.taken += 1
     draw_start(graphs, links, tables, figures, r, chosen)
     if graphs.root[r.prompt] < 0:
-        r.wanted = TAKE_UP - r.prompt
-        return
-    r.first_node = graphs.first_node[r.prompt]
+        if not len(graphs.recorded.node_offsets):
+            r.wanted = TAKE_UP - r.prompt
+            return
+        lay(graphs, r.prompt)
     r.prompt_tokens, r.generated_bytes = graphs.prompt_tokens[r.prompt], graphs.prompt_bytes[r.prompt]
     r.room = min(figures.max_new_tokens, figures.context - r.prompt_tokens)
     r.generated, r.chunks, r.offloaded, r.now, r.committed_at, r.kept = 0, 0, 0, 0.0, 0.0, 0

@@ -25,8 +25,9 @@ from runtime.wire.sizes import (
 )
 from synera_env.chance import BLIP, BUSY, OUTAGE, exponential, uniform
 from synera_env.radio import starts_down
-from synera_env.synera.kernel.device import child_of, lacks
+from synera_env.synera.kernel.device import lacks
 from synera_env.synera.kernel.formulas import compiled, inlined
+from synera_env.synera.kernel.world import DOWNLINK, UPLINK
 from traces.links.transfer import one_way_seconds
 from traces.profile import forward_seconds, interpolated_quantile
 from traces.workload.meeting import meeting
@@ -62,13 +63,11 @@ def is_cut_off(figures, r, process, at):
 
 
 @inlined
-def one_way(links, link, rates, passed, at, size):
-    """Time of a message on a link trace."""
+def one_way(links, link, direction, passed, at, size):
+    """Time of a message on a link trace; the direction is the column of its rates."""
     first, stop = links.first[link], links.first[link + 1]
-    half_rtt = links.half_rtt_seconds[first:stop]
-    return one_way_seconds(
-        at, size, links.step_seconds[link], half_rtt, rates[first:stop], passed[first + link : stop + link + 1]
-    )
+    half_rtt, rates = links.samples[first:stop, 0], links.samples[first:stop, direction]
+    return one_way_seconds(at, size, links.step_seconds[link], half_rtt, rates, passed[first + link : stop + link + 1])
 
 
 @compiled
@@ -77,7 +76,7 @@ def reaches(links, figures, r, at, deadline, size):
     r.uplink_waiting += size
     if is_cut_off(figures, r, 0, at) or is_cut_off(figures, r, 1, at):
         return math.inf
-    there = at + one_way(links, r.link, links.uplink, links.uplink_passed, r.offset + at, size)
+    there = at + one_way(links, r.link, UPLINK, links.uplink_passed, r.offset + at, size)
     return there if there < deadline else math.inf
 
 
@@ -87,7 +86,7 @@ def answer_at(links, r, reached, done, size):
     leaves = max(reached, done)
     if leaves == math.inf:
         return math.inf
-    return leaves + one_way(links, r.link, links.downlink, links.downlink_passed, r.offset + leaves, size)
+    return leaves + one_way(links, r.link, DOWNLINK, links.downlink_passed, r.offset + leaves, size)
 
 
 @compiled
@@ -282,21 +281,20 @@ def check(graphs, links, tables, figures, state, row, r, submitted):
 @inlined
 def judge(graphs, figures, state, row, r):
     """Whether the graph knows what the LLM says of the draft; how many tokens stand, and the LLM's after them."""
-    node = r.first_node + state.path[row, r.generated]
+    node = state.path[row, r.generated]
     for place in range(r.drafted):
         if lacks(graphs, r, node):
             return False, 0, 0
-        choice = int(graphs.llm_token[node])
-        if choice != r.draft_token[place]:
-            return True, place, choice
-        child = child_of(graphs, r, node, choice)
-        if child < 0:
+        said = graphs.nodes[node]
+        if said.llm_token != r.draft_token[place]:
+            return True, place, said.llm_token
+        if said.llm_child < 0:
             return False, 0, 0
-        node = r.first_node + child
+        node = said.llm_child
     if lacks(graphs, r, node):
         return False, 0, 0
-    choice = int(graphs.llm_token[node])
-    return True, r.drafted, choice if math.isnan(graphs.score[node]) else figures.said_after_the_end
+    said = graphs.nodes[node]
+    return True, r.drafted, said.llm_token if math.isnan(said.score) else figures.said_after_the_end
 
 
 @compiled

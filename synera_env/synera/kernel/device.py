@@ -43,7 +43,7 @@ def is_end(eos, token):
 @inlined
 def lacks(graphs, r, node):
     """Whether a node was not run; it is noted for the row, the first of them alone, as what comes after it means nothing."""
-    if graphs.llm_token[node] != NOT_RUN:
+    if graphs.nodes[node].llm_token != NOT_RUN:
         return False
     if r.wanted == NOTHING:
         r.wanted = node
@@ -52,27 +52,34 @@ def lacks(graphs, r, node):
 
 @inlined
 def child_of(graphs, r, node, token):
-    """The node, by its place in its graph, that a token leads to from a node, by its place in all graphs; -1 where none is known."""
+    """The node that a token leads to from a node, by their places; -1 where none is known."""
     if lacks(graphs, r, node):
         return -1
-    if token == graphs.llm_token[node]:
-        return int(graphs.llm_child[node])
-    for exit_index in range(graphs.exit_token.shape[1]):
-        if graphs.exit_token[node, exit_index] == token:
-            return int(graphs.exit_child[node, exit_index])
+    if token == graphs.nodes[node].llm_token:
+        return graphs.nodes[node].llm_child
+    for exit_index in range(graphs.exits.shape[1]):
+        if graphs.exits[node, exit_index].token == token:
+            return graphs.exits[node, exit_index].child
     return -1
 
 
 @inlined
 def push(graphs, state, row, r, token):
     """Append a token to the prefix; it may lead out of the graph, and be UNKNOWN there."""
-    state.token[row, r.held] = token
+    child = -1
     if r.held == r.known and token != UNKNOWN:
-        child = child_of(graphs, r, r.first_node + state.path[row, r.known], token)
-        if child >= 0:
-            r.known += 1
-            state.path[row, r.known] = child
+        child = child_of(graphs, r, state.path[row, r.known], token)
+    step_to(state, row, r, token, child)
+
+
+@inlined
+def step_to(state, row, r, token, child):
+    """Append a token, and the node that it leads to, which is below 0 where none is known."""
+    state.token[row, r.held] = token
     r.held += 1
+    if child >= 0:
+        r.known += 1
+        state.path[row, r.known] = child
 
 
 @inlined
@@ -105,7 +112,7 @@ def walk_exits(graphs, figures, state, row, r, node, deepest, exit_margin):
         last = exit_index == deepest
         if last or exit_margin < 1.0:
             heads += 1
-            margin = float(graphs.margin[node, exit_index]) if node >= 0 else 0.0
+            margin = float(graphs.exits[node, exit_index].margin) if node >= 0 else 0.0
             if last or margin >= exit_margin:
                 left = exit_index
                 break
@@ -116,16 +123,17 @@ def walk_exits(graphs, figures, state, row, r, node, deepest, exit_margin):
 @inlined
 def draft_token(graphs, figures, state, row, r, deepest, exit_margin, tokens, nodes, exits, confidences, margins, place):
     """Draft the next token and note it at a place of the five arrays; beyond the graph it is UNKNOWN."""
-    if r.held > r.known or lacks(graphs, r, r.first_node + state.path[row, r.known]):
+    node = state.path[row, r.known]
+    if r.held > r.known or lacks(graphs, r, node):
         walk_exits(graphs, figures, state, row, r, -1, deepest, exit_margin)
         tokens[place] = UNKNOWN
-        push(graphs, state, row, r, UNKNOWN)
+        step_to(state, row, r, UNKNOWN, -1)
         return
-    node = r.first_node + state.path[row, r.known]
     left = walk_exits(graphs, figures, state, row, r, node, deepest, exit_margin)
-    tokens[place], nodes[place], exits[place] = graphs.exit_token[node, left], node, left
-    confidences[place], margins[place] = graphs.confidence[node, left], graphs.margin[node, left]
-    push(graphs, state, row, r, tokens[place])
+    said = graphs.exits[node, left]
+    tokens[place], nodes[place], exits[place] = said.token, node, left
+    confidences[place], margins[place] = said.confidence, said.margin
+    step_to(state, row, r, said.token, said.child)
 
 
 @inlined
@@ -155,15 +163,14 @@ def draft_chunk(graphs, tables, figures, state, row, r, deepest, exit_margin, dr
 @compiled
 def rejected(graphs, tables, node, exit_index):
     """How likely the LLM rejects the token of an exit at a node; worked out once."""
-    known = graphs.rejected[node, exit_index]
-    if known == 0.0:
+    said = graphs.exits[node, exit_index]
+    if said.rejected == 0.0:
         sketch = graphs.one_sketch
         for direction in range(len(sketch)):
-            sketch[direction] = half(graphs.sketch[node, exit_index, direction])
-        felt = graphs.confidence[node, exit_index], graphs.margin[node, exit_index], graphs.entropy[node, exit_index]
-        known = rejection(float(felt[0]), float(felt[1]), float(felt[2]), sketch, tables.rejection[exit_index])
-        graphs.rejected[node, exit_index] = known
-    return known
+            sketch[direction] = half(said.sketch[direction])
+        felt = float(said.confidence), float(said.margin), float(said.entropy)
+        said.rejected = rejection(felt[0], felt[1], felt[2], sketch, tables.rejection[exit_index])
+    return said.rejected
 
 
 @inlined
@@ -181,7 +188,7 @@ def draft_ahead(graphs, figures, state, row, r, deepest, exit_margin, draft_leng
         ends |= is_end(graphs.eos, r.draft_token[place])
     correction = 0
     if corrected:
-        correction = int(graphs.runner_up[r.draft_node[accepted], r.draft_exit[accepted]])
+        correction = graphs.exits[r.draft_node[accepted], r.draft_exit[accepted]].runner_up
         ends |= is_end(graphs.eos, correction)
     most = min(draft_length, r.room - r.generated - accepted - 1)
     if probability < threshold or ends or most < 1:

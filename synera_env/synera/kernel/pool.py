@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synera_env.synera.kernel.device import NOT_RUN, TAKE_UP
-from synera_env.synera.kernel.world import READ, Graphs, no_nodes, node_arrays
+from synera_env.synera.kernel.nodes import READ, by_name, room
+from synera_env.synera.kernel.world import Graphs
 from traces.synera.growing import GrowingGraphs, LivingGraph
 
 _ROOM = 4096
@@ -35,8 +36,7 @@ class Pool:
         self._graphs, self._exits = graphs, len(graphs.meta.exit_layers)
         self._taken: dict[int, _Taken] = {}
         self._free = np.empty(0, np.int64)
-        self._arrays, self._room = no_nodes(self._exits), 0
-        self._rejected = np.zeros((0, self._exits))
+        self._laid, self._room = room(0, self._exits), 0
         self._prompt, self._node = np.empty(0, np.int64), np.empty(0, np.int64)  # of each place
         self._root = np.full(len(graphs), -1)
 
@@ -70,7 +70,7 @@ class Pool:
 
     def laid(self, graphs: Graphs) -> Graphs:
         """Return what compiled code reads with the nodes as they are now."""
-        return graphs._replace(root=self._root, rejected=self._rejected, **node_arrays(self._arrays))
+        return graphs._replace(root=self._root, nodes=self._laid[0], exits=self._laid[1])
 
     def _take_up(self, prompt: int) -> None:
         graph = self._graphs[prompt]
@@ -86,27 +86,25 @@ class Pool:
             places = self._places(new)
             self._prompt[places], self._node[places] = prompt, np.arange(len(taken.places), len(graph))
             taken.places = np.concatenate([taken.places, places])
-        places = taken.places[nodes]
+        places, arrays = taken.places[nodes], by_name(*self._laid)
         for name in READ:
             values = getattr(graph, name)[nodes]
-            self._arrays[name][places] = np.where(values >= 0, taken.places[values], -1) if name in _CHILDREN else values
+            arrays[name][places] = np.where(values >= 0, taken.places[values], -1) if name in _CHILDREN else values
         unknown = ~(graph.ran[nodes] | ~np.isnan(graph.score[nodes]))
-        self._arrays["llm_token"][places[unknown]] = NOT_RUN
-        self._rejected[places] = 0.0
+        arrays["llm_token"][places[unknown]] = NOT_RUN
+        self._laid[1]["rejected"][places] = 0.0
 
     def _places(self, count: int) -> NDArray[np.int64]:
         """Give out places."""
         if count > len(self._free):
-            room = max(_ROOM, 2 * self._room, self._room + count)
-            fresh = no_nodes(self._exits, room)
-            for name in READ:
-                fresh[name][: self._room] = self._arrays[name]
-            self._arrays = fresh
-            more = room - self._room
-            self._rejected = np.concatenate([self._rejected, np.zeros((more, self._exits))])
+            wanted = max(_ROOM, 2 * self._room, self._room + count)
+            fresh, more = room(wanted, self._exits), wanted - self._room
+            for now, before in zip(fresh, self._laid, strict=True):
+                now[: self._room] = before
+            self._laid = fresh
             self._prompt, self._node = (np.concatenate([each, np.empty(more, np.int64)]) for each in (self._prompt, self._node))
-            self._free = np.concatenate([self._free, np.arange(self._room, room)])
-            self._room = room
+            self._free = np.concatenate([self._free, np.arange(self._room, wanted)])
+            self._room = wanted
         given, self._free = self._free[:count], self._free[count:]
         return given
 

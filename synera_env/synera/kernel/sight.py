@@ -24,7 +24,7 @@ def encode(graphs, tables, r, seen):
     for place in range(drafted):
         node, left = r.draft_node[place], r.draft_exit[place]
         seen[at], seen[at + 1] = r.draft_confidence_of[place], r.draft_margin[place]
-        seen[at + 2] = graphs.entropy[node, left]
+        seen[at + 2] = graphs.exits[node, left].entropy
         exits += left
         at += 3
     for _ in range(drafted, longest):
@@ -33,10 +33,10 @@ def encode(graphs, tables, r, seen):
     seen[at], seen[at + 1] = r.draft_confidence, r.draft_importance
     seen[at + 2] = exits / drafted / max(1, len(graphs.exit_layers) - 1)
     at += 3
-    node, left = r.draft_node[drafted - 1], r.draft_exit[drafted - 1]
-    for direction in range(graphs.sketch.shape[2]):
-        seen[at + direction] = half(graphs.sketch[node, left, direction])
-    at += graphs.sketch.shape[2]
+    sketch = graphs.exits[r.draft_node[drafted - 1], r.draft_exit[drafted - 1]].sketch
+    for direction in range(len(sketch)):
+        seen[at + direction] = half(sketch[direction])
+    at += len(sketch)
     for place in range(len(r.past_confidence)):
         seen[at], seen[at + 1] = r.past_confidence[place], r.past_importance[place]
         seen[at + 2], seen[at + 3] = r.past_offloaded[place], r.past_accepted[place]

@@ -34,7 +34,6 @@ ROW = np.dtype(
     [
         ("seed", np.uint64),
         # the answer
-        ("first_node", np.int64),
         *_fields(np.int32, "prompt prompt_tokens room link generated generated_bytes chunks offloaded"),
         *_fields(np.float64, "offset now committed_at"),
         ("weights", np.float64, (len(TERMS),)),

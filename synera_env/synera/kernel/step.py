@@ -18,6 +18,7 @@ from synera_env.reward import TERMS, priced
 from synera_env.schema import knob_value
 from synera_env.synera.kernel.answer import begin, keep_run, settle
 from synera_env.synera.kernel.device import draft_chunk, is_end
+from synera_env.synera.kernel.fetch import fetch
 from synera_env.synera.kernel.formulas import OPTIONS, inlined, sources
 from synera_env.synera.kernel.sight import METRICS, encode, measure
 from synera_env.synera.kernel.state import NOTHING
@@ -69,7 +70,7 @@ def advance(graphs, links, tables, figures, state, row, r, knobs, out, metrics):
     if over:
         if r.held > r.known:
             return False, False
-        quality = float(graphs.score[r.first_node + state.path[row, r.known]])
+        quality = float(graphs.nodes[state.path[row, r.known]].score)
     else:
         keep_run(r)
         if not draft_chunk(graphs, tables, figures, state, row, r, int(knobs[2]), knobs[3], int(knobs[4])):
@@ -126,6 +127,7 @@ def _kernel(version: int):
             if not state.todo[row]:
                 continue
             r = state.rows[row]
+            fetch(graphs, state, row)
             out.reward[row], out.terminated[row], out.truncated[row], out.offloaded[row] = 0.0, False, False, False
             out.quality_known[row] = True
             over = mode == RESET or r.over

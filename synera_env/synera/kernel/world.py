@@ -1,12 +1,10 @@
 """What a replayed world is made of, as arrays that compiled code reads: graphs, links, profiles, lens, and how they are shown.
 
-Nothing of a graph is copied: node arrays are those of the (memory-mapped) set. What does not live here: the state of
-answers (state.py) and what becomes of it (step.py).
+What does not live here: how nodes are laid (nodes.py), the state of answers (state.py) and what becomes of it (step.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
@@ -19,10 +17,10 @@ from runtime.wire.sizes import varint_bytes
 from synera_env.radio import HORIZON_SECONDS
 from synera_env.reward import SPREAD, TERMS, Preference
 from synera_env.schema import Schema
+from synera_env.synera.kernel.nodes import room
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import HISTORY
 from traces.synera.graph import GraphSet
-from traces.synera.graph_check import EXITS, NODE_ARRAYS
 
 KNOBS = (
     "confidence_threshold",
@@ -70,27 +68,38 @@ GROUPED = (
 """Those that lie interleaved: by token, and by chunk."""
 
 
-class Graphs(NamedTuple):
-    """All prompts' graphs, end to end, as `traces.synera.graph_check.NODE_ARRAYS` says; and the prompts."""
+class Recorded(NamedTuple):
+    """All prompts' graphs as their file has them; see `traces.synera.graph_check.NODE_ARRAYS`. Of graphs that grow, nothing."""
 
-    first_node: NDArray[np.int64]
-    """[prompts]: what is added to the places of its nodes."""
-    root: NDArray[np.int64]
-    """[prompts]: place of the prompt's own node; -1 where its graph, which grows, is not taken up."""
+    node_offsets: NDArray[np.int64]
+    """[prompts + 1]"""
+    parent: NDArray[np.int32]
+    llm_token: NDArray[np.int32]
+    llm_child: NDArray[np.int32]
     score: NDArray[np.float32]
     exit_token: NDArray[np.int32]
+    exit_child: NDArray[np.int32]
     confidence: NDArray[np.float32]
     margin: NDArray[np.float32]
     entropy: NDArray[np.float32]
     runner_up: NDArray[np.int32]
     sketch: NDArray[np.uint16]
-    """Half precision by its bits, as compiled code knows no halves."""
-    llm_token: NDArray[np.int32]
-    exit_child: NDArray[np.int32]
-    llm_child: NDArray[np.int32]
-    rejected: NDArray[np.float64]
-    """[nodes, exits]: how likely the LLM rejects the token, where that was asked before; 0 elsewhere. Its pages take memory once
-    they are written."""
+
+
+class Graphs(NamedTuple):
+    """The prompts, and the graphs of those that an answer was begun to; the others are read then."""
+
+    recorded: Recorded
+    root: NDArray[np.int64]
+    """[prompts]: place of the prompt's own node; -1 where its graph is not laid yet."""
+    nodes: NDArray[Any]
+    """[nodes] of NODE."""
+    exits: NDArray[Any]
+    """[nodes, exits] of EXIT."""
+    order: NDArray[np.int32]
+    """[2, nodes of the largest graph]: room to choose the places of one."""
+    laid: NDArray[np.int64]
+    """[1]: how many graphs were laid by compiled code, whose pages of the file are read no more."""
     one_sketch: NDArray[np.float64]
     """[directions]: room for one."""
     prompt_tokens: NDArray[np.int64]
@@ -102,21 +111,20 @@ class Graphs(NamedTuple):
     eos: NDArray[np.int64]
 
 
-READ = tuple(name for name in Graphs._fields if name in NODE_ARRAYS)
-"""Arrays of nodes that compiled code reads."""
-
-
 class Links(NamedTuple):
     """All link traces, end to end; see :meth:`traces.links.trace.LinkTrace.series`."""
 
     first: NDArray[np.int64]
     """[links + 1]: where a trace's samples begin; its bits passed begin as many places later as there are traces before it."""
     step_seconds: NDArray[np.float64]
-    half_rtt_seconds: NDArray[np.float64]
-    uplink: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    """[samples, 3]: half round trip in seconds; bits per second at UPLINK and DOWNLINK. Side by side, as a message reads both."""
     uplink_passed: NDArray[np.float64]
-    downlink: NDArray[np.float64]
     downlink_passed: NDArray[np.float64]
+
+
+UPLINK, DOWNLINK = 1, 2
+"""Columns of :attr:`Links.samples`."""
 
 
 class Tables(NamedTuple):
@@ -189,17 +197,17 @@ def _graphs(env: SyneraReplayEnv) -> Graphs:
     offsets, tokens = arrays["prompt_offsets"], arrays["prompt_tokens"]
     size_of = {token: varint_bytes(token) for token in np.unique(tokens).tolist()}
     sizes = np.cumsum([0, *map(size_of.__getitem__, tokens.tolist())], dtype=np.int64)
-    if recorded is env.graphs:
-        first_node, root = arrays["node_offsets"][:-1].astype(np.int64), np.zeros(prompts, np.int64)
-        rejected = np.zeros(arrays["exit_token"].shape)
-    else:
-        first_node, root = np.zeros(prompts, np.int64), np.full(prompts, -1)
-        arrays, rejected = no_nodes(len(meta.exit_layers)), np.zeros((0, len(meta.exit_layers)))
+    grows = recorded is not env.graphs
+    if grows:
+        arrays = {name: each[:0] for name, each in arrays.items()}
+    nodes, exits = room(len(arrays["score"]), len(meta.exit_layers))
     return Graphs(
-        first_node=first_node,
-        root=root,
-        **node_arrays(arrays),
-        rejected=rejected,
+        recorded=Recorded(*(_frozen(arrays[name]) for name in Recorded._fields)),
+        root=np.full(prompts, -1),
+        nodes=nodes,
+        exits=exits,
+        order=np.zeros((2, 0 if grows else int(np.diff(arrays["node_offsets"]).max())), np.int32),
+        laid=np.zeros(1, np.int64),
         one_sketch=np.zeros(SKETCH_SIZE),
         prompt_tokens=np.diff(offsets).astype(np.int64),
         prompt_bytes=np.diff(sizes[offsets]),
@@ -209,31 +217,21 @@ def _graphs(env: SyneraReplayEnv) -> Graphs:
     )
 
 
-def no_nodes(exits: int, room: int = 0) -> dict[str, NDArray[Any]]:
-    """Return arrays of a graph, with room for nodes to come."""
-    kinds = {name: NODE_ARRAYS[name] for name in READ}
-    return {
-        name: np.zeros((room, *(exits if n == EXITS else int(n) for n in tail)), kind) for name, (kind, tail) in kinds.items()
-    }
-
-
-def node_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of nodes that compiled code reads, as it reads them."""
-    return {name: _frozen(arrays[name].view(np.uint16) if name == "sketch" else arrays[name]) for name in READ}
-
-
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """The same array, read-only as a mapped one is, so that compiled code is compiled for one kind."""
-    view = np.ascontiguousarray(array).view()
+    """The same array, as compiled code can read it, and read-only as a mapped one is, so that it is compiled for one kind."""
+    view = np.ascontiguousarray(array.view(np.uint16) if array.dtype == np.float16 else array).view()
     view.flags.writeable = False
     return view
 
 
 def _links(env: SyneraReplayEnv) -> Links:
     series = [link.series() for link in env.links]
-    laid = [np.concatenate([np.array(each[place], np.float64) for each in series]) for place in range(5)]
+    half_rtt, uplink, uplink_passed, downlink, downlink_passed = (
+        np.concatenate([np.array(each[place], np.float64) for each in series]) for place in range(5)
+    )
     first = np.cumsum([0, *(len(each[0]) for each in series)], dtype=np.int64)
-    return Links(first, np.array([float(link.step_seconds) for link in env.links]), *laid)
+    steps = np.array([float(link.step_seconds) for link in env.links])
+    return Links(first, steps, np.stack([half_rtt, uplink, downlink], 1), uplink_passed, downlink_passed)
 
 
 def _tables(env: SyneraReplayEnv) -> Tables:

@@ -16,6 +16,7 @@ from runtime.errors import SettingError
 from synera_env import SyneraReplayEnv, chance
 from synera_env.schema import Schema
 from synera_env.synera.kernel import formulas
+from synera_env.synera.kernel.step import step
 from synera_env.synera.kernel.world import world_of
 from synera_env.synera.vector import SyneraReplayVectorEnv
 from tests.support.graphs import CLOUD, DEVICE
@@ -135,3 +136,63 @@ def test_what_was_compiled_of_other_sources_is_not_taken_up(monkeypatch: pytest.
     formula = Path(chance.__file__)
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == formula))
     assert formulas.sources() != before
+
+
+def test_actions_of_any_layout_are_taken_without_compiling_anew(world: dict[str, Any]) -> None:
+    env = SyneraReplayVectorEnv(2, **world)
+    env.reset(seed=0)
+    drawn = env.action_space.sample()
+    env.step(drawn)
+    compiled = list(step.signatures)
+    for actions in (np.broadcast_to(drawn[0], drawn.shape), np.asfortranarray(drawn), drawn.astype(np.float64), drawn.tolist()):
+        env.step(actions)  # type: ignore[arg-type]
+    assert list(step.signatures) == compiled
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def test_what_is_laid_of_a_graph_is_what_a_walk_reads(world: dict[str, Any]) -> None:
+    """All figures, from the root to every node that a token leads to; of a graph with nodes to which none does any more."""
+    graphs = world["graphs"]
+    arrays = {name: array.copy() for name, array in graphs.arrays.items()}
+    cut = int(np.flatnonzero(graphs[0].llm_child >= 0)[-1])
+    arrays["llm_child"][cut], arrays["exit_child"][cut] = -1, -1
+    graphs = GraphSet(graphs.meta, arrays)
+    env = SyneraReplayVectorEnv(2, **world | {"graphs": graphs})
+    env.reset(seed=0, options={"prompt": 0})
+    laid, graph = env._world.graphs, graphs[0]
+    assert laid.root[0] == 0
+    todo, met = [(0, 0)], 0
+    while todo:
+        node, place = todo.pop()
+        met += 1
+        said = laid.nodes[place]
+        assert said["llm_token"] == graph.llm_token[node]
+        np.testing.assert_array_equal(said["score"], graph.score[node])
+        for exit_index, at_exit in enumerate(laid.exits[place]):
+            token = graph.exit_token[node, exit_index]
+            child = graph.child(node, int(token))
+            assert (at_exit["token"], at_exit["child"] >= 0) == (token, child >= 0)
+            for name in ("confidence", "margin", "entropy", "runner_up"):
+                assert at_exit[name] == getattr(graph, name)[node, exit_index]
+            np.testing.assert_array_equal(at_exit["sketch"].view(np.float16), graph.sketch[node, exit_index])
+            if exit_index == len(laid.exits[place]) - 1 and child >= 0:
+                assert at_exit["child"] == place + 1  # what a draft of full depth reads next
+        leads = {int(graph.exit_child[node, e]): int(laid.exits[place, e]["child"]) for e in range(laid.exits.shape[1])}
+        leads[int(graph.llm_child[node])] = int(said["llm_child"])
+        todo += [(child, at) for child, at in leads.items() if child >= 0]
+    assert 20 < met < len(graph)
+
+
+def test_a_graph_is_laid_once_and_the_memory_of_its_file_put_back(
+    world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world["graphs"].save(tmp_path / "graphs.safetensors")
+    env = SyneraReplayVectorEnv(2, **world | {"graphs": tmp_path / "graphs.safetensors"})
+    times: list[GraphSet] = []
+    monkeypatch.setattr(GraphSet, "put_back", lambda graphs: times.append(graphs))
+    for _ in range(3):
+        env.reset(seed=0, options={"prompt": 1})
+    assert times == [env.scalar.graphs]
+    assert (env._world.graphs.root >= 0).sum() == 1
