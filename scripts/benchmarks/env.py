@@ -12,7 +12,7 @@ from agents.rules import FixedRule
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.client import CloudClient
-from scripts.benchmarks import vector
+from scripts.benchmarks import vector, vector_growth
 from scripts.benchmarks.harness import Figure, Setting, compare, speedup
 from synera_env import DecisionEnv, SyneraReplayEnv
 from synera_env.busy import busy_of
@@ -47,7 +47,8 @@ def measure(setting: Setting) -> list[Figure]:
             )
         finally:
             live.close()
-    return [against_models, _overhead(replay, setting), _step_rate(replay, setting), *vector.measure(setting)]
+    own = [against_models, _overhead(replay, setting), _step_rate(replay, setting)]
+    return [*own, *vector.measure(setting), *vector_growth.measure(setting)]
 
 
 def _answers(env: DecisionEnv) -> Callable[[], object]:
