@@ -202,7 +202,7 @@ def test_what_the_readme_says_can_be_done_in_its_order(user: User) -> None:
     assert {step.text for step in found if step.text.startswith("synera")} - ELSEWHERE == set(SHORTER), (
         "some are no longer said"
     )
-    assert sum(step.python for step in found) == 2
+    assert sum(step.python for step in found) == 3
     said = user.said
     assert "synera train --graphs runs/graphs" in said["synera record"]
     assert (
