@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scripts.benchmarks.harness import Figure, Setting
 from synera_env import SyneraReplayEnv
+from synera_env.synera.kernel.world import KNOBS
 from synera_env.synera.schema import THRESHOLD, synera_schema
 from traces import bundled
 from traces.synera.graph import GraphSet
@@ -26,31 +27,32 @@ from traces.tasks.scoring import scorer_of
 ROWS = 256
 _PROMPTS = 32
 _STEPS = 200
+_STEPS_A_REPETITION = 10
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
     """Step random knobs over prompts of which nothing was recorded but the first node; and the `threshold` rule, whose answers hardly
     leave what was recorded, over the bundled test graphs.
     """
-    recorded = GraphSet.load(bundled.graphs("test"))
+    recorded, steps = GraphSet.load(bundled.graphs("test")), min(_STEPS, _STEPS_A_REPETITION * setting.repetitions)
     runs = PairRuns(Models.load(setting.pair / "slm", setting.pair / "llm"))
     score = scorer_of(recorded.meta)
-    drawn = np.random.default_rng(0).uniform(-1, 1, (_STEPS, ROWS, 7)).astype(np.float32)
+    drawn = np.random.default_rng(0).uniform(-1, 1, (steps, ROWS, len(KNOBS))).astype(np.float32)
     yield _rate("common", GrowingGraphs(_bare(recorded), runs, score), drawn, "random knobs")
     threshold = synera_schema(len(recorded.meta.exit_layers)).action(THRESHOLD)
     told = np.broadcast_to(threshold, drawn.shape)
-    yield _rate("rare", GrowingGraphs(recorded, runs, score), told, "the rule threshold", warm=3 * _STEPS)
+    yield _rate("rare", GrowingGraphs(recorded, runs, score), told, "the rule threshold", warm=3 * steps)
 
 
 def _rate(name: str, graphs: GrowingGraphs, actions: NDArray[np.float32], who: str, warm: int = 0) -> Figure:
     env = SyneraReplayEnv(graphs, bundled.links("test")).vector(ROWS)
     env.reset(seed=0)
     for step in range(warm):
-        env.step(actions[step % _STEPS])
+        env.step(actions[step % len(actions)])
     before, began = graphs.growth, perf_counter()
     for each in actions:
         env.step(each)
-    seconds, after, decisions = perf_counter() - began, graphs.growth, _STEPS * ROWS
+    seconds, after, decisions = perf_counter() - began, graphs.growth, len(actions) * ROWS
     run, waves = after.nodes_run - before.nodes_run, max(1, after.waves - before.waves)
     peer = (
         f"{ROWS} copies, {who}: {run / decisions:.4f} new nodes a decision, {run / waves:.1f} a wave; "
