@@ -93,6 +93,7 @@ def make(folder: Path, slm: Path, llm: Path, bundle: Path, graphs: Path) -> None
     (folder / "file").write_text("a file\n")
     (folder / "empty").touch()
     (folder / "workload.csv").write_text("arrival_seconds,context_tokens,generated_tokens\n0,10,2\n3,20,1\n")
+    (folder / "workload-row.csv").write_text("arrival_seconds,context_tokens,generated_tokens\n0,10,2\n3,many,1\n")
     (folder / "folder").mkdir()
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "dangling").symlink_to(folder / "nowhere")
