@@ -1,6 +1,6 @@
 """What each figure of a draft is worth as the rule of what to offload: quality against offload rate, in replay.
 
-The levels are found on training prompts, the curves on others. What does not live here: the rules (rules.py), how well a
+The levels are found on training prompts, the curves on others. What does not live here: the rules (rules/), how well a
 figure tells wrong chunks from right ones (signals.py), tables and pictures (scripts/).
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from agents.base import Controller
+from agents.base import Controller, Seeded
 from agents.comparison import ADVICE, Estimate, covered_share, resampled, warn_uncovered
 from agents.evaluation import Answered, answer, answer_all, make_plan
 from agents.rules import FIGURES, ChanceRule, FixedRule, LevelRule
@@ -151,11 +151,14 @@ def levels_at(seen: Mapping[str, NDArray[np.float32]], figures: Sequence[str], r
 class Watched:
     """A controller that remembers what it saw; implements :class:`agents.base.Seeded`."""
 
-    def __init__(self, rule: ChanceRule) -> None:
+    def __init__(self, rule: Controller) -> None:
         self.seen: list[NDArray[np.float32]] = []
         """Observations, in their order."""
-        self.initial_state = rule.initial_state
         self._rule = rule
+
+    def initial_state(self, seed: int) -> Any:
+        """See :class:`agents.base.Seeded`."""
+        return self._rule.initial_state(seed) if isinstance(self._rule, Seeded) else None
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False

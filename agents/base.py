@@ -54,3 +54,18 @@ class Limited(Protocol):
             BundleError: it was not trained for this one.
         """
         ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A controller that learns while it answers, from what a device sees of each settled chunk."""
+
+    def settled(self, record: Any, preference: Preference, state: Any) -> None:
+        """Take note of how a decision turned out; called before the next one of the answer, so never of its last.
+
+        Args:
+            record: the system's own kind of `synera_env.StepRecord`: what it cost, what was committed. No score is in it.
+            preference: what the answer is told to value.
+            state: what the `predict` returned that made the decision.
+        """
+        ...

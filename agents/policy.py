@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.base import Controller, Limited, Seeded
+from agents.base import Controller, Learner, Limited, Seeded
 from synera_env import Preference, Schema
 
 
@@ -53,4 +53,6 @@ class ControllerPolicy:
 
     def decide(self, point: Any, records: Sequence[Any]) -> Any:
         """See :class:`runtime.policy.Policy`."""
+        if records and isinstance(self._controller, Learner):
+            self._controller.settled(records[-1], self._preference, self._state)
         return self._schema.knobs(self.act(self._schema.encode(point, records, self._preference)))

@@ -8,7 +8,7 @@ whole answers are worth (evaluation.py), and quality by offload rate (ablation.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from agents.evaluation import PlannedAnswer, make_plan, over_plan
 from agents.rules import FIGURES, Figure
 from agents.signals import ranking
 from synera_env import DecisionEnv, Preference, Schema, UncoveredError, drive
-from synera_env.metrics import episode_metrics
+from synera_env.reward import objectives
 
 REFERENCE = "threshold"
 """Name of the preset that decides before and after."""
@@ -70,7 +70,26 @@ class Decisions:
     """Observations, [decisions, entries]."""
     advantages: NDArray[np.float64]
     """Reward of offloading minus that of keeping, [decisions]."""
+    terms: NDArray[np.float64]
+    """The same term by term, unweighted, [decisions, terms], in the order of :data:`synera_env.reward.TERMS`; what is paid has
+    a minus (`synera_env.reward.objectives`)."""
     left_out: int
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """What decides before and after a decision, and the two knobs that are tried there; best alike but for the offloading."""
+
+    before: Callable[[NDArray[np.float32]], Any]
+    """Observation to knobs; it remembers nothing."""
+    keep: Any
+    offload: Any
+
+    @classmethod
+    def of(cls, schema: Schema) -> BothWays:
+        """Return that of the reference rule, :data:`REFERENCE`."""
+        reference, keep, offload = (schema.presets[name] for name in (REFERENCE, "never", "always"))
+        return cls(lambda seen: reference, keep, offload)
 
 
 def measure_utility(
@@ -112,7 +131,13 @@ def measure_utility(
     )
 
 
-def decisions(env: DecisionEnv, answers: int, seed: int = 0, finished: Callable[[], object] = lambda: None) -> Decisions:
+def decisions(
+    env: DecisionEnv,
+    answers: int,
+    seed: int = 0,
+    finished: Callable[[], object] = lambda: None,
+    ways: BothWays | None = None,
+) -> Decisions:
     """Meet decisions as the reference rule does, and take each both ways.
 
     Args:
@@ -120,54 +145,65 @@ def decisions(env: DecisionEnv, answers: int, seed: int = 0, finished: Callable[
         answers: of the reference rule, at most one to a prompt.
         seed: draws the prompts, where they are more.
         finished: called after each answer.
+        ways: another rule to meet decisions by, and what is tried at them; None is that of :data:`REFERENCE`.
 
     Raises:
         UncoveredError: no decision has both its sides inside the recorded graphs.
     """
-    told: list[tuple[int, NDArray[np.float32], float]] = []
-    met = 0
+    told: list[tuple[int, NDArray[np.float32], NDArray[np.float64], float]] = []
+    met, ways = 0, ways or BothWays.of(env.schema)
 
-    def both_ways(env: DecisionEnv, planned: PlannedAnswer) -> tuple[list[NDArray[np.float32]], list[float | None]]:
-        found = _both_ways(env, planned)
+    def both_ways(env: DecisionEnv, planned: PlannedAnswer) -> tuple[list[NDArray[np.float32]], list[_Terms | None]]:
+        found = _both_ways(env, planned, ways)
         finished()
         return found
 
     plan = make_plan(env, min(answers, env.prompt_count), seed)
-    for planned, (seen, advantages) in zip(plan, over_plan(env, plan, both_ways), strict=True):
+    for planned, (seen, found) in zip(plan, over_plan(env, plan, both_ways), strict=True):
         met += len(seen)
-        told += [(planned.prompt, s, a) for s, a in zip(seen, advantages, strict=True) if a is not None]
+        weights = np.array(astuple(planned.preference))
+        told += [(planned.prompt, s, t, float(weights @ t)) for s, t in zip(seen, found, strict=True) if t is not None]
     if not told:
         raise UncoveredError("no decision can be taken both ways in the recorded graphs; record them with a larger node budget")
-    prompts, observations, values = zip(*told, strict=True)
-    return Decisions(np.array(prompts), np.stack(observations), np.array(values), met - len(told))
+    prompts, observations, terms, values = zip(*told, strict=True)
+    return Decisions(np.array(prompts), np.stack(observations), np.array(values), np.stack(terms), met - len(told))
 
 
-def _both_ways(env: DecisionEnv, planned: PlannedAnswer) -> tuple[list[NDArray[np.float32]], list[float | None]]:
-    """The observations of one answer's decisions, and their advantages; None where a side leaves the recorded graphs."""
-    reference = _Branch(env.schema, planned.preference)
-    reward, records = _answer(env, planned, reference)
-    advantages: list[float | None] = [None] * len(reference.seen)
-    for place, record in enumerate(records if reward is not None else ()):
-        other, _ = _answer(
-            env, planned, _Branch(env.schema, planned.preference, place, "never" if record.offloaded else "always")
-        )
-        if reward is not None and other is not None:
-            advantages[place] = reward - other if record.offloaded else other - reward
-    return reference.seen, advantages
+_Terms = NDArray[np.float64]
+"""What an answer, or a decision, comes to in each term, unweighted, [terms]."""
+
+
+def _both_ways(
+    env: DecisionEnv, planned: PlannedAnswer, ways: BothWays
+) -> tuple[list[NDArray[np.float32]], list[_Terms | None]]:
+    """The observations of one answer's decisions, and what offloading adds; None where a side leaves the recorded graphs."""
+    reference = _Branch(env.schema, planned.preference, ways.before)
+    whole, records = _answer(env, planned, reference)
+    added: list[_Terms | None] = [None] * len(reference.seen)
+    for place, record in enumerate(records if whole is not None else ()):
+        instead = ways.keep if record.offloaded else ways.offload
+        other, _ = _answer(env, planned, _Branch(env.schema, planned.preference, ways.before, place, instead))
+        if whole is not None and other is not None:
+            added[place] = whole - other if record.offloaded else other - whole
+    return reference.seen, added
 
 
 class _Branch:
-    """Implements `runtime.policy.Policy`: the reference rule, but another preset at one decision; remembers what it saw.
+    """Implements `runtime.policy.Policy`: the reference rule, but other knobs at one decision; remembers what it saw."""
 
-    The presets draft alike, so that nothing but the decision differs.
-    """
-
-    def __init__(self, schema: Schema, preference: Preference, place: int = -1, preset: str = REFERENCE) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        preference: Preference,
+        before: Callable[[NDArray[np.float32]], Any],
+        place: int = -1,
+        instead: Any = None,
+    ) -> None:
         self.seen: list[NDArray[np.float32]] = []
         """Observations, in their order."""
         self.first_knobs = schema.first_knobs
         self._schema, self._preference = schema, preference
-        self._place, self._at_place, self._else = place, schema.presets[preset], schema.presets[REFERENCE]
+        self._before, self._place, self._instead = before, place, instead
 
     def begin(self, seed: int) -> None:
         """Nothing is drawn."""
@@ -175,18 +211,20 @@ class _Branch:
     def decide(self, point: Any, records: Sequence[Any]) -> Any:
         """Look, and set the knobs of the place."""
         self.seen.append(self._schema.encode(point, records, self._preference))
-        return self._at_place if len(records) == self._place else self._else
+        return self._instead if len(records) == self._place else self._before(self.seen[-1])
 
 
-def _answer(env: DecisionEnv, planned: PlannedAnswer, branch: _Branch) -> tuple[float | None, Sequence[Any]]:
-    """The reward of an answer, None where it leaves the recorded graphs, and its records."""
+def _answer(env: DecisionEnv, planned: PlannedAnswer, branch: _Branch) -> tuple[_Terms | None, Sequence[Any]]:
+    """What an answer comes to, None where it leaves the recorded graphs, and its records."""
     options = {name: getattr(planned, name) for name in ("prompt", "link", "link_offset_seconds", "preference")}
     episode = env.episode(seed=planned.seed, options=options)
     records = episode.session.records
     try:
         for _ in drive(episode.session, episode.prompt_tokens, branch, planned.seed):
             records = episode.session.records
-        return episode_metrics(records, episode.score(), planned.preference).reward, records
+        terms = np.sum([objectives(record.cost, 0.0) for record in records], axis=0)
+        terms[0] = episode.score()
+        return terms, records
     except UncoveredError:
         return None, records
 

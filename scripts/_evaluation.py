@@ -6,7 +6,7 @@ What does not live here: the evaluation (evaluate.py), and the tables that all s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,8 +39,8 @@ class ControllerResult:
     quality_low, quality_high, reward_low, reward_high. Those kept stand for those lost (:mod:`agents.comparison`). Empty where
     none was kept."""
     reward_minus: dict[str, Estimate]
-    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt; of a bundle, where both
-    kept answers."""
+    """Mean reward of it minus that of another, by the other's name, with a 95 % interval by prompt; of a bundle or a
+    controller that was named, where both kept answers."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def results_of(
     found: Mapping[str, Mapping[str, float]],
     bundles: Mapping[str, Path],
     reference: str,
+    named: Collection[str] = (),
 ) -> dict[str, ControllerResult]:
     """Return what came of controllers.
 
@@ -93,10 +94,13 @@ def results_of(
         answered: by controller, its outcomes of one plan.
         found: by controller that kept an answer, its summary.
         bundles: by name, those of the controllers that are bundles, and their folders.
-        reference: the controller that bundles are compared with.
+        reference: the controller that bundles, and those named, are compared with.
+        named: further controllers that the user named.
     """
     minus = {
-        name: reward_difference(answered[name], answered[reference]) for name in bundles if {name, reference} <= set(found)
+        name: reward_difference(answered[name], answered[reference])
+        for name in (*bundles, *named)
+        if {name, reference} <= set(found)
     }
     return {
         name: ControllerResult(

@@ -8,6 +8,8 @@ Examples:
     synera deploy                                   # a test prompt, hand-set thresholds
     synera deploy --controller runs/demo/ppo/bundle
     synera deploy --controller runs/mine/bundle --log runs/live/mine    # and write it down
+    synera deploy --controller runs/rules/link-aware.json    # what synera fit-rules wrote
+    synera deploy --controller my_rules:Mine        # a class of yours
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --slm /models/small --graphs runs/own-graphs/test.safetensors --prompts prompts.jsonl   # a rule on own models
@@ -29,7 +31,8 @@ import numpy as np
 
 from agents.bundle import Bundle
 from agents.policy import ControllerPolicy
-from agents.registry import controller
+from agents.registry import controller, rules
+from agents.rule_file import SUFFIX, RuleFile
 from runtime.errors import SettingError
 from runtime.model.frame import Frame
 from runtime.policy import drive
@@ -65,7 +68,8 @@ class Arguments:
 
     controller: str = "threshold"
     """never, always, threshold, random, a level of the draft's confidence, margin, entropy or importance (such as margin=0.5),
-    or the folder of a bundle."""
+    until-unsure, staged, rejection=0.5, ucbspec, exp3spec, linucb, the folder of a bundle, the file of a rule that synera
+    fit-rules wrote, or a class of yours as MODULE:CLASS."""
     cloud: str = "127.0.0.1:50051"
     """HOST:PORT of the verifier."""
     prompt: tuple[str, ...] = ()
@@ -164,6 +168,9 @@ def main(arguments: Arguments) -> None:
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
         device = _load_device(arguments, bundle, graphs)
         schema = synera_schema(len(device.slm.config.exit_layers))
+        rule = RuleFile.load(arguments.controller) if not bundle and arguments.controller.endswith(SUFFIX) else None
+        if rule:
+            rule.require(deployment_of(device))
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
         policy = ControllerPolicy(chosen, schema, arguments.preference)
         alone = Alone(bundle.meta.fingerprints.get("llm") if bundle else None)
@@ -172,6 +179,8 @@ def main(arguments: Arguments) -> None:
                 _say_alone(client.target)
             elif bundle:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
+            elif rule:
+                rule.require(deployment_of(device, connection.llm_fingerprint))
             _check_room(device.max_new_tokens, connection.limits.context)
             encoded = [connection.encode(text) for text in texts]
             with _live_run(arguments, connection, schema, bundle) as run:
@@ -276,6 +285,8 @@ def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:
     given: dict[str, object] = {} if arguments.slm == bundled.PAIR / "slm" else {"graphs": own}
     if bundle is not None:
         given["bundle"] = (arguments.controller,)
+    elif arguments.controller not in rules(synera_schema(exits=1)):  # which are evaluated anyway
+        given["controller"] = (arguments.controller,)
     return next_step("evaluate", **given, device_profile=arguments.profile, links=arguments.links, fill=arguments.fill)
 
 

@@ -9,6 +9,7 @@ Examples:
     synera evaluate                                 # the rules
     synera evaluate --ablation --json runs/ablation.json
     synera evaluate --bundle runs/ppo/bundle runs/mine/bundle --search
+    synera evaluate --controller staged rejection=0.4 linucb runs/rules/link-aware.json my_rules:Mine
     synera evaluate --links traces/ --bundle runs/ppo/bundle   # on recorded links, a table for each family of them
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
     synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
@@ -26,11 +27,12 @@ from agents.base import Controller
 from agents.bundle import Bundle
 from agents.comparison import ADVICE, covered_share, summarise_all
 from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
-from agents.registry import rules
+from agents.registry import controller, rules
+from agents.rule_file import SUFFIX, RuleFile
 from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.errors import SettingError
-from runtime.settings import within
+from runtime.settings import shown, within
 from scripts import _ablation
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._evaluation import Evaluation, FamilyResult, family_table, results_of
@@ -59,6 +61,9 @@ class Arguments:
 
     bundle: tuple[Path, ...] = ()
     """Bundles to evaluate beside the rules."""
+    controller: tuple[str, ...] = ()
+    """Further controllers, as synera deploy takes them: rules and bandits by name (such as until-unsure, staged, rejection=0.5,
+    ucbspec, exp3spec, linucb, margin=0.5), files of rules that synera fit-rules wrote, and classes of yours as MODULE:CLASS."""
     graphs: Path = field(default_factory=lambda: bundled.graphs("test"))
     """Graph file of the test prompts."""
     answers: int = 160
@@ -102,8 +107,10 @@ class Arguments:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
         check_filling(self.links, self.fill)
-        if self.ablation and (self.bundle or self.search):
-            raise SettingError("--ablation compares figures of the draft; leave out --bundle and --search, or --ablation")
+        if self.ablation and (self.bundle or self.controller or self.search):
+            raise SettingError(
+                "--ablation compares figures of the draft; leave out --bundle, --controller and --search, or --ablation"
+            )
         if self.ablation and self.workload:
             raise SettingError("--ablation compares figures of the draft; leave out --workload, or --ablation")
         check_picture(self.drawn)
@@ -140,13 +147,14 @@ def main(arguments: Arguments) -> None:
     load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
     env = SyneraReplayEnv(graphs, tested, device, cloud, cloud_load=load)
     baselines = rules(env.schema)
-    bundles = distinct_names(arguments.bundle, {*baselines, _BEST_FIXED})
+    bundles = distinct_names(arguments.bundle, {*baselines, *arguments.controller, _BEST_FIXED})
     learned = {name: _usable(path, env) for name, path in bundles.items()}
+    named = _named(arguments.controller, env)
     searched = _searched(arguments, env, grower, links) if arguments.search else {}
     plans = {_ALL: make_plan(env, arguments.answers, arguments.seed)}
     if arguments.links is not None:
         plans = plans_by_family(env, arguments.answers, arguments.seed)
-    controllers = baselines | searched | learned
+    controllers = baselines | named | searched | learned
     answered: dict[str, dict[str, list[Answered]]] = {name: {} for name in plans}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers) * len(plans))
@@ -204,6 +212,16 @@ def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
     return bundle.controller(env.schema)
 
 
+def _named(names: Sequence[str], env: SyneraReplayEnv) -> dict[str, Controller]:
+    """Controllers by the names that they were given; a bundle's folder is for --bundle, which names it by its run."""
+    for name in names:
+        if os.path.isdir(name):
+            raise SettingError(f"--controller {shown(name)} is a folder; name a bundle with --bundle")
+        if name.endswith(SUFFIX):
+            RuleFile.load(name).require(env.deployment())
+    return {name: controller(name, env.schema) for name in names}
+
+
 def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     world = SyneraReplayEnv(graphs, links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
@@ -230,7 +248,7 @@ def _report(
     where = f", links of {len(families)} families" if families else ""
     console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}"))
     _say_what_was_lost(together)
-    results = results_of(together, found, bundles, _reference(together))
+    results = results_of(together, found, bundles, _reference(together), arguments.controller)
     for name, result in results.items():
         for reference, difference in result.reward_minus.items():
             console.print(f"reward of {name} minus {reference}, same plan, interval by prompt: {difference:+.3f}")
@@ -251,8 +269,9 @@ def _report(
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
         say("figures", str(arguments.json))
-    best = max((name for name in bundles if name in found), key=lambda name: found[name]["reward"], default=None)
-    _say_what_comes_next(arguments, env, None if best is None else str(bundles[best]))
+    compared = [name for name in (*bundles, *arguments.controller) if name in found]
+    best = max(compared, key=lambda name: found[name]["reward"], default=None)
+    _say_what_comes_next(arguments, env, None if best is None else str(bundles.get(best, best)))
 
 
 def _family(
@@ -266,12 +285,12 @@ def _family(
     links = [link for link in env.links if link.family == family]
     seconds, filled = sum(link.seconds for link in links), filled_by_family(links).get(family, {})
     console.print(family_table(family, links, answered, arguments.answers))
-    results = results_of(answered, summarise_all(answered), bundles, _reference(answered))
+    results = results_of(answered, summarise_all(answered), bundles, _reference(answered), arguments.controller)
     return FamilyResult(len(links), seconds, filled, results)
 
 
 def _reference(answered: Mapping[str, object]) -> str:
-    """Whom bundles are compared with."""
+    """Whom bundles and named controllers are compared with."""
     return _BEST_FIXED if _BEST_FIXED in answered else "threshold"
 
 

@@ -13,7 +13,7 @@ from agents.evaluation import answer, make_plan
 from agents.export import _observations
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
-from synera_env import synera_schema
+from synera_env import Preference, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS
 
@@ -92,3 +92,26 @@ def test_chance_is_fixed_by_the_planned_seed_alone(env: SyneraReplayEnv, seed: i
     planned = make_plan(env, 2, seed=seed)
     one = [answer(env, RandomRule(SCHEMA), p).tokens for p in planned]
     assert one == [answer(env, RandomRule(SCHEMA), p).tokens for p in planned[::-1]][::-1]
+
+
+class Told:
+    """Implements :class:`agents.base.Learner`; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, float, int]] = []
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[np.float32], Any]:
+        return SCHEMA.action(ALWAYS), (0 if state is None else state + 1)
+
+    def settled(self, record: Any, preference: Preference, state: Any) -> None:
+        self.told.append((record, preference.cost, state))
+
+
+def test_a_learner_is_told_of_each_chunk_but_the_last_with_the_state_that_decided_it(env: SyneraReplayEnv) -> None:
+    for planned in make_plan(env, 3, preference=Preference(cost=3.0)):
+        learner = Told()
+        records = answer(env, learner, planned).records
+        assert learner.told == [(record, 3.0, place) for place, record in enumerate(records[:-1])]
+        assert records[:-1]

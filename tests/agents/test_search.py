@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from agents import search
 from agents.evaluation import Answered, PlannedAnswer, evaluate, make_plan
 from agents.rules import FixedRule
-from agents.search import SearchResult, grid_search, search_fixed
+from agents.search import Chosen, SearchResult, choose, grid_search, search_fixed
 from synera_env import Knobs, UncoveredError, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS, NEVER
+from tests.support.recorded import Recorded
 
 
 def test_the_search_finds_the_best_although_early_rounds_are_noisy() -> None:
@@ -81,3 +82,38 @@ def test_a_search_in_which_every_setting_loses_too_much_is_refused(
     planted(env, monkeypatch, {NEVER: [0.5, 0.5] + [None] * 4, ALWAYS: [None] * 6})
     with pytest.raises(UncoveredError, match="no fixed setting keeps 50% of its answers inside the recorded graphs; record"):
         grid_search(env, 6, grid=[NEVER, ALWAYS])
+
+
+# ---------------------------------------------------------------- who wins on validation
+
+
+def test_the_best_on_training_compete_on_validation(
+    env: SyneraReplayEnv, pair: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth on training would win there, but only three are let in; of these the best there wins, not the first here."""
+    here, there = env, pair.env()
+    rules = {name: FixedRule(NEVER, env.schema) for name in "abcde"}
+    earned = {
+        here: dict(zip("abcde", (0.5, 0.4, 0.3, 0.2, 0.1), strict=True)),
+        there: dict(zip("abcde", (0.1, 0.3, 0.2, 0.2, 0.9), strict=True)),
+    }
+    asked: list[tuple[bool, int]] = []
+
+    def answered(world: SyneraReplayEnv, rule: FixedRule, plan: Sequence[PlannedAnswer]) -> float:
+        name = next(name for name, each in rules.items() if each is rule)
+        asked.append((world is here, len(plan)))
+        return earned[world][name]
+
+    monkeypatch.setattr(search, "answer_all", answered)
+    monkeypatch.setattr(search, "worth", lambda reward: reward)
+    told: list[None] = []
+    found = choose(rules, here, there, 8, 4, finished=lambda: told.append(None))
+    assert found == Chosen("b", 0.4, 0.3, 5)
+    assert asked == [(True, 8)] * 5 + [(False, 4)] * 3
+    assert len(told) == 8
+
+
+def test_a_choice_of_which_nothing_is_left_is_refused(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "worth", lambda answered: float("-inf"))
+    with pytest.raises(UncoveredError, match="no candidate keeps 50%"):
+        choose({"a": FixedRule(NEVER, env.schema)}, env, env, 2, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import utility
-from agents.evaluation import PlannedAnswer, make_plan
-from agents.rules import FIGURES
-from agents.utility import LINEAR, REFERENCE, Decisions, decisions, measure_utility
-from synera_env import UncoveredError
+from agents.evaluation import PlannedAnswer, answer, make_plan
+from agents.rules import FIGURES, FixedRule
+from agents.utility import LINEAR, REFERENCE, BothWays, Decisions, decisions, measure_utility
+from synera_env import Preference, UncoveredError
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded
 
@@ -23,7 +23,7 @@ from tests.support.recorded import Recorded
 @pytest.fixture(autouse=True)
 def reference(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that keeps some drafts of this unsure pair, and offloads others."""
-    met = np.stack([s for p in make_plan(env, 6) for s in utility._both_ways(env, p)[0]])
+    met = np.stack([s for p in make_plan(env, 6) for s in utility._both_ways(env, p, BothWays.of(env.schema))[0]])
     level = float(np.median(FIGURES["confidence"].reader(env.schema)(met)))
     preset = replace(env.schema.presets[REFERENCE], confidence_threshold=level)
     monkeypatch.setitem(env.schema.presets, REFERENCE, preset)
@@ -88,11 +88,22 @@ def test_a_rule_offloads_where_its_figure_is_doubtful(env: SyneraReplayEnv) -> N
     assert measure_utility(env, env, 6).rules["confidence"].utility.mean == pytest.approx(best)
 
 
+def test_another_rule_may_meet_the_decisions_and_the_terms_add_up_to_the_advantage(env: SyneraReplayEnv) -> None:
+    always = env.schema.presets["always"]
+    ways = BothWays(lambda seen: always, replace(always, offload_budget=0.0), always)
+    found = decisions(env, 6, ways=ways)
+    met = sum(len(answer(env, FixedRule(always, env.schema), p).records) for p in make_plan(env, 6))
+    assert len(found.advantages) == met
+    assert found.terms @ np.array(astuple(Preference())) == pytest.approx(found.advantages)
+    assert found.terms[:, 2].mean() < 0  # a check costs cloud seconds
+    assert found.advantages.tolist() != decisions(env, 6).advantages.tolist()
+
+
 def test_levels_are_found_in_one_world_and_tried_in_the_other(
     pair: Recorded, env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, told = pair.env(), decisions(env, 6)
-    never_pays = Decisions(told.prompts, told.seen, -np.abs(told.advantages) - 1.0, 0)
+    never_pays = Decisions(told.prompts, told.seen, -np.abs(told.advantages) - 1.0, told.terms, 0)
     monkeypatch.setattr(utility, "decisions", lambda world, *_: never_pays if world is train else told)
     found = measure_utility(train, env, 6)
     assert found.clairvoyant.mean > 0
@@ -101,7 +112,7 @@ def test_levels_are_found_in_one_world_and_tried_in_the_other(
 
 def test_where_offloading_never_pays_there_is_no_share(env: SyneraReplayEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     told = decisions(env, 6)
-    never_pays = Decisions(told.prompts, told.seen, -np.abs(told.advantages) - 1.0, 0)
+    never_pays = Decisions(told.prompts, told.seen, -np.abs(told.advantages) - 1.0, told.terms, 0)
     monkeypatch.setattr(utility, "decisions", lambda *_: never_pays)
     found = measure_utility(env, env, 6)
     assert (found.pays, found.clairvoyant.mean) == (0.0, 0.0)
@@ -122,7 +133,7 @@ def test_the_linear_rule_finds_what_the_entries_tell() -> None:
     seen = rng.normal(size=(400, 6)).astype(np.float32)
     seen[:, 2] = 7.0  # tells nothing, and has no spread
     advantages = 0.01 * (seen[:, 0] - 2 * seen[:, 4]).astype(np.float64)
-    doubt = utility._fitted(Decisions(np.arange(400), seen, advantages, 0))
+    doubt = utility._fitted(Decisions(np.arange(400), seen, advantages, np.zeros((400, 5)), 0))
     fresh = rng.normal(size=(50, 6)).astype(np.float32)
     assert np.corrcoef(doubt(fresh), fresh[:, 0] - 2 * fresh[:, 4])[0, 1] > 0.999
 
@@ -171,8 +182,10 @@ def test_an_answer_past_the_edge_of_a_graph_has_no_reward(env: SyneraReplayEnv, 
     from synera_env.synera.walk import Walk
 
     planned = make_plan(env, 1)[0]
-    branch = utility._Branch(env.schema, planned.preference)
-    assert utility._answer(env, planned, branch)[0] == pytest.approx(paid(env, planned)[0], abs=1e-6)
+    branch = utility._Branch(env.schema, planned.preference, BothWays.of(env.schema).before)
+    terms, _ = utility._answer(env, planned, branch)
+    assert terms is not None
+    assert np.array(astuple(planned.preference)) @ terms == pytest.approx(paid(env, planned)[0], abs=1e-6)
     real = Walk.follow
 
     def follow(self: Walk, node: int, token: int) -> int:
@@ -181,7 +194,7 @@ def test_an_answer_past_the_edge_of_a_graph_has_no_reward(env: SyneraReplayEnv, 
         return real(self, node, token)
 
     monkeypatch.setattr(Walk, "follow", follow)
-    branch = utility._Branch(env.schema, planned.preference)
-    reward, records = utility._answer(env, planned, branch)
-    assert reward is None
+    branch = utility._Branch(env.schema, planned.preference, BothWays.of(env.schema).before)
+    terms, records = utility._answer(env, planned, branch)
+    assert terms is None
     assert len(branch.seen) >= len(records)

@@ -114,6 +114,9 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train", "--ppo.seed", 0),
     ("evaluate", "--answers", 1),
     ("evaluate", "--seed", 0),
+    ("fit-rules", "--answers", 1),
+    ("fit-rules", "--validation-answers", 1),
+    ("fit-rules", "--seed", 0),
     ("validate-load", "--seed", 0),
     ("validate-replay", "--answers", 1),
     ("validate-replay", "--devices", 1),
@@ -170,7 +173,9 @@ WORDS = [
     ("record", "--score", ("f1", "token_f1", "a.b", "a:b:c", "os:system", ESCAPES)),
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     ("train", "--ppo.preference", ("none", "", ESCAPES)),
-    *[(name, "--grow", ("maybe", "", ESCAPES)) for name in ("train", "evaluate")],
+    *[(name, "--grow", ("maybe", "", ESCAPES)) for name in ("train", "evaluate", "fit-rules")],
+    ("fit-rules", "--rules", ("best", "", ESCAPES)),
+    ("fit-rules", "--budgets", ("0", "1", "nan", "-1", "much")),
     ("demo", "--ppo.preference", ("none",)),
     ("train", "--name", ("", ".", "..", "../x", "a/b", "/tmp/x", LONG, "a\nb", ESCAPES, " ")),
     ("deploy", "--preference.quality", ("-1", "nan", "inf", "1e400", "much", "")),
@@ -240,6 +245,7 @@ BAD_INPUTS = {
     "lens": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/graphs-half/test.safetensors"),
     "links": (*_PATHS, "{f}/folder", *_LINKS),
     "link files": _LINKS,
+    "rule": (*(f"{{f}}/{name}" for name in bad_files.RAW), "{f}/missing.json", "{f}/phone-list.json", "{f}/no.json/below.json"),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
 _TINY = ("--slm", "{slm}", "--llm", "{llm}")
@@ -266,6 +272,11 @@ INPUTS = [
     ("evaluate", ("--graphs", "{graphs}", "--answers", "6", "--bundle"), "bundle"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--llm", "{llm}", "--slm"), "path"),
     ("evaluate", ("--graphs", "{graphs}", "--grow", "yes", "--slm", "{slm}", "--llm"), "path"),
+    ("evaluate", ("--graphs", "{graphs}", "--controller"), "rule"),
+    ("fit-rules", ("--graphs",), "graph folder"),
+    ("fit-rules", ("--device-profile",), "phone"),
+    ("fit-rules", ("--cloud-profile",), "gpu"),
+    ("fit-rules", ("--links",), "links"),
     ("validate-load", ("--workload",), "workload"),
     ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
@@ -276,6 +287,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm"), "model"),
     ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
+    ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "rule"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--graphs"), "graphs"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
@@ -317,6 +329,7 @@ OUTPUTS = [
     ("validate-replay", ("--answers", "1", "--out"), "folder"),
     ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--ppo.steps", "1", "--out"), "folder"),
     ("deploy", ("--cloud", NOBODY, "--log"), "folder"),
+    ("fit-rules", ("--out",), "folder"),
 ]
 _ADDRESSES = (
     *("", "host", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:99999", "::1:5"),
@@ -344,8 +357,23 @@ OTHERS = [
     *[Case("deploy", ("--cloud", NOBODY, "--controller", name)) for name in ("nope", "", "thresold", LONG, ESCAPES, "never/")],
     *[
         Case("deploy", ("--cloud", NOBODY, "--controller", name), name.split("=")[0])
-        for name in ("margin=", "margin=2", "nope=1")
+        for name in ("margin=", "margin=2", "nope=1", "staged=2", "rejection=x", "until-unsure=nan", "ucbspec=1", "linucb=")
     ],
+    *[
+        Case("deploy", ("--cloud", NOBODY, "--controller", name), says)
+        for name, says in (
+            ("nowhere_at_all:Mine", "cannot be imported"),
+            ("os:Nothing", "has no class Nothing"),
+            ("os:getcwd", "cannot be made of a schema"),
+            ("builtins:id", "has no predict"),
+        )
+    ],
+    Case("evaluate", ("--graphs", "{graphs}", "--controller", "os:Nothing"), "has no class Nothing"),
+    Case("evaluate", ("--graphs", "{graphs}", "--controller", "nope"), "no controller 'nope'"),
+    Case("evaluate", ("--graphs", "{graphs}", "--controller", "{bundle}"), "name a bundle with --bundle"),
+    Case("evaluate", ("--graphs", "{graphs}", "--ablation", "--controller", "staged"), "--controller"),
+    Case("fit-rules", ("--rules",)),
+    Case("fit-rules", ("--fill.rtt-ms", "20"), "--links"),
     Case("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "importance=0.5"), "without the tables"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}"), "holds files"),
     Case("deploy", ("--cloud", NOBODY, "--log", "{f}/run-twice"), "holds a live run"),

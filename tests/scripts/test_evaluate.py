@@ -231,8 +231,9 @@ def test_the_same_seed_gives_the_same_figures(files: Path) -> None:
         ({"json": Path("p.png"), "picture": Path("p.png")}, "must be files of their own"),
         ({"json": Path("runs/evaluate.png")}, "must be files of their own"),
         ({"json": Path("runs/ablation.png"), "ablation": True}, "must be files of their own"),
-        ({"ablation": True, "search": True}, "leave out --bundle and --search"),
-        ({"ablation": True, "bundle": (Path("one/mine/bundle"),)}, "leave out --bundle and --search"),
+        ({"ablation": True, "search": True}, "leave out --bundle, --controller and --search"),
+        ({"ablation": True, "controller": ("staged",)}, "leave out --bundle, --controller and --search"),
+        ({"ablation": True, "bundle": (Path("one/mine/bundle"),)}, "leave out --bundle, --controller and --search"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_read(given: dict[str, Any], message: str) -> None:

@@ -45,3 +45,11 @@ def test_an_argument_that_the_command_does_not_have_is_a_bug() -> None:
 
 def test_the_line_acts_on_no_terminal() -> None:
     assert "\x1b" not in next_step("evaluate", graphs=Path("\x1b[31m"))
+
+
+@pytest.mark.parametrize(
+    ("controller", "wanted"),
+    [("threshold", ""), ("staged", " --controller staged"), ("my_rules:Mine", " --controller my_rules:Mine")],
+)
+def test_what_was_deployed_is_what_is_to_be_evaluated(controller: str, wanted: str) -> None:
+    assert deploy._evaluation(deploy.Arguments(controller=controller), None) == f"synera evaluate{wanted}"

@@ -35,6 +35,9 @@ SHORTER = {
     "synera train --name mine --graphs runs/graphs": _LITTLE,
     "synera evaluate --graphs runs/graphs/test.safetensors --bundle runs/mine/bundle --search": "--answers 4 --json runs/eval.json",
     "synera evaluate --ablation": "--answers 2",
+    "synera fit-rules --graphs runs/graphs": "--rules budget link-aware --budgets 0.2 --answers 2 --validation-answers 2",
+    "synera evaluate --controller my_rules:NearAndUnsure runs/rules/link-aware.json staged linucb": "--graphs runs/graphs/test.safetensors --answers 2",
+    "synera deploy --controller my_rules:NearAndUnsure": "--unpaced --no-emulate-link",
     "synera serve": "",
     "synera serve --port 0": "",
     "synera deploy --controller runs/mine/bundle": "--unpaced --no-emulate-link",
@@ -121,7 +124,9 @@ class User:
 
     def run(self, step: Step) -> None:
         """Do what a line says."""
-        if step.python:
+        if step.python and (named := re.match(r"# (\w+\.py)\n", step.text)):
+            (self.folder / named[1]).write_text(step.text)
+        elif step.python:
             exec(compile(step.text.replace("127.0.0.1:50051", self.target), "README.md", "exec"), {"__name__": "readme"})
             self.said[step.text] = self.capsys.readouterr().out
         elif step.text.startswith("tensorboard"):
@@ -186,6 +191,8 @@ def user(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     every_form(tmp_path / "my-links")
     write_prompts(tmp_path / "prompts.jsonl", 24)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_rules", raising=False)
     capsys.readouterr()
     with ExitStack() as opened:
         yield User(tmp_path, capsys, monkeypatch, opened)
@@ -202,7 +209,9 @@ def test_what_the_readme_says_can_be_done_in_its_order(user: User) -> None:
     assert {step.text for step in found if step.text.startswith("synera")} - ELSEWHERE == set(SHORTER), (
         "some are no longer said"
     )
-    assert sum(step.python for step in found) == 3
+    assert sum(step.python for step in found) == 4
+    own = next(text for line, text in user.said.items() if line.startswith("synera evaluate --controller my_rules"))
+    assert "reward of my_rules:NearAndUnsure minus threshold" in own
     said = user.said
     assert "synera train --graphs runs/graphs" in said["synera record"]
     assert (

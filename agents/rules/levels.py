@@ -1,56 +1,25 @@
-"""First-class baselines: rules that set the same knobs at every decision, that look at the draft in hand, that draw.
+"""Rules that offload where figures of the draft in hand reach a level, or by chance; and their names.
 
-What does not live here: which settings have a name (a schema's presets), the search for the best one (search.py) and what
-the levels of a draft are worth (ablation.py).
+What does not live here: what the levels of a draft are worth (agents/ablation.py), and which ones keep to a budget
+(agents/fitting.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.rules.fixed import keep_and_offload
 from runtime.errors import SettingError
 from runtime.settings import one_of, shown, within
-from synera_env import Schema
+from synera_env import EXACT, Schema
 
 CHANCE = "chance"
 """Name of the rule that offloads with a fixed probability, as a figure has a name."""
-
-
-class FixedRule:
-    """The same knobs at every decision; looks at nothing."""
-
-    def __init__(self, knobs: Any, schema: Schema) -> None:
-        self.knobs = knobs
-        self._action = schema.action(knobs)
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
-    ) -> tuple[NDArray[np.float32], Any]:
-        """See :class:`agents.base.Controller`."""
-        return np.broadcast_to(self._action, (*np.shape(observation)[:-1], len(self._action))).copy(), state
-
-
-class RandomRule:
-    """Uniform actions, fixed by the seed of the episode; implements :class:`agents.base.Seeded`."""
-
-    def __init__(self, schema: Schema, seed: int = 0) -> None:
-        self._size, self._seed = len(schema.rows), seed
-
-    def initial_state(self, seed: int) -> np.random.Generator:
-        """See :class:`agents.base.Seeded`."""
-        return np.random.default_rng([self._seed, seed])
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
-    ) -> tuple[NDArray[np.float32], Any]:
-        """See :class:`agents.base.Controller`; without a state, as in an episode of seed 0."""
-        rng = self.initial_state(0) if state is None else state
-        return rng.uniform(-1, 1, (*np.shape(observation)[:-1], self._size)).astype(np.float32), rng
 
 
 @dataclass(frozen=True)
@@ -112,7 +81,7 @@ class LevelRule:
             figure = FIGURES[name]
             self._looks.append((figure, figure.reader(schema), level))
             within(name, level, *bounds[figure.row])
-        self._actions = _keep_and_offload(schema)
+        self._actions = keep_and_offload(schema)
 
     @property
     def name(self) -> str:
@@ -125,6 +94,20 @@ class LevelRule:
         """See :class:`agents.base.Controller`."""
         doubtful = [figure.reaches(read(observation), level) for figure, read, level in self._looks]
         return self._actions[np.all(doubtful, axis=0).astype(np.intp)], state
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels of a rule as plain data, such as those that keep to a budget."""
+
+    __pydantic_config__ = EXACT
+
+    levels: dict[str, float]
+    kind: Literal["levels"] = "levels"
+
+    def controller(self, schema: Schema) -> LevelRule:
+        """Make it act; see :class:`LevelRule`."""
+        return LevelRule(self.levels, schema)
 
 
 class ChanceRule:
@@ -140,7 +123,7 @@ class ChanceRule:
             SettingError: the rate is outside 0..1.
         """
         within(CHANCE, rate, 0.0, 1.0)
-        self.rate, self._actions = rate, _keep_and_offload(schema)
+        self.rate, self._actions = rate, keep_and_offload(schema)
 
     @property
     def name(self) -> str:
@@ -181,8 +164,3 @@ def level_rule(name: str, schema: Schema) -> LevelRule | ChanceRule:
     if len(levels) > 1:
         raise SettingError(f"the rule {shown(name)} mixes chance with figures; name one or the others")
     return ChanceRule(levels[CHANCE], schema)
-
-
-def _keep_and_offload(schema: Schema) -> NDArray[np.float32]:
-    """Two actions, [2, knobs]: that of the preset never, and that of always."""
-    return np.stack([schema.action(schema.presets[name]) for name in ("never", "always")])
