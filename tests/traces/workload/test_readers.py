@@ -73,7 +73,7 @@ def test_azure_s_seven_decimals_are_kept_over_midnight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_mooncake_counts_milliseconds_from_its_first_request(packed: bool, tmp_path: Path) -> None:
     content = MOONCAKE.encode()
-    found = read(tmp_path, gzip.compress(content) if packed else content, "m.jsonl.gz" if packed else "m.jsonl")
+    found = read(tmp_path, gzip.compress(content, mtime=0) if packed else content, "m.jsonl.gz" if packed else "m.jsonl")
     assert found.arrival_seconds == pytest.approx([0.0, 0.04, 0.277])
     assert found.context_tokens.tolist() == [400, 36, 7]
     assert found.name == "m"
@@ -123,7 +123,7 @@ WRONG: list[tuple[str | bytes, str]] = [
     ('{"timestamp": 0, "input_length": true, "output_length": 1}\n', "line 1: .*input_length=True"),
     ('{"timestamp": 0, "input_length": 1, "output_length": 1.5}\n', r"line 1: .*output_length=1\.5"),
     (b"\xff\xfe" + HEAD.encode(), "not text in UTF-8"),
-    (gzip.compress(b"x" * 1000)[:20], "cannot be unpacked"),
+    (gzip.compress(b"x" * 1000, mtime=0)[:20], "cannot be unpacked"),
     ('{"format": "synera-workload", "version": 2}', "is not a WorkloadFile: version"),
     ('{"format": "synera-workload", "version": 1, "more": 1}', "is not a WorkloadFile"),
 ]
@@ -149,7 +149,7 @@ def test_a_file_that_is_missing_or_unpacks_without_end_is_refused(tmp_path: Path
         load_workload(tmp_path / "none.csv")
     monkeypatch.setattr("traces.workload.readers._LARGEST", 500)
     with pytest.raises(TraceError, match="unpacked it has more than the 500 bytes"):
-        read(tmp_path, gzip.compress(b"x" * 100_000))
+        read(tmp_path, gzip.compress(b"x" * 100_000, mtime=0))
 
 
 # ---------------------------------------------------------------- real files
