@@ -5,14 +5,11 @@ What does not live here: controllers by other names (registry.py).
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from importlib import import_module
 
 from agents.base import Controller
 from runtime.errors import SettingError
-from runtime.settings import plain, shown
+from runtime.settings import imported, plain, shown
 from synera_env import Schema
 
 _NAMED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -33,25 +30,15 @@ def own_controller(name: str, schema: Schema) -> Controller:
     Raises:
         SettingError: it cannot be imported, is not there, fails, or makes something that does not `predict`.
     """
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that it hides nothing that is installed
-    try:
-        made = getattr(import_module(module), attribute, None)
-    except Exception as error:
-        raise SettingError(f"controller {shown(name)}: {module} cannot be imported: {_said(error)}") from error
-    if not callable(made):
-        raise SettingError(f"controller {shown(name)}: {module} has no class {attribute}")
+    made = imported(f"controller {shown(name)}", name, "class")
     try:
         controller = made(schema)
     except Exception as error:
-        raise SettingError(f"controller {shown(name)} cannot be made of a schema: {_said(error)}") from error
+        raise SettingError(
+            f"controller {shown(name)} cannot be made of a schema: {type(error).__name__}: {plain(str(error))}"
+        ) from error
     if not callable(getattr(controller, "predict", None)):
         raise SettingError(
             f"controller {shown(name)} has no predict(observation, state, episode_start, deterministic), which agents.base.Controller asks for"
         )
     return controller
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {plain(str(error))}"

@@ -6,8 +6,11 @@ What does not live here: the settings, and the error's class (errors.py).
 from __future__ import annotations
 
 import math
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime.errors import SettingError
 
@@ -78,6 +81,29 @@ def plain(text: str, longest: int = 200) -> str:
     """Return text from outside as a message may carry it: what does not print is a question mark, cut to `longest` characters."""
     text = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def imported(what: str, name: str, kind: str) -> Callable[..., Any]:
+    """Import what the user named as MODULE:NAME, also from the folder that the user works in; never call it for what a file names.
+
+    Args:
+        what: the setting, as a message names it.
+        name: MODULE:NAME.
+        kind: what NAME should be, as a message names it.
+
+    Raises:
+        SettingError: it cannot be imported, or is not there.
+    """
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that it hides nothing that is installed
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except Exception as error:
+        raise SettingError(f"{what}: {module} cannot be imported: {type(error).__name__}: {plain(str(error))}") from error
+    if not callable(found):
+        raise SettingError(f"{what}: {module} has no {kind} {attribute}")
+    return cast("Callable[..., Any]", found)
 
 
 def first_finding(error: ValidationError, *above: str) -> str:

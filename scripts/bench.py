@@ -86,8 +86,9 @@ def _table(area: str, setting: Setting, figures: list[Figure]) -> Table:
         table.add_column(heading, justify="right" if heading in ("value", "goal") else "left", overflow="fold")
     for figure in figures:
         sign = "≥" if figure.better == "higher" else "≤"
+        goal = "" if figure.goal is None else f"{sign} {figure.goal:g}"
         mark = Text("met", style="green") if figure.met else Text("missed", style="red")
-        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", f"{sign} {figure.goal:g}", mark, figure.peer)
+        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", goal, mark if goal else "", figure.peer)
     return table
 
 

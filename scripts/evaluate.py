@@ -97,7 +97,7 @@ class Arguments:
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
-    """Also write the figures here; the fields are those of `scripts.evaluate.Evaluation`, with --ablation of
+    """Also write the figures here; the fields are those of `scripts._evaluation.Evaluation`, with --ablation of
     `scripts._ablation.AblationFile`."""
     picture: Path | None = None
     """Quality against time, with --ablation against offload rate, as PNG, PDF or SVG; by default runs/evaluate.png or

@@ -25,7 +25,7 @@ class Busy(Protocol):
     """A cloud with others in it, during one answer."""
 
     def meets(self, check: int, at_seconds: float, tokens: int) -> Met:
-        """What a check of so many tokens meets, the answer's so-manieth from 1, that reaches it so long after the answer's start."""
+        """What the answer's check of this number, from 1, and of so many tokens meets, if it comes so long after the answer's start."""
         ...
 
 

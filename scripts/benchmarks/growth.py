@@ -134,7 +134,7 @@ def _figures(growth: dict[str, Any], validation_nodes: int, steps: int, seconds:
     return [
         Figure("wall time", seconds, "s", 1800.0, "lower", which),
         Figure("steps", steps / seconds, "a second", 30.0, "higher", which),
-        Figure("nodes run", nodes, "", 0.0, "higher", f"{growth['nodes_run']} in training, {validation_nodes} in validation"),
+        Figure("nodes run", nodes, "", None, "higher", f"{growth['nodes_run']} in training, {validation_nodes} in validation"),
         Figure("nodes", nodes / in_models, "a second in the models", 500.0, "higher", f"{in_models:.1f} s in them"),
         Figure(
             "share of the time in models", in_models / seconds, "of it", 0.9, "lower", "the rest is the environment and PPO"

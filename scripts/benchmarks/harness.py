@@ -38,15 +38,17 @@ class Figure:
     name: str
     value: float
     unit: str
-    goal: float
-    """What the value should reach."""
+    goal: float | None
+    """What the value should reach; None where it only informs."""
     better: Literal["higher", "lower"]
     peer: str
     """What was measured in turn with ours, and both medians."""
 
     @property
     def met(self) -> bool:
-        """True when the goal is reached."""
+        """True when the goal is reached, or there is none."""
+        if self.goal is None:
+            return True
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
 

@@ -58,7 +58,7 @@ def _rate(name: str, graphs: GrowingGraphs, actions: NDArray[np.float32], who: s
         f"{ROWS} copies, {who}: {run / decisions:.4f} new nodes a decision, {run / waves:.1f} a wave; "
         f"{(after.model_seconds - before.model_seconds) / seconds:.0%} of the time in models"
     )
-    return Figure(f"vector over growing graphs, new nodes {name}", decisions / seconds, "decisions/s", 0.0, "higher", peer)
+    return Figure(f"vector over growing graphs, new nodes {name}", decisions / seconds, "decisions/s", None, "higher", peer)
 
 
 def _bare(graphs: GraphSet) -> GraphSet:

@@ -198,7 +198,9 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         return out
 
     def _grow(self, pool: Pool, actions: NDArray[np.float32], chosen: Arrays, mode: int, out: Out) -> int:
-        """Step rows, and return how many have spent their seeds; those that need what is not known yet go back to where they were, and are stepped again once it is."""
+        """Step rows, and return how many have spent their seeds; those that need what is not known yet go back to where they were, and
+        are stepped again once it is.
+        """
         state, kept = self._state, self._state.kept()
         rows, spent = state.rows, 0
         try:

@@ -5,19 +5,16 @@ What does not live here: the formulas (text_scores.py, scorers.py) and the LLM t
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 
 from runtime.errors import SettingError
-from runtime.settings import shown
+from runtime.settings import imported, shown
 from traces.tasks import text_scores
 from traces.tasks.splits import Prompt
 
@@ -129,7 +126,7 @@ def scorer(name: str, references: Mapping[str, str], hook: str | None = None) ->
     if hook != name:
         named = f"--score names {shown(hook)}" if hook else "it is not imported because a file names it"
         raise SettingError(f"answers were scored by your function {shown(name)}, but {named}; give --score {name}")
-    function, lock = _imported(name), Lock()
+    function, lock = imported(f"score={shown(name)}", name, "function"), Lock()
 
     def ask(prompt: str, answer: str) -> float:
         with lock:  # prompts are recorded side by side, and the function need not know
@@ -187,17 +184,3 @@ def _are_bundled(prompts: Sequence[str]) -> bool:
         return all(answers.kind_of(prompt) for prompt in prompts)
     except answers.TaskError:
         return False
-
-
-def _imported(name: str) -> Callable[..., object]:
-    """Import a function that the user named, also from the folder that the user works in."""
-    module, function = name.split(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that it hides nothing that is installed
-    try:
-        found = getattr(import_module(module), function, None)
-    except Exception as error:
-        raise SettingError(f"score={shown(name)}: {module} cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise SettingError(f"score={shown(name)}: {module} has no function {function}")
-    return found
