@@ -71,7 +71,9 @@ class Batch:
         if len(chosen) != len(scenarios):
             raise ValueError(f"{len(chosen)} prompts and {len(scenarios)} scenarios: there must be as many")
         if (s.root[chosen] < 0).any():
-            raise ValueError(f"prompt {chosen[s.root[chosen] < 0][0]} has no states: its first chunk, or any end, was not recorded")
+            raise ValueError(
+                f"prompt {chosen[s.root[chosen] < 0][0]} has no states: its first chunk, or any end, was not recorded"
+            )
         counts = s.first[chosen + 1] - s.first[chosen]
         return cls(work, chosen, scenarios, work.prices(chosen, scenarios), np.cumsum(counts) - counts, int(counts.sum()))
 

@@ -4,13 +4,15 @@ What does not live here: values and visits (batch.py), the run around the steps 
 
 The gradient of what an answer is worth, with respect to the weights (logits) z of a state's actions, is exactly
 `visits(s) * p(a|s) * (Q(s, a) - V(s))` (the policy gradient theorem, Sutton et al. 2000, summed over all actions and states instead of
-sampled), with p over those actions whose outcome is known. An entropy bonus at each state, by its visits, is added.
+sampled), with p over those actions whose outcome is known. A few steps are taken on each batch, up the surrogate that has this gradient
+where it begins, with a bonus for the entropy of each decision. It is linear in Q on purpose: Q knows the outcome, the policy does
+not, so weights such as exp(Q) would prefer what may go well to what goes well on the mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,7 +26,13 @@ from agents.counterfactual.sight import Sight
 LEAST_VISITS = 3e-4
 """States that an answer comes to less often have no part in a gradient."""
 _CLIP = 1.0
-_LEAST = 1e-30
+_LEAST_LOG = -60.0
+THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.01)
+"""Of the fixed rules that training may begin from; the last always asks."""
+_REUSED = 20  # steps of imitation on one batch
+_SMOOTHING = 0.1  # of imitation: all actions stay likely enough to be learned of
+_FAR = 0.03
+"""Nats of a mean decision from which on the surrogate is not trusted."""
 
 
 class Stepped(NamedTuple):
@@ -61,27 +69,49 @@ def draw_batch(sight: Sight, ranges: Ranges, answers: int, rng: np.random.Genera
     return Batch.of(sight.work, prompts, scenarios), sight.observe(prompts, scenarios)
 
 
-def logit_gradient(gains: Gains, valued: Valued, policy: NDArray[np.floating], entropy: float) -> NDArray[np.float64]:
-    """Return the gradient of the mean worth of an answer, and of its entropy times a weight, by the logits, [found, actions].
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a batch says of a policy, at the states that it comes to, as torch reads it."""
 
-    Args:
-        gains: where the policy comes.
-        valued: the policy.
-        policy: [states of the batch, actions] probabilities.
-        entropy: weight of the bonus for each nat of each decision; it is no part of the values, so it does not look ahead.
-    """
-    shares, bonus = _known_shares(gains, valued, policy)
-    push = shares * (np.nan_to_num(gains.gains) + entropy * bonus)
-    return valued.visits[gains.states][:, None] * push / len(valued.answers)
+    seen: torch.Tensor
+    """[found, entries]"""
+    visits: torch.Tensor
+    """[found]: in a mean answer of the batch."""
+    gains: torch.Tensor
+    """[found, actions]: over the state's value; 0 for what cannot be done."""
+    known: torch.Tensor
+    """[found, actions]: 0 for what can be done, minus infinity for what cannot."""
 
+    @classmethod
+    def of(cls, seen: NDArray[np.float32], valued: Valued, gains: Gains) -> Self:
+        """Take it from a valued policy; `seen` are the observations of all states of the batch."""
+        possible = ~np.isnan(gains.gains)
+        parts = (
+            seen[gains.states],
+            valued.visits[gains.states] / len(valued.answers),
+            np.nan_to_num(gains.gains),
+            np.where(possible, 0.0, -np.inf),
+        )
+        return cls(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
 
-def _known_shares(gains: Gains, valued: Valued, policy: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities among what can be done, and how far each action's surprise is above the mean, [found, actions] both."""
-    known = ~np.isnan(gains.gains)
-    inside = np.maximum(valued.inside[gains.states], _LEAST)[:, None]
-    shares = np.where(known, policy[gains.states] / inside, 0.0)
-    surprise = -np.log(np.maximum(shares, _LEAST))
-    return shares, np.where(known, surprise - (shares * surprise).sum(1, keepdims=True), 0.0)
+    def log_shares(self, net: ChoiceNet) -> torch.Tensor:
+        """Log-probabilities among what can be done, [found, actions]; of what cannot, that of nearly nothing."""
+        return torch.log_softmax(net(self.seen) + self.known, -1).clamp(min=_LEAST_LOG)
+
+    def surrogate(self, log_shares: torch.Tensor) -> torch.Tensor:
+        """What a policy near the valued one is worth more than it: sum of visits * p(a|s) * gain. Its gradient at the valued policy
+        is that of the mean worth of an answer.
+        """
+        return (self.visits * (log_shares.exp() * self.gains).sum(1)).sum()
+
+    def entropy(self, log_shares: torch.Tensor) -> torch.Tensor:
+        """Nats of the decisions of an answer, each by its visits."""
+        return -(self.visits * (log_shares.exp() * log_shares).sum(1)).sum()
+
+    def divergence(self, before: torch.Tensor, after: torch.Tensor) -> float:
+        """Mean nats of a decision by which a policy moved away."""
+        with torch.no_grad():
+            return float((self.visits * (before.exp() * (before - after)).sum(1)).sum() / self.visits.sum())
 
 
 class Learner:
@@ -101,38 +131,34 @@ class Learner:
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=1e-2)
         self.rng = np.random.default_rng([seed, 23])
 
-    def step(self, answers: int, entropy: float, learning_rate: float) -> Stepped:
-        """Draw a batch, and take one step up its gradient."""
+    def step(self, answers: int, epochs: int, entropy: float, learning_rate: float) -> Stepped:
+        """Draw a batch, and take up to so many steps up its surrogate."""
         batch, seen = draw_batch(self.sight, self.ranges, answers, self.rng)
         self.net.saw(seen)
-        policy = self.net.probabilities(seen)
-        valued = batch.value(policy)
-        gains = batch.gains(valued, LEAST_VISITS)
-        gradient = logit_gradient(gains, valued, policy, entropy)
-        self._climb(seen[gains.states], gradient, learning_rate)
-        return self._summary(batch, valued, gains, policy)
+        valued = batch.value(self.net.probabilities(seen))
+        evidence = Evidence.of(seen, valued, batch.gains(valued, LEAST_VISITS))
+        nats = self._climb(evidence, epochs, entropy, learning_rate)
+        decisions = float(valued.visits.sum() / answers)
+        best, _ = batch.clairvoyant()
+        return Stepped(float(valued.answers.mean()), nats / decisions, decisions, valued.outside, float(best.mean()))
 
-    def _climb(self, seen: NDArray[np.float32], gradient: NDArray[np.float64], learning_rate: float) -> None:
+    def _climb(self, evidence: Evidence, epochs: int, entropy: float, learning_rate: float) -> float:
+        """Take steps up the surrogate, as long as they stay near; return the entropy of an answer before them."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        self.net(torch.from_numpy(seen)).backward(torch.from_numpy(-gradient.astype(np.float32)))
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
-        self.optimizer.step()
-
-    @staticmethod
-    def _summary(batch: Batch, valued: Valued, gains: Gains, policy: NDArray[np.float32]) -> Stepped:
-        shares, _ = _known_shares(gains, valued, policy)
-        nats = -(shares * np.log(np.maximum(shares, _LEAST))).sum(1)
-        visits = valued.visits[gains.states]
-        best, _ = batch.clairvoyant()
-        return Stepped(
-            value=float(valued.answers.mean()),
-            entropy=float(visits @ nats / visits.sum()),
-            decisions=float(valued.visits.sum() / len(batch.prompts)),
-            outside=valued.outside,
-            clairvoyant=float(best.mean()),
-        )
+        before, nats = torch.empty(0), 0.0
+        for epoch in range(epochs):
+            log_shares = evidence.log_shares(self.net)
+            bonus = evidence.entropy(log_shares)
+            if epoch == 0:
+                before, nats = log_shares.detach(), bonus.item()
+            elif evidence.divergence(before, log_shares) > _FAR:
+                break
+            self.optimizer.zero_grad()
+            (-evidence.surrogate(log_shares) - entropy * bonus).backward()
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
+            self.optimizer.step()
+        return nats
 
     def imitate(self, rule: Rule, steps: int, answers: int, rows: int = 4096) -> None:
         """Begin from a fixed rule: learn to choose as it does at the states of drawn batches."""
@@ -149,10 +175,6 @@ class Learner:
             self.optimizer.step()
 
 
-_REUSED = 20  # steps of imitation on one batch
-_SMOOTHING = 0.1  # all actions stay likely enough to be learned of
-
-
 def best_rule(sight: Sight, ranges: Ranges, answers: int, rng: np.random.Generator) -> Rule:
     """Return the best fixed rule over drawn answers, in the reduced model."""
     batch, seen = draw_batch(sight, ranges, answers, rng)
@@ -163,7 +185,3 @@ def best_rule(sight: Sight, ranges: Ranges, answers: int, rng: np.random.Generat
         for way in range(sight.work.process.actions.ways)
     ]
     return max(rules, key=lambda rule: rule.value)
-
-
-THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.01)
-"""Of fixed rules; the last always asks."""

@@ -29,16 +29,12 @@ class ChoiceNet(torch.nn.Module):
         super().__init__()
         space: spaces.Box = schema.observation_space
         self.scaling = Scaling(space, schema.center, schema.scale)
-        self.body = torch.nn.Sequential(
-            torch.nn.Linear(len(schema.low), hidden),
-            torch.nn.Tanh(),
-            torch.nn.Linear(hidden, hidden),
-            torch.nn.Tanh(),
-            torch.nn.Linear(hidden, actions),
-        )
+        head = torch.nn.Linear(hidden, actions)
         with torch.no_grad():
-            self.body[-1].weight *= 0.01  # all actions alike, to begin with
-            self.body[-1].bias.zero_()
+            head.weight.mul_(0.01)  # all actions alike, to begin with
+            head.bias.zero_()
+        first, second = torch.nn.Linear(len(schema.low), hidden), torch.nn.Linear(hidden, hidden)
+        self.body = torch.nn.Sequential(first, torch.nn.Tanh(), second, torch.nn.Tanh(), head)
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """[batch, entries] to [batch, actions]."""
@@ -59,7 +55,9 @@ class ChoiceNet(torch.nn.Module):
     def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return those of all actions, [batch, actions], without a gradient."""
         with torch.no_grad():
-            parts = [torch.softmax(self(torch.from_numpy(part)), -1) for part in np.split(observations, _cuts(len(observations)))]
+            parts = [
+                torch.softmax(self(torch.from_numpy(part)), -1) for part in np.split(observations, _cuts(len(observations)))
+            ]
         return torch.cat(parts).numpy()
 
 

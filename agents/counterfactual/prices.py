@@ -123,7 +123,9 @@ class Work:
         return Prices(weight["quality"].copy(), busy * self.start[prompts], busy, keeping, asking, self.drafting)
 
 
-def _request_bytes(context: NDArray[np.integer], drafted: NDArray[np.integer], said: NDArray[np.integer]) -> NDArray[np.float64]:
+def _request_bytes(
+    context: NDArray[np.integer], drafted: NDArray[np.integer], said: NDArray[np.integer]
+) -> NDArray[np.float64]:
     """Bytes of checks by their tokens; a token's are the mean of those that are said."""
     a_token = float(np.mean([varint_bytes(token) for token in said[said >= 0][:100_000].tolist()]))
     pairs, place = np.unique(np.stack([context, drafted], 1), axis=0, return_inverse=True)

@@ -54,7 +54,9 @@ class Actions:
         kept, asked = (tuple(map(_way, made.knobs[part])) for part in (slice(half), slice(half, None)))
         sends = [knobs.wants_offload(0.0, 1.0, 1, 0) for knobs in made.knobs]
         if kept != asked or sends != [False] * half + [True] * half or made.first_way < 0:
-            raise SettingError(f"the {len(made.knobs)} choices are not keep and ask times the same ways, the first chunk's among them")
+            raise SettingError(
+                f"the {len(made.knobs)} choices are not keep and ask times the same ways, the first chunk's among them"
+            )
         return made
 
     @property
@@ -185,7 +187,10 @@ class DecisionProcess:
     def seconds(self, device: DeviceProfile) -> DeviceSeconds:
         """What drafts take on a device."""
         layers = np.diff([0, *self.graphs.meta.exit_layers])
-        one, two = (np.array([segment_ms(int(n), positions, device.layer_ms, device.position_ms) for n in layers]) for positions in (1, 2))
+        one, two = (
+            np.array([segment_ms(int(n), positions, device.layer_ms, device.position_ms) for n in layers])
+            for positions in (1, 2)
+        )
         d, further = self.drafts, two - one
         ran_ms = d.runs @ one + d.further @ further
         drafted = d.drafted * draft_seconds(device.call_ms, 0.0, 0, 0.0) + d.heads * draft_seconds(0.0, 0.0, 1, device.head_ms)

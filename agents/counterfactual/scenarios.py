@@ -79,7 +79,8 @@ class Scenarios:
             link[answer], seen[answer] = states[alive[at]], states[alive[min(before, at)]]
         spread = SPREAD ** rng.uniform(-1, 1, (answers, len(TERMS)))
         spread[:, 0] = 1.0  # quality is the unit of account
-        weights = astuple(ranges.preference or Preference()) * (spread if ranges.preference is None else np.ones_like(spread))
+        default = np.array(astuple(ranges.preference or Preference()))
+        weights = default * (spread if ranges.preference is None else np.ones_like(spread))
         waits = ranges.load_spread ** rng.uniform(-1, 1, answers)
         return cls(link, seen, waits, rng.random(answers), weights)
 

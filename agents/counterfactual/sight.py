@@ -62,9 +62,11 @@ class Sight:
     def __post_init__(self) -> None:
         arrays = self.work.process.graphs.arrays
         felt = np.stack([arrays[name] for name in ("confidence", "margin", "entropy")], 2).astype(np.float32)
-        rejected = [
-            self.lens.rejected(e, clues(*felt[:, e].T, arrays["sketch"][:, e].astype(np.float32))) for e in range(felt.shape[1])
-        ]
+        rejected = []
+        for exit_index in range(felt.shape[1]):
+            confidence, margin, entropy = felt[:, exit_index].T
+            told = clues(confidence, margin, entropy, arrays["sketch"][:, exit_index].astype(np.float32))
+            rejected.append(self.lens.rejected(exit_index, told))
         object.__setattr__(self, "_felt", felt)
         object.__setattr__(self, "_rejected", np.stack(rejected, 1))
 
@@ -136,7 +138,9 @@ class Sight:
         elapsed = work.start[prompts][answer] + token_seconds * np.maximum(tokens - first_tokens, 0)
         known = asked | (elapsed >= opened[answer])
         later = process.states.layer == ASKED
-        up, down = (float(np.median(each[later])) if later.any() else 200.0 for each in (work.uplink_bytes, work.downlink_bytes))
+        up, down = (
+            float(np.median(each[later])) if later.any() else 200.0 for each in (work.uplink_bytes, work.downlink_bytes)
+        )
         network = scenarios.seen[:, 0] + _trip(scenarios, up, down)
         loads = [1 + round(interpolated_quantile(work.cloud.load_quantiles, busy)) for busy in scenarios.busy]
         waits = [interpolated_quantile(work.cloud.queue_ms_quantiles, busy) / 1e3 for busy in scenarios.busy]
