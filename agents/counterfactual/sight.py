@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,10 +138,7 @@ class Sight:
         opened = scenarios.seen[:, 0] + _trip(scenarios, on_the_link(open_request_bytes()), on_the_link(open_response_bytes()))
         elapsed = work.start[prompts][answer] + token_seconds * np.maximum(tokens - first_tokens, 0)
         known = asked | (elapsed >= opened[answer])
-        later = process.states.layer == ASKED
-        up, down = (
-            float(np.median(each[later])) if later.any() else 200.0 for each in (work.uplink_bytes, work.downlink_bytes)
-        )
+        up, down = self._usual_bytes
         network = scenarios.seen[:, 0] + _trip(scenarios, up, down)
         loads = [1 + round(interpolated_quantile(work.cloud.load_quantiles, busy)) for busy in scenarios.busy]
         waits = [interpolated_quantile(work.cloud.queue_ms_quantiles, busy) / 1e3 for busy in scenarios.busy]
@@ -154,7 +152,15 @@ class Sight:
         probed = np.where(asked, _log_seconds(network)[answer], _log_seconds(opened)[answer])
         return shown | {"rtt": np.where(known, probed, _NOTHING_YET["rtt"]), "rtt_known": known.astype(np.float64)}
 
-    @property
+    @cached_property
+    def _usual_bytes(self) -> tuple[int, int]:
+        """Of a check that follows another, up and down; where none does, of any."""
+        later = self.work.process.states.layer == ASKED
+        of_checks = later if later.any() else np.ones_like(later)
+        up, down = (int(np.median(each[of_checks])) for each in (self.work.uplink_bytes, self.work.downlink_bytes))
+        return up, down
+
+    @cached_property
     def _token_seconds(self) -> float:
         """Of a token at full depth."""
         process = self.work.process
