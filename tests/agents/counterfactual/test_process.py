@@ -116,7 +116,7 @@ def test_actions_are_the_schemas_choices_one_to_one() -> None:
     assert len(np.unique(actions.matrix(schema), axis=0)) == 24 == 2 * actions.ways
     first = actions.knobs[actions.first_way]
     assert (first.exit_index, first.exit_margin, first.draft_length) == (1, 1.0, 4)
-    with pytest.raises(SettingError, match="draft_ahead=1.5"):
+    with pytest.raises(SettingError, match=r"draft_ahead=1\.5"):
         Actions.of(schema, 1.5)
 
 
