@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from agents.counterfactual.drafts import KEPT
+from agents.counterfactual.policy import ChoiceController, ChoiceNet
 from agents.counterfactual.process import Actions
 from agents.counterfactual.scenarios import Scenarios
 from agents.counterfactual.sight import HISTORY
+from agents.evaluation import PlannedAnswer, answer
 from runtime.errors import SettingError
 from synera_env import Preference, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
@@ -125,3 +128,27 @@ def test_actions_of_other_exits_are_refused(akin_graphs: GraphSet) -> None:
 
     with pytest.raises(SettingError, match="exit_index=2 of an action is not one of the 2 exits"):
         DecisionProcess.of(akin_graphs, Actions.of(synera_schema(3)))
+
+
+def test_a_policy_is_worth_in_the_replay_what_the_process_says(akin_graphs: GraphSet) -> None:
+    """A network that decides by what it sees: first in the process, then as a controller of the full replay."""
+    env, sight = world(akin_graphs, *PLAIN)
+    batch = whole(sight)
+    seen = sight.observe(batch.prompts, batch.scenarios)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = ChoiceNet(env.schema, 24, 8)
+        with torch.no_grad():
+            net.body[-1].weight.mul_(100)
+        cloud = _columns(env, OF_CLOUD)
+        low, high = seen.min(0), seen.max(0)
+        low[cloud] = high[cloud] = 0.0  # blind to link and cloud, of which the process knows the usual, not the very
+        net.scaling.has_seen(low, high)
+        weights = net.probabilities(seen)
+        policy = (weights == weights.max(1, keepdims=True)).astype(float)
+        said = batch.value(policy).answers
+        controller = ChoiceController(net, sight.work.process.actions, env.schema)
+        for prompt, value in zip(batch.prompts.tolist(), said, strict=True):
+            metrics = answer(env, controller, PlannedAnswer(prompt, 0, 0.0, seed)).metrics
+            assert metrics is not None
+            assert metrics.reward == pytest.approx(value, abs=2e-5)
