@@ -13,7 +13,8 @@ from agents.counterfactual.policy import ChoiceController, ChoiceNet
 from agents.counterfactual.process import Actions
 from agents.counterfactual.scenarios import Scenarios
 from agents.counterfactual.sight import HISTORY
-from agents.evaluation import PlannedAnswer, answer
+from agents.evaluation import PlannedAnswer
+from agents.evaluation import answer as answer_one
 from runtime.errors import SettingError
 from synera_env import Preference, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
@@ -149,6 +150,6 @@ def test_a_policy_is_worth_in_the_replay_what_the_process_says(akin_graphs: Grap
         said = batch.value(policy).answers
         controller = ChoiceController(net, sight.work.process.actions, env.schema)
         for prompt, value in zip(batch.prompts.tolist(), said, strict=True):
-            metrics = answer(env, controller, PlannedAnswer(prompt, 0, 0.0, seed)).metrics
+            metrics = answer_one(env, controller, PlannedAnswer(prompt, 0, 0.0, seed)).metrics
             assert metrics is not None
             assert metrics.reward == pytest.approx(value, abs=2e-5)
