@@ -33,6 +33,8 @@ class CounterfactualConfig:
     """Falls to a thirtieth along a cosine."""
     entropy: float = 0.002
     """Weight of each nat of a decision; falls to nothing."""
+    weight_decay: float = 0.5
+    """Of AdamW, by the learning rate: what keeps a few hundred prompts from being learned by heart."""
     hidden: int = 64
     """Width of the two hidden layers."""
     imitation: int = 200
@@ -55,4 +57,5 @@ class CounterfactualConfig:
         above("learning_rate", self.learning_rate, 0.0)
         within("learning_rate", self.learning_rate, 0.0, 1.0)
         within("entropy", self.entropy, 0.0, 10.0)
+        within("weight_decay", self.weight_decay, 0.0, 100.0)
         within("load_spread", self.load_spread, 1.0, 100.0)

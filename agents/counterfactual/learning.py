@@ -117,7 +117,9 @@ class Evidence:
 class Learner:
     """The policy under training, its optimizer, and its random numbers."""
 
-    def __init__(self, net: ChoiceNet, sight: Sight, ranges: Ranges, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self, net: ChoiceNet, sight: Sight, ranges: Ranges, learning_rate: float, weight_decay: float, seed: int
+    ) -> None:
         """See the class.
 
         Args:
@@ -125,10 +127,11 @@ class Learner:
             sight: of the process to train on.
             ranges: of scenarios.
             learning_rate: of AdamW.
+            weight_decay: likewise.
             seed: of all draws.
         """
         self.net, self.sight, self.ranges = net, sight, ranges
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=1e-2)
+        self.optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
         self.rng = np.random.default_rng([seed, 23])
 
     def step(self, answers: int, epochs: int, entropy: float, learning_rate: float) -> Stepped:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from agents.counterfactual.run import CHECKPOINT
 from agents.counterfactual.sight import HISTORY
 from agents.errors import BundleError
 from agents.evaluation import answer_all, make_plan
+from agents.onnx_policy import OPERATORS
 from synera_env import Preference, PreferenceRange, SettingError, UncoveredError
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import holed
@@ -70,6 +72,7 @@ def test_the_bundle_is_the_best_policy_of_validation_and_blind_to_history(finish
     answered = answer_all(env, controller, make_plan(env, TINY.validation_answers, seed=TINY.seed))
     reward = float(np.mean([each.metrics.reward for each in answered if each.metrics]))
     assert reward == pytest.approx(bundle.meta.provenance["validation_reward"])
+    assert {node.op_type for node in onnx.load_from_string(bundle.policy).graph.node} == OPERATORS
     choices = {env.schema.action(replace(knobs, draft_ahead=1.0)).tobytes() for knobs in env.schema.choices}
     low, high = np.array(bundle.meta.seen.low), np.array(bundle.meta.seen.high)
     for name, value in HISTORY.items():
@@ -156,6 +159,7 @@ WRONG = [
     {"learning_rate": 0.0},
     {"learning_rate": float("nan")},
     {"entropy": -0.1},
+    {"weight_decay": -0.1},
     {"load_spread": 0.5},
     {"seed": -1},
 ]
