@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.counterfactual import passes
-from agents.counterfactual.prices import Prices, Work
-from agents.counterfactual.scenarios import Scenarios
+from synera_env.synera.decisions.prices import Prices, Work
+from synera_env.synera.decisions.scenarios import Scenarios
 
 
 class Valued(NamedTuple):

@@ -19,7 +19,7 @@ from agents.counterfactual.config import CounterfactualConfig
 from agents.counterfactual.learning import Learner
 from runtime.errors import SettingError
 from runtime.settings import shown
-from traces.files import write_bytes
+from synera_env import write_bytes
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

@@ -33,7 +33,7 @@ class CounterfactualConfig:
     """Falls to a thirtieth along a cosine."""
     entropy: float = 0.002
     """Weight of each nat of a decision; falls to nothing."""
-    weight_decay: float = 0.5
+    weight_decay: float = 1.5
     """Of AdamW, by the learning rate: what keeps a few hundred prompts from being learned by heart."""
     hidden: int = 64
     """Width of the two hidden layers."""

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from agents.counterfactual.batch import Batch, Gains, Valued
 from agents.counterfactual.policy import ChoiceNet
-from agents.counterfactual.scenarios import Ranges, Scenarios
-from agents.counterfactual.sight import Sight
+from synera_env.synera.decisions.scenarios import Ranges, Scenarios
+from synera_env.synera.decisions.sight import Sight
 
 LEAST_VISITS = 3e-4
 """States that an answer comes to less often have no part in a gradient."""

@@ -1,7 +1,7 @@
 """Exact sums over the states of a batch of answers: values back from the ends, visits forth from the starts, gradients; compiled.
 
 A batch is a list of prompts, one an answer; its states lie one prompt after the other, and `at[i]` is where those of answer i
-begin. What does not live here: what the states are (process.py), and what is paid (prices.py).
+begin. What does not live here: what the states are and what is paid (synera_env/synera/decisions).
 """
 
 # mypy: ignore-errors

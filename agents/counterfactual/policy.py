@@ -1,6 +1,6 @@
 """The policy: a network that gives each action of the process a weight, and the controller that takes the heaviest.
 
-What does not live here: what the actions are (process.py), how it is trained (learning.py), and bundles (agents/export.py).
+What does not live here: what the actions are (synera_env/synera/decisions), how it is trained (learning.py), and bundles (agents/export.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.bundle import Seen
-from agents.counterfactual.process import Actions
 from agents.scaling import Scaling
 from synera_env import Schema
+from synera_env.synera.decisions.process import Actions
 
 _SHARPNESS = 1e-6
 """Weights that differ by more than twenty times this are told apart wholly."""

@@ -24,16 +24,13 @@ from agents.counterfactual.checkpoint import Progress
 from agents.counterfactual.config import CounterfactualConfig
 from agents.counterfactual.learning import Learner, Stepped, best_rule
 from agents.counterfactual.policy import ChoiceController, ChoiceNet
-from agents.counterfactual.prices import Work
-from agents.counterfactual.process import Actions, DecisionProcess
-from agents.counterfactual.scenarios import Ranges
-from agents.counterfactual.sight import Sight
 from agents.evaluation import answer_all, make_plan
 from agents.export import export_module
 from agents.learned import _check_same_models, check_run_name
 from agents.scalars import CONFIGURATION, configuration_table
-from synera_env import Preference, SettingError, SyneraReplayEnv, UncoveredError, replacing_folder, write_json
-from traces.synera.graph import GraphSet
+from synera_env import Preference, SyneraReplayEnv, UncoveredError, replacing_folder, write_json
+from synera_env.synera.decisions.scenarios import Ranges
+from synera_env.synera.decisions.sight import sight_of
 
 CHECKPOINT = "checkpoint.safetensors"
 """In a run's folder: what :func:`train` goes on from."""
@@ -86,18 +83,6 @@ def train(
     finally:
         env.close()
     return folder / "bundle"
-
-
-def sight_of(env: SyneraReplayEnv, draft_ahead: float = 1.0) -> Sight:
-    """Return the decision process over an environment's recorded graphs, with its costs, and what is seen of it.
-
-    Raises:
-        SettingError: the graphs grow; what they have grown to must be saved and read.
-    """
-    if not isinstance(env.graphs, GraphSet):
-        raise SettingError("counterfactual training is over recorded graphs; save those that grow, and give their file")
-    process = DecisionProcess.of(env.graphs, Actions.of(env.schema, draft_ahead))
-    return Sight(Work.of(process, env.device, env.cloud), env.schema, env.lens)
 
 
 class _Run:

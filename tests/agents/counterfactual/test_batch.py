@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from agents.counterfactual.batch import Batch
 from agents.counterfactual.learning import Evidence, draw_batch
 from agents.counterfactual.policy import ChoiceNet
-from agents.counterfactual.scenarios import Ranges, Scenarios
-from agents.counterfactual.sight import Sight
-from synera_env import Preference, synera_schema
-from tests.agents.counterfactual.worlds import NEAR, outcome, random_policy, whole, world
+from synera_env import synera_schema
+from synera_env.synera.decisions.scenarios import Ranges, Scenario, Scenarios
+from synera_env.synera.decisions.sight import Sight
 from tests.support.cuts import holed
+from tests.support.decisions import NEAR, outcome, random_policy, whole, world
 from traces.links.generators import constant_link, markov_link
 from traces.synera.graph import GraphSet
 
@@ -138,25 +138,4 @@ def test_the_gradient_is_that_of_finite_differences(sight: Sight) -> None:
 
 def test_a_batch_has_as_many_scenarios_as_prompts_with_states(sight: Sight) -> None:
     with pytest.raises(ValueError, match="2 prompts and 1 scenarios"):
-        Batch.of(sight.work, [0, 1], Scenarios.constant(NEAR, Preference()))
-
-
-def test_what_is_drawn_is_what_the_ranges_hold() -> None:
-    rng = np.random.default_rng(0)
-    links = [constant_link(rtt_ms=40.0), markov_link(3, seconds=20.0)]
-    fixed = Scenarios.draw(Ranges(links, Preference(latency=0.3)), 64, rng)
-    assert (fixed.weights == fixed.weights[0]).all()
-    assert fixed.weights[0, 1] == 0.3
-    assert (fixed.waits == 1.0).all()
-    assert (fixed.link > 0).all()
-    assert (fixed.seen > 0).all()
-    still = np.isclose(fixed.link[:, 0], 0.04) & np.isclose(fixed.link[:, 1], 10e6)
-    assert 10 < still.sum() < 54
-    np.testing.assert_array_equal(fixed.seen[still], fixed.link[still])
-    assert (fixed.seen[~still] != fixed.link[~still]).any()
-    drawn = Scenarios.draw(Ranges(links, None, load_spread=4.0), 256, rng)
-    default = np.array([1.0, 0.1, 2.0, 0.005, 0.1])
-    assert (drawn.weights[:, 0] == 1.0).all()
-    assert (drawn.weights / default).min() == pytest.approx(1 / 3, rel=0.1)
-    assert (drawn.weights / default).max() == pytest.approx(3, rel=0.1)
-    assert 0.25 <= drawn.waits.min() < 0.3 < 3.3 < drawn.waits.max() <= 4.0
+        Batch.of(sight.work, [0, 1], Scenarios.constant(Scenario(NEAR), 1))

@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.counterfactual.bound import Scenario, clairvoyant
+from agents.counterfactual.bound import clairvoyant
 from agents.evaluation import PlannedAnswer, answer
 from agents.rules import FixedRule
-from synera_env import Preference, SettingError, SyneraReplayEnv
+from synera_env import Preference, SyneraReplayEnv
 from synera_env.radio import Outages
-from tests.agents.counterfactual.worlds import IDLE, world
+from synera_env.synera.decisions.scenarios import Scenario
 from tests.support.cuts import holed
+from tests.support.decisions import IDLE, world
 from tests.support.graphs import DEVICE
-from traces.links.generators import constant_link, markov_link
+from traces.links.generators import constant_link
 from traces.synera.graph import GraphSet
 
 DEBTS = 0.01
@@ -59,10 +60,3 @@ def test_holes_can_only_lower_it(akin_graphs: GraphSet) -> None:
     known = ~np.isnan(cut)
     assert (cut[known] <= closed[known] + 1e-12).all()
     assert (cut[known] < closed[known] - 1e-6).any()
-
-
-def test_a_link_that_changes_or_waits_of_nothing_are_refused() -> None:
-    with pytest.raises(SettingError, match="changes its rtt_ms: the bound is exact only where a link stands still"):
-        Scenario(markov_link(1))
-    with pytest.raises(SettingError, match="waits=-1"):
-        Scenario(constant_link(), waits=-1.0)

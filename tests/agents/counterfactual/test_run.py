@@ -16,11 +16,11 @@ import torch
 from agents.bundle import Bundle
 from agents.counterfactual import CounterfactualConfig, train
 from agents.counterfactual.run import CHECKPOINT
-from agents.counterfactual.sight import HISTORY
 from agents.errors import BundleError
 from agents.evaluation import answer_all, make_plan
 from agents.onnx_policy import OPERATORS
 from synera_env import Preference, PreferenceRange, SettingError, UncoveredError
+from synera_env.synera.decisions.sight import HISTORY
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import holed
 from tests.support.recorded import LINKS, Recorded
@@ -136,16 +136,6 @@ def test_validation_that_keeps_no_answer_stops_the_training(pair: Recorded, tmp_
     nothing = SyneraReplayEnv(holed(pair.graphs, 1.0, from_depth=5), LINKS)
     with pytest.raises(UncoveredError, match="no validation answer stays inside"):
         train(lambda preference: pair.env(preference=preference), nothing, TINY, tmp_path / "run")
-
-
-def test_graphs_that_grow_are_refused(pair: Recorded, tmp_path: Path) -> None:
-    class Growing:
-        graphs = object()
-
-    from agents.counterfactual.run import sight_of
-
-    with pytest.raises(SettingError, match="over recorded graphs; save those that grow"):
-        sight_of(Growing())  # type: ignore[arg-type]
 
 
 WRONG = [

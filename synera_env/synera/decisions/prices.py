@@ -11,11 +11,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.counterfactual.drafts import ASKED
-from agents.counterfactual.process import DecisionProcess
-from agents.counterfactual.scenarios import Scenarios
 from runtime.wire.sizes import greedy_request_bytes, on_the_link, varint_bytes, verify_response_bytes
 from synera_env.reward import TERMS
+from synera_env.synera.decisions.drafts import ASKED
+from synera_env.synera.decisions.process import DecisionProcess
+from synera_env.synera.decisions.scenarios import Scenarios
 from traces.profile import CloudProfile, DeviceProfile, interpolated_quantile
 
 _SEQ = 8

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
-from runtime.settings import within
-from synera_env import Preference
-from synera_env.reward import SPREAD, TERMS
-from traces.links.trace import LinkTrace
+from runtime.settings import above, shown, within
+from synera_env.reward import SPREAD, TERMS, Preference
+from traces.links.trace import SERIES, LinkTrace
 
 _AHEAD_SECONDS = 2.0
 """An answer's checks are sent up to so long after what is seen of the link; ours."""
@@ -40,6 +39,26 @@ class Ranges:
             raise SettingError("links=[] must hold at least one link to draw from")
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """One in which all answers are given."""
+
+    link: LinkTrace
+    """One that stands still."""
+    preference: Preference = Preference()  # noqa: RUF009 - frozen
+    waits: float = 1.0
+    """Times the waits of the cloud's profile."""
+
+    def __post_init__(self) -> None:
+        above("waits", self.waits, 0.0)
+        moving = [name for name in SERIES if np.ptp(getattr(self.link, name)) > 0]
+        if moving:
+            raise SettingError(
+                f"link {shown(self.link.name)} changes its {moving[0]}: the bound is exact only where a link stands still; "
+                "give one of its states as a constant link"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Scenarios:
     """Those of so many answers; a link's state is [answers, 3]: round trip in seconds, uplink and downlink in bit/s."""
@@ -58,10 +77,11 @@ class Scenarios:
         return len(self.link)
 
     @classmethod
-    def constant(cls, link: LinkTrace, preference: Preference, answers: int = 1, waits: float = 1.0) -> Self:
-        """Return the same for all answers: a link as it is at its start."""
-        here = np.tile(_states(link)[0], (answers, 1))
-        return cls(here, here, np.full(answers, waits), np.full(answers, 0.5), np.tile(astuple(preference), (answers, 1)))
+    def constant(cls, scenario: Scenario, answers: int) -> Self:
+        """Return the same for all answers."""
+        here, weights = _states(scenario.link)[0], astuple(scenario.preference)
+        tiled = np.tile(here, (answers, 1))
+        return cls(tiled, tiled, np.full(answers, scenario.waits), np.full(answers, 0.5), np.tile(weights, (answers, 1)))
 
     @classmethod
     def draw(cls, ranges: Ranges, answers: int, rng: np.random.Generator) -> Self:

@@ -1,6 +1,6 @@
 """What each way of drafting drafts at each node of token graphs, what becomes of it, and which drafts can be come to; compiled.
 
-What does not live here: what anything costs (prices.py) and what it is worth (passes.py).
+What does not live here: what anything costs (prices.py), and what it is worth (agents/counterfactual).
 """
 
 # mypy: ignore-errors

@@ -1,6 +1,6 @@
 """The abstract decision process over token graphs: its actions, its states, and how they follow one another.
 
-What does not live here: what steps cost (prices.py), what is seen of a state (sight.py), values and visits (passes.py).
+What does not live here: what steps cost (prices.py), what is seen of a state (sight.py), values and visits (agents/counterfactual).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.counterfactual.drafts import LAYERS, Drafts, Nodes, Ways, draft_all, no_drafts, states_of
 from runtime.errors import SettingError
 from runtime.settings import within
 from runtime.synera.knobs import Knobs
-from synera_env import Schema
+from synera_env.schema import Schema
+from synera_env.synera.decisions.drafts import LAYERS, Drafts, Nodes, Ways, draft_all, no_drafts, states_of
 from traces.profile import DeviceProfile, draft_seconds, segment_ms
 from traces.synera.graph import GraphSet
 
@@ -119,7 +119,7 @@ class DecisionProcess:
     ## What it is
 
     The answer of a prompt is a walk over drafts in hand. Each action's outcome is read off the graph: which tokens stand, and what
-    is drafted next. So values and visits of any policy of the state are exact sums (passes.py). Costs are those of the profiles on a
+    is drafted next. So values and visits of any policy of the state are exact sums. Costs are those of the profiles on a
     link that does not change within the answer, with the mean wait of the cloud (prices.py).
 
     ## What it leaves out of the full replay

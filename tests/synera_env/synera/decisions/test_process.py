@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from agents.counterfactual.drafts import KEPT
 from agents.counterfactual.policy import ChoiceController, ChoiceNet
-from agents.counterfactual.process import Actions
-from agents.counterfactual.scenarios import Scenarios
-from agents.counterfactual.sight import HISTORY
 from agents.evaluation import PlannedAnswer
 from agents.evaluation import answer as answer_one
 from runtime.errors import SettingError
-from synera_env import Preference, synera_schema
+from synera_env import synera_schema
+from synera_env.synera.decisions.drafts import KEPT
+from synera_env.synera.decisions.process import Actions
+from synera_env.synera.decisions.scenarios import Scenario, Scenarios
+from synera_env.synera.decisions.sight import HISTORY, sight_of
 from synera_env.synera.replay import SyneraReplayEnv
-from tests.agents.counterfactual.worlds import NEAR, PLAIN, outcome, whole, world
 from tests.support.cuts import holed
+from tests.support.decisions import NEAR, PLAIN, outcome, whole, world
 from traces.synera.graph import GraphSet
 
 OF_CLOUD = {"rtt", "rtt_known", "throughput", "queue", "compute", "load"}
@@ -81,7 +81,7 @@ def test_a_state_is_seen_as_the_replay_encodes_it(akin_graphs: GraphSet) -> None
     for env, sight, batch, answer, steps in _walks(akin_graphs, 1):
         states = sight.work.process.states
         prompt = batch.prompts[[answer]]
-        seen = sight.observe(prompt, Scenarios.constant(NEAR, Preference()))
+        seen = sight.observe(prompt, Scenarios.constant(Scenario(NEAR), 1))
         first, blind = states.first[prompt[0]], _columns(env, {*HISTORY})
         cloud = _columns(env, OF_CLOUD)
         exact = [place for place in range(seen.shape[1]) if place not in {*blind, *cloud}]
@@ -125,7 +125,7 @@ def test_actions_are_the_schemas_choices_one_to_one() -> None:
 
 
 def test_actions_of_other_exits_are_refused(akin_graphs: GraphSet) -> None:
-    from agents.counterfactual.process import DecisionProcess
+    from synera_env.synera.decisions.process import DecisionProcess
 
     with pytest.raises(SettingError, match="exit_index=2 of an action is not one of the 2 exits"):
         DecisionProcess.of(akin_graphs, Actions.of(synera_schema(3)))
@@ -153,3 +153,11 @@ def test_a_policy_is_worth_in_the_replay_what_the_process_says(akin_graphs: Grap
             metrics = answer_one(env, controller, PlannedAnswer(prompt, 0, 0.0, seed)).metrics
             assert metrics is not None
             assert metrics.reward == pytest.approx(value, abs=2e-5)
+
+
+def test_graphs_that_grow_are_refused() -> None:
+    class Growing:
+        graphs = object()
+
+    with pytest.raises(SettingError, match="over recorded graphs; save those that grow"):
+        sight_of(Growing())  # type: ignore[arg-type]

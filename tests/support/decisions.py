@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.counterfactual.batch import Batch
-from agents.counterfactual.drafts import ASKED
-from agents.counterfactual.run import sight_of
-from agents.counterfactual.scenarios import Scenarios
-from agents.counterfactual.sight import Sight
 from synera_env import Preference, SyneraReplayEnv
 from synera_env.radio import Outages
+from synera_env.synera.decisions.drafts import ASKED
+from synera_env.synera.decisions.scenarios import Scenario, Scenarios
+from synera_env.synera.decisions.sight import Sight, sight_of
 from tests.support.graphs import CLOUD, DEVICE
 from traces.links.generators import constant_link
 from traces.profile import CloudProfile, DeviceProfile
@@ -34,7 +33,7 @@ def world(graphs: GraphSet, device: DeviceProfile = DEVICE, cloud: CloudProfile 
 def whole(sight: Sight) -> Batch:
     """One answer to each prompt, over the near link."""
     prompts = sight.work.process.startable
-    return Batch.of(sight.work, prompts, Scenarios.constant(NEAR, Preference(), len(prompts)))
+    return Batch.of(sight.work, prompts, Scenarios.constant(Scenario(NEAR), len(prompts)))
 
 
 def outcome(batch: Batch, answer: int, state: int, action: int) -> tuple[float, int | None, float] | None:

@@ -1,12 +1,12 @@
 """What a device sees at a state: the observation of the schema, as the environment would encode it there.
 
-What does not live here: the schema's rows (synera_env/synera/schema.py), and who looks (policy.py).
+What does not live here: the schema's rows (synera_env/synera/schema.py), and who looks (agents/).
 
 Exact are the draft in hand, its importance, the progress of the answer, its prompt, and the preference. Of link and cloud a
 device sees what the scenario says: before the first check a round trip, once the opening of the session was answered (here:
 after the time that the tokens so far take at full depth), and from the first check on also the rest, as of a check of usual
 size. History a state does not have: what past chunks were like, how many there were, how often they were asked about, accepted
-and guessed. It is shown as before the first chunk, always; and a policy that has seen nothing else (:class:`agents.bundle.Seen`)
+and guessed. It is shown as before the first chunk, always; and a policy that has seen nothing else (a bundle's `seen`)
 takes it for that on a device, too. So it is blind to history, and decides in the full replay as it does here.
 """
 
@@ -19,17 +19,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.counterfactual.drafts import ASKED, look
-from agents.counterfactual.prices import Work
-from agents.counterfactual.scenarios import Scenarios
+from runtime.errors import SettingError
 from runtime.synera.lens import Lens, clues, importance_reached
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes
-from synera_env import Schema
 from synera_env.reward import TERMS
-from synera_env.schema import log_weight
+from synera_env.schema import Schema, log_weight
+from synera_env.synera.decisions.drafts import ASKED, look
+from synera_env.synera.decisions.prices import Work
+from synera_env.synera.decisions.process import Actions, DecisionProcess
+from synera_env.synera.decisions.scenarios import Scenarios
 from synera_env.synera.kernel.formulas import compiled
+from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import log_seconds, log_throughput, throughput
 from traces.profile import interpolated_quantile
+from traces.synera.graph import GraphSet
 
 HISTORY = {
     "past_confidence": 1.0,
@@ -167,6 +170,18 @@ class Sight:
         full = process.actions.first_way
         drafted = process.drafts.drafted[:, full] > 0
         return float((self.work.drafting[drafted, full] / process.drafts.drafted[drafted, full]).mean())
+
+
+def sight_of(env: SyneraReplayEnv, draft_ahead: float = 1.0) -> Sight:
+    """Return the decision process over an environment's recorded graphs, with its costs, and what is seen of it.
+
+    Raises:
+        SettingError: the graphs grow; what they have grown to must be saved and read.
+    """
+    if not isinstance(env.graphs, GraphSet):
+        raise SettingError("counterfactual training is over recorded graphs; save those that grow, and give their file")
+    process = DecisionProcess.of(env.graphs, Actions.of(env.schema, draft_ahead))
+    return Sight(Work.of(process, env.device, env.cloud), env.schema, env.lens)
 
 
 def _trip(scenarios: Scenarios, uplink_bytes: float, downlink_bytes: float) -> NDArray[np.float64]:
