@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,7 +126,8 @@ def _training() -> Figure:
 def _trained(config: PPOConfig) -> tuple[float, float]:
     """Return decisions a second, and which share of the time is the environment's."""
     watch = _Watch()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how little is validated: nobody takes the weights
         train_ppo(
             lambda preference: SyneraReplayEnv(preference=preference),
             SyneraReplayEnv(bundled.graphs("test")),
