@@ -46,16 +46,32 @@ def export_policy(policy: Any, controller: Controller, env: DecisionEnv, trainin
     Raises:
         BundleError: the exported policy acts differently.
     """
+    export_module(Actor(policy), controller, env, training, folder)
+
+
+def export_module(module: torch.nn.Module, controller: Controller, env: DecisionEnv, training: Training, folder: Path) -> None:
+    """Write a plain torch policy as a bundle, whole or not at all.
+
+    Args:
+        module: raw observations [batch, entries] to actions [batch, knobs], of the operators that a bundle's policy may have.
+        controller: see :func:`export_policy`, likewise the rest.
+        env: see there.
+        training: see there.
+        folder: see there.
+
+    Raises:
+        BundleError: the exported policy acts differently, or has other operators.
+    """
     observations = _observations(env, controller, _SAMPLES)
-    content = _onnx(policy, observations.shape[1])
+    content = _onnx(module, observations.shape[1])
     exported = OnnxController(content, observations.shape[1], len(env.schema.rows), training.name)
     parity = Parity.of(exported, controller, observations)
     Bundle.of(content, env.schema, env.deployment(), training, parity).save(folder)
 
 
-def _onnx(policy: Any, entries: int) -> bytes:
+def _onnx(module: torch.nn.Module, entries: int) -> bytes:
     program = torch.onnx.export(
-        Actor(policy).eval(),
+        module.eval(),
         (torch.zeros(2, entries),),
         input_names=["observation"],
         output_names=["action"],

@@ -24,8 +24,8 @@ import onnxruntime
 
 LARGEST_BYTES = 64 * 2**20
 """Of a file; a policy of the default size has 50 thousand."""
-OPERATORS = frozenset({"Clip", "Div", "Gemm", "Max", "Min", "Sub", "Tanh"})
-"""What export.py makes a policy of; none of them loops, branches, or reads anything."""
+OPERATORS = frozenset({"Clip", "Div", "Gemm", "Max", "Min", "Softmax", "Sub", "Tanh"})
+"""What export.py makes policies of; none of them loops, branches, or reads anything."""
 _WIDEST = 2**20  # numbers in any value on the way, beside the batch
 _Shape = tuple[int | None, ...]
 

@@ -24,7 +24,7 @@ from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import synera_schema
 from synera_env.wrappers import FixedPreference, RandomWorld, VectorReward
 from traces.errors import TraceError
-from traces.files import replacing_folder, write_json
+from traces.files import replacing_folder, write_bytes, write_json
 from traces.schemas import EXACT, parse_json, read_file, read_json
 from traces.synera.waves import side_by_side
 
@@ -62,6 +62,7 @@ __all__ = [
     "side_by_side",
     "summarise",
     "synera_schema",
+    "write_bytes",
     "write_json",
 ]
 

@@ -1,0 +1,180 @@
+"""A counterfactual training of a few steps: what it leaves behind, that it repeats and goes on, and that its bundle is what it chose."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from agents.bundle import Bundle
+from agents.counterfactual import CounterfactualConfig, train
+from agents.counterfactual.run import CHECKPOINT
+from agents.errors import BundleError
+from agents.evaluation import answer_all, make_plan
+from agents.onnx_policy import OPERATORS
+from synera_env import Preference, PreferenceRange, SettingError, UncoveredError
+from synera_env.synera.decisions.sight import HISTORY
+from synera_env.synera.replay import SyneraReplayEnv
+from tests.support.cuts import holed
+from tests.support.recorded import LINKS, Recorded
+
+TINY = CounterfactualConfig(steps=4, answers=6, epochs=2, hidden=8, imitation=3, validation_answers=6, validate_every=2, seed=1)
+
+
+def _train(pair: Recorded, folder: Path, config: CounterfactualConfig = TINY, **options: Any) -> Path:
+    return train(lambda preference: pair.env(preference=preference), pair.env(), config, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(pair: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _train(pair, tmp_path_factory.mktemp("runs") / "mine").parent
+
+
+def _lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_tells_how_it_went(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == ["bundle", CHECKPOINT, "config.json", "tb", "validation.jsonl"]
+    assert [line["steps"] for line in _lines(finished)] == [0, 2, 4]
+    stated = json.loads((finished / "config.json").read_text())
+    assert stated["algorithm"] == "counterfactual"
+    assert stated["config"]["hidden"] == 8
+    assert stated["states"] > 100
+
+
+def test_tensorboard_has_the_worth_of_answers_and_of_the_best_known_course(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tb"))
+    events.Reload()
+    values = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert len(values["validation/reward"]) == 3
+    for value, best in zip(values["counterfactual/value"], values["counterfactual/clairvoyant"], strict=True):
+        assert value < best
+    assert all(0 <= nats <= np.log(24) for nats in values["counterfactual/entropy"])
+    assert values["counterfactual/outside"] == pytest.approx([0.0, 0.0], abs=1e-6)  # the graphs are closed
+
+
+def test_the_bundle_is_the_best_policy_of_validation_and_blind_to_history(finished: Path, pair: Recorded) -> None:
+    env, bundle = pair.env(), Bundle.load(finished / "bundle")
+    bundle.require(env.deployment(), Preference())
+    assert bundle.meta.preferences == PreferenceRange.of(Preference())
+    assert bundle.meta.provenance["validation_reward"] == max(line["reward"] for line in _lines(finished))
+    controller = bundle.controller(env.schema)
+    answered = answer_all(env, controller, make_plan(env, TINY.validation_answers, seed=TINY.seed))
+    reward = float(np.mean([each.metrics.reward for each in answered if each.metrics]))
+    assert reward == pytest.approx(bundle.meta.provenance["validation_reward"])
+    assert {node.op_type for node in onnx.load_from_string(bundle.policy).graph.node} == OPERATORS
+    choices = {env.schema.action(replace(knobs, draft_ahead=1.0)).tobytes() for knobs in env.schema.choices}
+    low, high = np.array(bundle.meta.seen.low), np.array(bundle.meta.seen.high)
+    for name, value in HISTORY.items():
+        places = env.schema.places(name)
+        np.testing.assert_array_equal(low[places], np.float32(value))
+        np.testing.assert_array_equal(high[places], np.float32(value))
+    observation, _ = env.reset(seed=0)
+    action, _ = controller.predict(observation)
+    assert action.tobytes() in choices
+    other = observation.copy()
+    other[env.schema.places("acceptance")] = 0.0
+    assert controller.predict(other)[0].tobytes() == action.tobytes()
+
+
+def test_a_training_repeats_and_goes_on_from_its_checkpoint(finished: Path, pair: Recorded, tmp_path: Path) -> None:
+    again = _train(pair, tmp_path / "again").parent
+    policy = (finished / "bundle" / "policy.onnx").read_bytes()
+    assert (again / "bundle" / "policy.onnx").read_bytes() == policy
+    half = tmp_path / "half.safetensors"
+
+    def interrupt(steps: int, unfinished: list[Path]) -> None:
+        if steps == 3:  # a step after the last checkpoint
+            half.write_bytes((unfinished[0] / CHECKPOINT).read_bytes())
+            raise KeyboardInterrupt
+
+    unfinished: list[Path] = []
+    with pytest.raises(KeyboardInterrupt):
+        _train(pair, tmp_path / "broken", on_start=unfinished.append, on_step=lambda steps: interrupt(steps, unfinished))
+    torch.rand(7)  # whatever else draws
+    resumed = _train(pair, tmp_path / "resumed", resume=half).parent
+    assert (resumed / "bundle" / "policy.onnx").read_bytes() == policy
+    assert [line["steps"] for line in _lines(resumed)] == [4]
+
+
+def test_a_checkpoint_of_another_training_or_none_is_refused(finished: Path, pair: Recorded, tmp_path: Path) -> None:
+    for config, said in ((replace(TINY, hidden=9), "hidden=8, not 9"), (replace(TINY, steps=5), "steps=4, not 5")):
+        with pytest.raises(SettingError, match=f"training with {said}"):
+            _train(pair, tmp_path / "run", config, resume=finished / CHECKPOINT)
+    (tmp_path / "damaged").write_bytes((finished / CHECKPOINT).read_bytes()[:200])
+    for name in ("damaged", "missing"):
+        with pytest.raises(SettingError, match=f"no checkpoint that can be gone on from at .*{name}"):
+            _train(pair, tmp_path / "run", resume=tmp_path / name)
+
+
+def test_one_policy_for_all_preferences(pair: Recorded, tmp_path: Path) -> None:
+    config = replace(TINY, steps=1, preference="sampled", load_spread=3.0)
+    meta = Bundle.load(_train(pair, tmp_path / "all", config)).meta
+    assert meta.preferences == PreferenceRange.of(None)
+    places = pair.env().schema.places("weight_latency")
+    assert np.array(meta.seen.high)[places] - np.array(meta.seen.low)[places] > 0.3  # decades
+
+
+def test_holes_are_trained_around(pair: Recorded, tmp_path: Path) -> None:
+    graphs = holed(pair.graphs, 0.05, seed=1, from_depth=6)
+    made = SyneraReplayEnv(graphs, LINKS, preference=Preference())
+    bundle = train(lambda preference: made, pair.env(), replace(TINY, steps=2), tmp_path / "holes")
+    assert np.isfinite(Bundle.load(bundle).meta.provenance["validation_reward"])
+
+
+def test_validation_that_keeps_no_answer_stops_the_training(pair: Recorded, tmp_path: Path) -> None:
+    nothing = SyneraReplayEnv(holed(pair.graphs, 1.0, from_depth=5), LINKS)
+    with pytest.raises(UncoveredError, match="no validation answer stays inside"):
+        train(lambda preference: pair.env(preference=preference), nothing, TINY, tmp_path / "run")
+
+
+WRONG = [
+    {"preference": "mine"},
+    *(
+        {name: value}
+        for name in ("steps", "answers", "epochs", "hidden", "validation_answers", "validate_every")
+        for value in (0, 1.5)
+    ),
+    {"imitation": -1},
+    {"learning_rate": 0.0},
+    {"learning_rate": float("nan")},
+    {"entropy": -0.1},
+    {"weight_decay": -0.1},
+    {"load_spread": 0.5},
+    {"seed": -1},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_wrong_configuration_shows_the_value(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(SettingError, match=f"{name}={re.escape(repr(value))}"):
+        CounterfactualConfig(**wrong)
+
+
+def test_a_policy_of_operators_that_no_bundle_has_is_refused(pair: Recorded, tmp_path: Path) -> None:
+    from agents.bundle import Seen, Training
+    from agents.export import export_module
+
+    class Wild(torch.nn.Module):
+        def forward(self, observation: torch.Tensor) -> torch.Tensor:
+            return torch.sin(observation[:, :7])
+
+    class Controller:
+        def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Any, None]:
+            return np.sin(np.asarray(observation)[..., :7]), None
+
+    env = pair.env()
+    training = Training("wild", env.preferences, Seen((0.0,), (1.0,)), {})
+    with pytest.raises(BundleError, match="operator"):
+        export_module(Wild(), Controller(), env, training, tmp_path / "bundle")
