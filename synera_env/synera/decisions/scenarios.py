@@ -29,7 +29,7 @@ class Ranges:
     links: Sequence[LinkTrace]
     """Each answer has the state of one of them at some time."""
     preference: Preference | None = None
-    """Of all answers; None draws each, as :meth:`synera_env.Preference.sample` does."""
+    """Of all answers; None draws each, as :meth:`synera_env.reward.Preference.sample` does."""
     load_spread: float = 1.0
     """The cloud's waits are up to so many times those of its profile, or divided by that, log-uniformly; 1..100."""
 
