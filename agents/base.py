@@ -44,6 +44,26 @@ class Seeded(Protocol):
 
 
 @runtime_checkable
+class Masked(Protocol):
+    """A controller of so many choices that must be told which of them cannot be done (see sb3-contrib's `MaskablePPO`)."""
+
+    def masks(self, point: Any) -> NDArray[np.bool_]:
+        """Return which choices can be done at a decision point, bool [choices]."""
+        ...
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float32], Any]:
+        """As of :class:`Controller`, with the masks of each row, bool [choices] or [batch, choices]."""
+        ...
+
+
+@runtime_checkable
 class Limited(Protocol):
     """A controller that can serve some preferences and no others."""
 

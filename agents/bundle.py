@@ -1,7 +1,7 @@
 """The deployable bundle: a folder with an ONNX policy, the tables its device must carry, and a JSON that says what they fit.
 
 Never pickle. What does not live here: training (learned.py), the making of the ONNX file (export.py) and its running
-(onnx_policy.py), the runtime.
+(running.py), the runtime.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from agents.base import Controller
+from agents.choices import OnnxMaskedChooser
 from agents.errors import BundleError
-from agents.onnx_policy import LARGEST_BYTES, OnnxController
+from agents.onnx_policy import LARGEST_BYTES
+from agents.running import Network, Running, running
 from runtime.settings import shown
 from synera_env import (
     EXACT,
@@ -37,7 +38,7 @@ from synera_env import (
     replacing_folder,
 )
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 PARITY_LIMIT = 1e-5
 """Largest action difference between the trained policy and the exported one, at export."""
 POLICY, TABLES, META = "policy.onnx", "tables.safetensors", "bundle.json"
@@ -66,29 +67,28 @@ class Parity:
     """How the exported policy was held against the trained one."""
 
     max_abs_difference: Annotated[float, Field(ge=0, le=PARITY_LIMIT)]
-    """Of any entry of an action."""
+    """Of any entry of an action; where it chooses, by how much less it scores what the trained one chose, as a share of the largest
+    score if that is above 1."""
     samples: Annotated[int, Field(ge=1)]
     """Observations."""
 
     @classmethod
-    def of(cls, exported: Controller, trained: Controller, observations: NDArray[np.float32]) -> Self:
-        """Compare two controllers that should act alike.
+    def of(cls, exported: NDArray[np.floating], trained: NDArray[np.floating]) -> Self:
+        """Compare what should be alike.
 
         Args:
-            exported: as it will be deployed.
-            trained: as it was trained.
-            observations: real ones [samples, entries].
+            exported: actions of the policy as it will be deployed, or its best scores, [samples, ...].
+            trained: those of the policy as it was trained, or the scores of what it chose, likewise.
 
         Raises:
             BundleError: they differ by more than `PARITY_LIMIT`.
         """
-        actions, wanted = (each.predict(observations, deterministic=True)[0] for each in (exported, trained))
-        difference = float(np.abs(actions - wanted).max())
+        difference = float(np.abs(exported - trained).max())
         if not difference <= PARITY_LIMIT:
             raise BundleError(
                 f"the exported policy differs from the trained one by {difference:.2e}, more than {PARITY_LIMIT:.0e}"
             )
-        return cls(difference, len(observations))
+        return cls(difference, len(exported))
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class BundleMeta:
     schema_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     schema: dict[str, list[dict[str, Any]]]
     """The rows that the hash is of (`synera_env.Schema.describe`), so that a mismatch can be explained."""
+    network: Network
     seen: Seen
     preferences: PreferenceRange
     """Those that it was trained for."""
@@ -165,16 +166,19 @@ class Bundle:
     tensors: Mapping[str, NDArray[Any]]
     """The tables that the device must carry."""
     policy: bytes
-    """ONNX: raw observation [batch, entries] to action [batch, knobs]."""
+    """ONNX: raw observation [batch, entries] to action [batch, knobs], or to scores [batch, choices]; with what it carries (`Network`)."""
 
     @classmethod
-    def of(cls, policy: bytes, schema: Schema, deployment: Deployment, training: Training, parity: Parity) -> Self:
+    def of(
+        cls, policy: bytes, network: Network, schema: Schema, deployment: Deployment, training: Training, parity: Parity
+    ) -> Self:
         """Describe a policy that was just trained."""
         meta = BundleMeta(
             name=training.name,
             system=schema.system,
             schema_hash=schema.hash,
             schema=schema.describe(),
+            network=network,
             seen=training.seen,
             preferences=training.preferences,
             max_new_tokens=deployment.max_new_tokens,
@@ -213,7 +217,8 @@ class Bundle:
             BundleError: it was made for another schema, or its policy is not one that is exported for this schema.
         """
         self.meta.require(schema)
-        return BundleController(self, schema)
+        kind = MaskedBundleController if self.meta.network.masked else BundleController
+        return kind(self.meta, running(self.policy, self.meta.network, schema, self.meta.name))
 
     def require(self, deployment: Deployment, preference: Preference | None = None) -> None:
         """Refuse a world that was recorded with, or a device that carries, something else than the bundle was trained with,
@@ -247,16 +252,42 @@ class Bundle:
             (part / META).write_text(json.dumps(asdict(self.meta), indent=1, allow_nan=False) + "\n")
 
 
-class BundleController(OnnxController):
-    """A bundle that acts; implements :class:`agents.base.Limited`."""
+class BundleController:
+    """A bundle that acts; implements :class:`agents.base.Controller` and :class:`agents.base.Limited`."""
 
-    def __init__(self, bundle: Bundle, schema: Schema) -> None:
-        super().__init__(bundle.policy, len(schema.low), len(schema.rows), bundle.meta.name)
-        self.meta = bundle.meta
+    def __init__(self, meta: BundleMeta, acts: Running) -> None:
+        self.meta, self._acts = meta, acts
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Controller`; always the most likely action."""
+        return self._acts.predict(observation, state, episode_start, deterministic)
 
     def serve(self, preference: Preference) -> None:
         """See :class:`agents.base.Limited`."""
         self.meta.serve(preference)
+
+
+class MaskedBundleController(BundleController):
+    """A bundle that acts, and must be told what cannot be done; implements :class:`agents.base.Masked`, too."""
+
+    _acts: OnnxMaskedChooser
+
+    def masks(self, point: Any) -> NDArray[np.bool_]:
+        """See :class:`agents.base.Masked`."""
+        return self._acts.masks(point)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Masked`; always the best choice of those that can be done."""
+        return self._acts.predict(observation, state, episode_start, deterministic, action_masks)
 
 
 @dataclass(frozen=True)

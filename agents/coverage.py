@@ -116,7 +116,7 @@ def _steps(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> 
     observation, _ = env.reset(seed=planned.seed, options=options)
     steps, terminated, truncated = 0, False, False
     while not (terminated or truncated):
-        observation, _, terminated, truncated, _ = env.step(policy.act(observation))
+        observation, _, terminated, truncated, _ = env.step(policy.act(observation, env.point))
         steps += 1
     return steps, truncated
 

@@ -1,13 +1,14 @@
 """A policy as an ONNX file: held to what an exported policy looks like, then run. The one module that imports onnxruntime.
 
-What does not live here: what the policy was made for (bundle.py), and how it is made (export.py).
+What does not live here: what the policy was made for (bundle.py), what its choices are and which cannot be done (choices.py), and
+how it is made (export.py).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,29 +25,41 @@ import onnxruntime
 
 LARGEST_BYTES = 64 * 2**20
 """Of a file; a policy of the default size has 50 thousand."""
-OPERATORS = frozenset({"Clip", "Div", "Gemm", "Max", "Min", "Softmax", "Sub", "Tanh"})
-"""What export.py makes policies of; none of them loops, branches, or reads anything."""
+OPERATORS = frozenset(
+    {
+        *("Abs", "Add", "Div", "Mul", "Neg", "Sub", "Exp", "Log", "Sqrt", "Clip", "Max", "Min"),
+        *("Elu", "LeakyRelu", "Mish", "Relu", "Sigmoid", "Softmax", "Tanh", "LayerNormalization"),
+        *("Gemm", "MatMul", "Concat", "Slice", "Split"),
+    }
+)
+"""Arithmetic on the entries of a row, and what layers of networks are made of; none loops, branches, draws, or reads anything."""
+MOST_STATES, WIDEST_STATE = 16, 65_536
+"""Tensors that a recurrent policy carries from one decision to the next, at most; and the entries of each."""
 _WIDEST = 2**20  # numbers in any value on the way, beside the batch
 _Shape = tuple[int | None, ...]
+State = tuple[NDArray[np.float32], ...]
+"""What a recurrent policy carries from one decision to the next: float32 [batch, size] each; () for one that carries nothing."""
 
 
-class OnnxController:
-    """A policy that acts; implements :class:`agents.base.Controller`. Thread-safe."""
+class OnnxPolicy:
+    """A network that runs. Thread-safe."""
 
-    def __init__(self, content: bytes, entries: int, knobs: int, name: str) -> None:
+    def __init__(self, content: bytes, entries: int, outputs: int, name: str, state: Sequence[int] = ()) -> None:
         """Check the policy, and make it ready.
 
         Args:
-            content: of the ONNX file: float32 [batch, entries] to float32 [batch, knobs].
+            content: of the ONNX file: float32 [batch, entries], then [batch, size] for each state, to float32 [batch, outputs], then
+                the next states.
             entries: of an observation.
-            knobs: of an action.
+            outputs: knobs of an action, or choices.
             name: what messages call it.
+            state: entries of each tensor that it carries from one decision to the next.
 
         Raises:
             BundleError: it is not a usable ONNX model, or another than is exported for these sizes.
         """
-        self._name = name
-        if wrong := _wrong(content, entries, knobs):
+        self.name, self._outputs, self._state = name, outputs, tuple(state)
+        if wrong := _wrong(content, (entries, *state), (outputs, *state)):
             raise BundleError(f"the policy of bundle {name!r} is not a usable ONNX model: {wrong}; export it again")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # a tiny network; leave the cores to the models
@@ -56,7 +69,50 @@ class OnnxController:
             raise BundleError(
                 f"the policy of bundle {name!r} is not a usable ONNX model: {shown(str(error).strip(), 200)}"
             ) from None
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [each.name for each in self._session.get_inputs()]
+
+    def run(self, observation: Any, state: Any, episode_start: NDArray[np.bool_] | None) -> tuple[NDArray[np.float32], Any]:
+        """Return what the network says of observations, [batch, outputs], and the next state.
+
+        Args:
+            observation: float32 [entries] or [batch, entries].
+            state: what the last call returned, or None at a start; handed back as it is by a network that carries nothing.
+            episode_start: bool [batch], True where an episode begins and so nothing is carried over; None is nowhere.
+
+        Raises:
+            BundleError: the state is of another policy, or what the network says is not a number.
+        """
+        batch = np.atleast_2d(np.asarray(observation, np.float32))
+        carried = self._carried(state, episode_start, len(batch))
+        outputs, *following = self._session.run(None, dict(zip(self._inputs, (batch, *carried), strict=True)))
+        if outputs.shape != (len(batch), self._outputs):
+            raise BundleError(
+                f"the policy of bundle {self.name!r} gives {len(outputs)} rows for {len(batch)} observations; export it again"
+            )
+        if not all(np.isfinite(each).all() for each in (outputs, *following)):
+            met = "" if np.isfinite(batch).all() else ", as the observation is none"
+            raise BundleError(f"the policy of bundle {self.name!r} gives an action that is not a number{met}; train it again")
+        return outputs, tuple(following) if self._state else state
+
+    def _carried(self, state: Any, episode_start: NDArray[np.bool_] | None, rows: int) -> State:
+        """What is carried over into a call, zeros where an episode begins."""
+        if not self._state:
+            return ()
+        if state is None:
+            return tuple(np.zeros((rows, size), np.float32) for size in self._state)
+        wanted = [(rows, size) for size in self._state]
+        if (found := [np.shape(each) for each in state]) != wanted:
+            raise BundleError(
+                f"the state handed to bundle {self.name!r} has shapes {found}, it must be what it returned: {wanted}"
+            )
+        if episode_start is None:
+            return tuple(state)
+        keep = ~np.asarray(episode_start, bool).reshape(rows, 1)
+        return tuple(np.where(keep, each, np.float32(0)) for each in state)
+
+
+class OnnxController(OnnxPolicy):
+    """A policy whose network gives the action itself; implements :class:`agents.base.Controller`. Thread-safe."""
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
@@ -64,19 +120,17 @@ class OnnxController:
         """See :class:`agents.base.Controller`; always the most likely action.
 
         Raises:
-            BundleError: the action is not a number.
+            BundleError: see :meth:`OnnxPolicy.run`.
         """
-        batch = np.atleast_2d(np.asarray(observation, np.float32))
-        (actions,) = self._session.run(None, {self._input: batch})
-        if not np.isfinite(actions).all():
-            met = "" if np.isfinite(batch).all() else ", as the observation is none"
-            raise BundleError(f"the policy of bundle {self._name!r} gives an action that is not a number{met}; train it again")
-        actions = np.clip(actions, -1.0, 1.0)
+        outputs, state = self.run(observation, state, episode_start)
+        actions = np.clip(outputs, -1.0, 1.0)
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
 
-def _wrong(content: bytes, entries: int, knobs: int) -> str:
-    """Say what an exported policy would not be like; empty for one that is fit to be run."""
+def _wrong(content: bytes, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
+    """Say what an exported policy of these sizes would not be like; empty for one that is fit to be run."""
+    if len(inputs) - 1 > MOST_STATES or any(size > WIDEST_STATE for size in inputs[1:]):
+        return f"it carries states of {inputs[1:]} entries, more than {MOST_STATES} or wider than {WIDEST_STATE}"
     if len(content) > LARGEST_BYTES:
         return f"it has {len(content)} bytes, more than {LARGEST_BYTES}"
     try:
@@ -87,7 +141,7 @@ def _wrong(content: bytes, entries: int, knobs: int) -> str:
         model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (DecodeError, checker.ValidationError, shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return shown(str(error).strip(), 200)
-    return _wrong_shape(model.graph, entries, knobs)
+    return _wrong_shape(model.graph, inputs, outputs)
 
 
 def _forbidden(model: Any) -> str:
@@ -110,18 +164,19 @@ def _is_plain(attribute: Any) -> bool:
     return attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT) and not attribute.ref_attr_name
 
 
-def _wrong_shape(graph: Any, entries: int, knobs: int) -> str:
+def _wrong_shape(graph: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
     """Say what of the inferred shapes is not as it should be."""
     parameters = {tensor.name for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in parameters]
-    for what, values, size in (("input", given, entries), ("output", list(graph.output), knobs)):
+    for what, values, sizes in (("input", given, inputs), ("output", list(graph.output), outputs)):
         found = [_shape(value) for value in values]
-        if found != [(None, size)]:
-            return f"its {what} is {found}, it must be one of [batch, {size}] float32"
+        if found != [(None, size) for size in sizes]:
+            wanted = ", ".join(f"one of [batch, {size}]" for size in sizes)
+            return f"its {what} is {found}, it must be {wanted} float32"
     known = {value.name: _shape(value) for value in (*graph.value_info, *graph.output)}
     for name in _made(graph):
         shape = known.get(name)
-        if shape is None or math.prod(size for size in shape if size is not None) > _WIDEST:
+        if shape is None or None in shape[1:] or math.prod(size or 1 for size in shape) > _WIDEST:
             return f"the value {name[:40]!r} has the shape {shape}, larger than a policy needs"
     return ""
 

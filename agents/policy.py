@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.base import Controller, Learner, Limited, Seeded
-from synera_env import Preference, Schema
+from agents.base import Controller, Learner, Limited, Masked, Seeded
+from synera_env import Preference, Schema, SettingError
 
 
 class ControllerPolicy:
@@ -33,6 +33,7 @@ class ControllerPolicy:
         self._controller, self._schema, self._preference = controller, schema, preference or Preference()
         if isinstance(controller, Limited):
             controller.serve(self._preference)
+        self._masked = controller if isinstance(controller, Masked) else None
         self.begin(0)
 
     @property
@@ -45,9 +46,23 @@ class ControllerPolicy:
         self._state = self._controller.initial_state(seed) if isinstance(self._controller, Seeded) else None
         self._start = np.ones(1, bool)
 
-    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the action for the next observation of the answer; stochastic controllers take their most likely one."""
-        action, self._state = self._controller.predict(observation, self._state, self._start, deterministic=True)
+    def act(self, observation: NDArray[np.float32], point: Any = None) -> NDArray[np.float32]:
+        """Return the action for the next observation of the answer; stochastic controllers take their most likely one.
+
+        Args:
+            observation: float32 [entries].
+            point: the decision point that it shows, for controllers that are told what cannot be done there.
+
+        Raises:
+            SettingError: such a controller is given no point.
+        """
+        if self._masked is None:
+            action, self._state = self._controller.predict(observation, self._state, self._start, deterministic=True)
+        elif point is None:
+            raise SettingError("this controller must be told what cannot be done: hand act the decision point, too")
+        else:
+            masks = self._masked.masks(point)
+            action, self._state = self._masked.predict(observation, self._state, self._start, True, masks)
         self._start = np.zeros(1, bool)
         return action
 
@@ -55,4 +70,4 @@ class ControllerPolicy:
         """See :class:`runtime.policy.Policy`."""
         if records and isinstance(self._controller, Learner):
             self._controller.settled(records[-1], self._preference, self._state)
-        return self._schema.knobs(self.act(self._schema.encode(point, records, self._preference)))
+        return self._schema.knobs(self.act(self._schema.encode(point, records, self._preference), point))

@@ -77,7 +77,7 @@ def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
     assert (meta.system, meta.schema_hash, meta.schema) == ("synera", SCHEMA.hash, SCHEMA.describe())
     assert meta.parity.max_abs_difference <= 1e-5
     assert meta.parity.samples == 256
-    assert (meta.name, meta.format_version) == ("run", 4)
+    assert (meta.name, meta.format_version) == ("run", 5)
     assert meta.preferences == PreferenceRange.of(Preference())
     assert len(meta.seen.low) == len(meta.seen.high) == len(SCHEMA.low)
     assert meta.policy_sha256 == sha256((bundle / "policy.onnx").read_bytes()).hexdigest()
@@ -101,7 +101,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"[]", b"", b"\xff\xfe\x00", b"3", b"null", b"[" * 100_000, b'{"format_version": 4}', b'{"format_version": "4"}'],
+    [b"{", b"[]", b"", b"\xff\xfe\x00", b"3", b"null", b"[" * 100_000, b'{"format_version": 5}', b'{"format_version": "5"}'],
 )
 def test_a_damaged_description(bundle: Path, content: bytes) -> None:
     (bundle / "bundle.json").write_bytes(content)
@@ -109,9 +109,9 @@ def test_a_damaged_description(bundle: Path, content: bytes) -> None:
 
 
 def test_another_format_version_names_both(bundle: Path) -> None:
-    for other in (3, 99):
+    for other in (4, 99):
         edit(bundle, lambda stated: stated.update(format_version=other))  # noqa: B023
-        assert f"format {other}, this version reads 4" in refused(bundle)
+        assert f"format {other}, this version reads 5" in refused(bundle)
 
 
 def test_another_schema_names_both(bundle: Path) -> None:
@@ -230,8 +230,8 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "parity of nothing": lambda m: m["parity"].update(samples=0),
     "provenance is a list": lambda m: m.update(provenance=[]),
     "provenance is not a number": lambda m: m["provenance"].update(train_seconds=math.nan),
-    "version is text": lambda m: m.update(format_version="4"),
-    "version is half": lambda m: m.update(format_version=4.5),
+    "version is text": lambda m: m.update(format_version="5"),
+    "version is half": lambda m: m.update(format_version=5.5),
     "version is yes": lambda m: m.update(format_version=True),
 }
 
@@ -263,23 +263,22 @@ def test_another_schema_is_explained(bundle: Path) -> None:
 
 def test_a_policy_that_acts_otherwise_fails_its_check(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"differs from the trained one by"):
-        Parity.of(Bundle.load(bundle).controller(SCHEMA), FixedRule(ALWAYS, SCHEMA), ROWS)
+        Parity.of(*(each.predict(ROWS)[0] for each in (Bundle.load(bundle).controller(SCHEMA), FixedRule(ALWAYS, SCHEMA))))
 
 
 def test_a_policy_that_is_not_a_number_fails_its_check(bundle: Path) -> None:
-    class Broken:
-        def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-            return np.full((len(observation), KNOBS), np.nan, np.float32), None
-
+    acts = Bundle.load(bundle).controller(SCHEMA).predict(ROWS)[0]
     with pytest.raises(BundleError, match="nan"):
-        Parity.of(Bundle.load(bundle).controller(SCHEMA), Broken(), ROWS)
+        Parity.of(acts, np.full_like(acts, np.nan))
+    with pytest.raises(BundleError, match="nan"):
+        Parity.of(np.full_like(acts, np.nan), acts)
 
 
 def test_a_new_export_replaces_the_old_one_whole(bundle: Path) -> None:
     loaded = Bundle.load(bundle)
     acts = loaded.controller(SCHEMA)
     (bundle / "stale").write_text("from an earlier version")
-    parity = Parity.of(acts, acts, ROWS)
+    parity = Parity.of(acts.predict(ROWS)[0], acts.predict(ROWS)[0])
     assert (parity.max_abs_difference, parity.samples) == (0.0, 64)
     replace(loaded, meta=replace(loaded.meta, parity=parity)).save(bundle)
     written = Bundle.load(bundle)

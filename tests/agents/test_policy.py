@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from agents.base import Seeded
 from agents.evaluation import answer, make_plan
-from agents.export import _observations
+from agents.parity import meet
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
+from agents.user_env import UserEnv
 from synera_env import Preference, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.schema import ALWAYS
@@ -61,8 +62,9 @@ def test_a_recurrent_policy_answers(env: SyneraReplayEnv) -> None:
 
 def test_the_observations_of_the_parity_check_are_those_that_a_recurrent_policy_meets(env: SyneraReplayEnv) -> None:
     recurrent = Recurrent()
-    rows = _observations(env, recurrent, 40)
-    assert rows.shape == (40, len(SCHEMA.low))
+    met = meet(UserEnv.of(env), recurrent, masked=False, samples=40)
+    assert np.stack([each.observation for each in met]).shape == (40, len(SCHEMA.low))
+    assert [each.start for each in met] == [step == 0 for step in recurrent.steps]
     assert len(recurrent.steps) == 40
     assert recurrent.steps.count(0) > 1  # more than one episode, each from its start
     assert max(recurrent.steps) > 1
