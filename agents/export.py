@@ -1,6 +1,6 @@
 """From a trained policy to a bundle: its network as ONNX, checked against what was trained.
 
-What does not live here: the bundle's format (bundle.py) and the training (learned.py).
+What does not live here: the bundle's format (bundle.py) and the training (learning/).
 """
 
 from __future__ import annotations
