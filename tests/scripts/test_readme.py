@@ -53,6 +53,16 @@ SHORTER = {
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
     "synera train --preference sampled": f"--name sampled {_LITTLE} --grow yes",
+    "synera train --agent discrete-sac --set learning_rate=0.0005 --set hidden=128": (
+        "--name chosen --steps 64 --envs 2 --validation-answers 2 --set learning_starts=32 --set batch=16 --grow no"
+    ),
+    "synera train --name imitated --imitate runs/rules/link-aware.json --patience 5": f"{_LITTLE} --graphs runs/graphs",
+    "synera train --agent maskable-ppo --stop-when beats-rules --against runs/rules/link-aware.json": (
+        f"{_LITTLE} --name masked --graphs runs/graphs"
+    ),
+    "synera tune --agent maskable-ppo --trials 20": (
+        "--trials 1 --steps 64 --envs 8 --validation-answers 2 --set hidden=8 --graphs runs/graphs"
+    ),
     "synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs": "--max-new-tokens 6",
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",
