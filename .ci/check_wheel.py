@@ -58,8 +58,8 @@ def check_contents(wheel: Path) -> None:
 
 
 def is_shipped(path: str) -> bool:
-    """Modules, the wire contract and what is bundled; not the pictures of the README."""
-    return path.endswith((".py", ".pyi", ".proto")) or path.startswith("traces/bundled/")
+    """Modules, the wire contract, what is bundled and the agents' settings; not the pictures of the README."""
+    return path.endswith((".py", ".pyi", ".proto")) or path.startswith(("traces/bundled/", "agents/tuned/"))
 
 
 def check_use(venv: Path) -> None:

@@ -1,6 +1,6 @@
 """The deployable bundle: a folder with an ONNX policy, the tables its device must carry, and a JSON that says what they fit.
 
-Never pickle. What does not live here: training (learned.py), the making of the ONNX file (export.py) and its running
+Never pickle. What does not live here: training (learning/), the making of the ONNX file (export.py) and its running
 (running.py), the runtime.
 """
 
@@ -152,7 +152,7 @@ class BundleMeta:
         """See :class:`agents.base.Limited`."""
         if not (outside := self.preferences.outside(preference)):
             return
-        way_out = "train one that serves any: synera train --ppo.preference sampled"
+        way_out = "train one that serves any: synera train --preference sampled"
         if self.preferences.low != self.preferences.high:
             way_out = "prefer what is in this range, or train one for other weights"
         raise BundleError(f"bundle {self.name!r} was not trained for the preference {outside}; {way_out}")

@@ -1,29 +1,28 @@
 """What watches a training: means over the episodes of each rollout in TensorBoard, validation, the range of what was met.
 
-What does not live here: the training (learned.py) and what an answer is worth (evaluation.py).
+What does not live here: the training (learning/run.py) and what weights are worth (learning/judge.py).
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.base import Controller
 from agents.bundle import Seen
-from agents.comparison import ADVICE, ELIGIBLE, covered_share, mean_of, warn_uncovered
-from agents.evaluation import Answered, PlannedAnswer, answer_all
+from agents.learning.judge import Judge
 from agents.scalars import CONFIGURATION, Means, configuration_table
 from agents.scaling import Scaling
-from agents.vector import CompiledVecEnv
-from synera_env import DecisionEnv, UncoveredError
+from agents.vector import compiled
+from synera_env import DecisionEnv
 
 
 class EpisodeMeans(BaseCallback):
@@ -46,8 +45,8 @@ class EpisodeMeans(BaseCallback):
         self.logger.record(CONFIGURATION, configuration_table(self._configuration))
 
     def _on_step(self) -> bool:
-        if isinstance(self.training_env, CompiledVecEnv):
-            self._count_rows(self.training_env.vectors)
+        if (rows := compiled(self.training_env)) is not None:
+            self._count_rows(rows.vectors)
             return True
         for env, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
             self._means.decided(info["knobs"])
@@ -135,25 +134,32 @@ class GrowthRate(BaseCallback):
 
 
 class SeenRange(BaseCallback):
-    """Tells the policy's :class:`agents.scaling.Scaling` what training has met.
+    """Tells every :class:`agents.scaling.Scaling` of the policy what training has met.
 
     Only between an update and the next rollout, so that a rollout and the update from it show the network the same.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._low: NDArray[np.float32] | None = None
-        self._high: NDArray[np.float32] | None = None
+        self.low: NDArray[np.float32] | None = None
+        """Of each entry, least that was met; None while nothing was."""
+        self.high: NDArray[np.float32] | None = None
+
+    def met(self, observations: NDArray[np.float32]) -> None:
+        """Widen it by observations, [..., entries]."""
+        rows = observations.reshape(-1, observations.shape[-1])
+        low, high = rows.min(0), rows.max(0)
+        self.low = low if self.low is None else np.minimum(low, self.low)
+        self.high = high if self.high is None else np.maximum(high, self.high)
 
     def _on_step(self) -> bool:
+        if isinstance(self.model, OffPolicyAlgorithm):
+            self.met(self.model._last_obs)  # type: ignore[arg-type]
         return True
 
     def _on_rollout_end(self) -> None:
-        observations: NDArray[np.float32] = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
-        met = observations.reshape(-1, observations.shape[-1])
-        low, high = met.min(0), met.max(0)
-        self._low = low if self._low is None else np.minimum(low, self._low)
-        self._high = high if self._high is None else np.maximum(high, self._high)
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self.met(self.model.rollout_buffer.observations)
 
     def _on_rollout_start(self) -> None:
         self._tell()
@@ -162,51 +168,43 @@ class SeenRange(BaseCallback):
         self._tell()
 
     def _tell(self) -> None:
-        if self._low is not None and self._high is not None:
-            scaling(self.model.policy).has_seen(self._low, self._high)
+        if self.low is not None and self.high is not None:
+            for each in scalings(self.model.policy):
+                each.has_seen(self.low, self.high)
 
 
-def scaling(policy: Any) -> Scaling:
-    """Return the scaling of a policy of stable-baselines3 that was made with one."""
-    extractor: Scaling = policy.features_extractor
-    return extractor
+def scalings(policy: torch.nn.Module) -> list[Scaling]:
+    """Return those of a policy of stable-baselines3, one or more."""
+    return [module for module in policy.modules() if isinstance(module, Scaling)]
 
 
-def seen_by(policy: Any) -> Seen:
+def seen_by(policy: torch.nn.Module) -> Seen:
     """Return what a policy was told that training has met."""
-    stated = scaling(policy)
+    stated = scalings(policy)[0]
     return Seen(tuple(stated.low.tolist()), tuple(stated.high.tolist()))
 
 
-class KeepBest(BaseCallback):
-    """Evaluates on validation prompts every so many steps and keeps the best weights in memory.
+class Validation(BaseCallback):
+    """Has a judge validate every so many steps, first before any training, and once more at the end; ends the training when it says so."""
 
-    What weights are worth where answers leave the recorded graphs: the mean reward of :mod:`agents.comparison`; weights that
-    lose more than its `ELIGIBLE` allows are kept only before there are others.
-    """
-
-    def __init__(
-        self, env: DecisionEnv, plan: Sequence[PlannedAnswer], controller: Controller, every_steps: int, log: Path
-    ) -> None:
+    def __init__(self, judge: Judge, every_steps: int, judged: Callable[[], object] = lambda: None) -> None:
         """See the class.
 
         Args:
-            env: validation environment.
-            plan: the answers of each evaluation, always the same.
-            controller: acts with the weights under training.
-            every_steps: environment steps between evaluations; the first is before any training.
-            log: JSON lines file; one line an evaluation.
+            judge: of the weights under training.
+            every_steps: environment steps between validations.
+            judged: called after each.
         """
         super().__init__()
-        self._env, self._plan, self._controller, self._every, self._log = env, plan, controller, every_steps, log
+        self.judge, self._every, self._judged = judge, every_steps, judged
         self._next = 0
-        self.best_reward = -np.inf
-        self.best_weights: dict[str, object] = {}
-        self.best_steps = 0
-        self._best: Sequence[Answered] = ()
+
+    def _on_training_start(self) -> None:
+        if self.num_timesteps:  # gone on with: where it was validated last
+            self._next = self.num_timesteps + self._every
 
     def _on_step(self) -> bool:
-        return True
+        return self.judge.stopped is None
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
@@ -214,26 +212,25 @@ class KeepBest(BaseCallback):
             self._measure()
 
     def _on_training_end(self) -> None:
-        self._measure()
-        warn_uncovered("validation of the best weights", self._best)
+        if self.judge.stopped is None:
+            self._measure()
+        self.judge.warn()
 
     def _measure(self) -> None:
-        answered = answer_all(self._env, self._controller, self._plan)
-        covered = covered_share(answered)
-        if not covered and not self._best:
-            raise UncoveredError(f"no validation answer stays inside the recorded graphs; {ADVICE}")
-        found = {name: mean_of(answered, name) for name in ("reward", "quality")} if covered else {}
-        found["uncovered_rate"] = 1 - covered
-        for name, value in found.items():
-            self.logger.record(f"validation/{name}", value)
-        self.logger.dump(self.num_timesteps)  # now, as nothing may come after it
-        with self._log.open("a") as log:
-            log.write(json.dumps({"steps": self.num_timesteps, **found}) + "\n")
-        if covered and self._rank(answered) > self._rank(self._best):
-            self.best_reward, self._best, self.best_steps = found["reward"], answered, self.num_timesteps
-            self.best_weights = {k: v.detach().clone() for k, v in self.model.policy.state_dict().items()}
+        self.judge.measure(self.num_timesteps, self.model.policy.state_dict, self.logger)
+        self._judged()
 
-    @staticmethod
-    def _rank(answered: Sequence[Answered]) -> tuple[bool, float]:
-        """By what weights are chosen."""
-        return covered_share(answered) >= ELIGIBLE, mean_of(answered, "reward") if answered else float("-inf")
+
+class EachStep(BaseCallback):
+    """Hands a function the steps so far: after each of all environments, and at the end."""
+
+    def __init__(self, function: Callable[[int], object]) -> None:
+        super().__init__()
+        self._function = function
+
+    def _on_step(self) -> bool:
+        self._function(self.num_timesteps)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._function(self.num_timesteps)

@@ -1,7 +1,7 @@
 """From a trained policy to a bundle: its network as ONNX, held against the policy itself on answers that both decide.
 
 :func:`export_bundle` is for any policy; what trains here calls the two below it. What does not live here: what of a policy decides
-(networks.py), what a user's environment does (user_env.py), the check (parity.py), the bundle's format (bundle.py), and training.
+(networks.py), what a user's environment does (user_env.py), the check (parity.py), the bundle's format (bundle.py), and training (learning/).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from synera_env import SettingError, side_by_side
@@ -128,3 +128,10 @@ class CompiledVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """None is."""
         return [False for _ in self._get_indices(indices)]
+
+
+def compiled(env: VecEnv) -> CompiledVecEnv | None:
+    """Return the compiled rows inside, if it is they that are stepped."""
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env if isinstance(env, CompiledVecEnv) else None

@@ -7,7 +7,7 @@ Examples:
     synera demo
     synera demo --unpaced --out runs/demo-raw
     synera demo --links traces/                       # on recorded links; also a table for each family of them
-    synera demo --ppo.steps 20000 --test-per-kind 2   # a quick look
+    synera demo --steps 20000 --test-per-kind 2       # a quick look
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agents.bundle import Bundle
 from agents.comparison import reward_difference, summarise_all, summarise_answers
 from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan, plans_by_family
 from agents.fleet import run_fleet
-from agents.learned import PPOConfig
+from agents.learning.recipe import Recipe
 from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
@@ -40,6 +40,7 @@ from scripts._links import check_filling, links_of
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
 from scripts._verifier import verifier_process
+from scripts._world import Opened
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
@@ -72,10 +73,10 @@ class Arguments:
     """Live devices side by side; by default 8, or 1 when unpaced, as they would share this machine's cores."""
     unpaced: bool = False
     """Let device and cloud run as fast as this machine; the replay then uses profiles measured on one like it."""
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(steps=120_000))
-    """How PPO is trained."""
+    steps: int = 120_000
+    """Of PPO's training."""
     seed: int = 0
-    """Draws links and offsets."""
+    """Draws links and offsets, and what PPO draws."""
     links: Path | None = None
     """File or folder of recorded links, instead of the bundled ones; each part of the demo takes its split (traces.links.splits says which)."""
     fill: Filling = field(default_factory=Filling)
@@ -87,7 +88,12 @@ class Arguments:
         if self.devices is not None:
             within("devices", self.devices, 1, _MOST_DEVICES)
         check_seed(self.seed)
+        self.recipe()
         check_filling(self.links, self.fill)
+
+    def recipe(self) -> Recipe:
+        """How PPO is trained."""
+        return Recipe.of("ppo", steps=self.steps, seed=self.seed)
 
     @property
     def side_by_side(self) -> int:
@@ -122,7 +128,8 @@ def main(arguments: Arguments) -> None:
     graphs = _record(arguments)
     names = _PROFILES[arguments.unpaced]
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
-    bundle = train(graphs.train, graphs.validation, device, cloud, arguments.ppo, arguments.out / "ppo", links=links)
+    world = Opened(graphs.train, graphs.validation, device, cloud, links)
+    bundle = train(world, arguments.recipe(), arguments.out / "ppo")
     with console.status("searching the best fixed thresholds"):
         found = grid_search(SyneraReplayEnv(graphs.search, links("train"), device, cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")

@@ -1,141 +1,216 @@
-"""Train a controller with PPO on recorded traces, and export it as a deployable bundle.
+"""Train a controller on recorded traces, and export it as a deployable bundle.
 
 Examples:
-    synera train                                    # bundled graphs, a minute or two
-    synera train --name mine --graphs runs/graphs --ppo.steps 400000
-    synera train --links traces/           # recorded links, of any form that is known
-    synera train --ppo.preference sampled           # one policy for any preference weights
+    synera train                                    # PPO on the bundled graphs, a minute or two
+    synera train --agent maskable-ppo --stop-when beats-rules --against runs/rules/link-aware.json
+    synera train --agent discrete-sac --set learning_rate=0.0005 --set hidden=128
+    synera train --agent counterfactual --name mine --graphs runs/graphs
+    synera train --imitate runs/rules/link-aware.json    # begins as that rule, and goes on from there
+    synera train --resume runs/ppo.part-1a2b3c4d    # goes on with what was interrupted
+    synera train --preference sampled               # one policy for any preference weights
+    synera train --links traces/                    # recorded links, of any form that is known
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
+
+import tyro
 
 from agents.bundle import TABLES
-from agents.learned import PPOConfig, check_run_name, train_ppo
+from agents.learning.around import Around
+from agents.learning.imitation import Beginning
+from agents.learning.recipe import AGENTS, Recipe
+from agents.learning.run import train as train_agent
+from agents.learning.run_folder import CHECKPOINT, CONFIG, check_run_name, unfinished
+from agents.learning.settings_file import changed, read_settings, tuned
 from scripts._cli import console, launch, next_step, progress, say
-from scripts._growth import Grow, Grower, save_grown, say_grown
-from scripts._links import LinksOf, check_filling, links_of
-from synera_env import Preference, SettingError, SyneraReplayEnv
-from synera_env.busy import read_cloud_load
-from traces import bundled
-from traces.links.filling import Filling
-from traces.profile import CloudProfile, DeviceProfile
-from traces.synera.graph import GraphSet
-from traces.synera.growing import GrowingGraphs
-from traces.workload.shared_cloud import SharedCloud
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.callbacks import BaseCallback
+from scripts._growth import save_grown, say_grown
+from scripts._world import Agent, Opened, World
+from synera_env import SettingError
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(World):
     """Train a controller."""
 
-    name: str = "ppo"
-    """The run is written to runs/NAME once it is finished; until then a run of this name stays as it was."""
-    graphs: Path = bundled.ROOT / "graphs"
-    """Folder with train.safetensors and validation.safetensors (synera record)."""
-    device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
-    """Times and energy of the device."""
-    cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
-    """Times of the cloud."""
-    links: Path | None = None
-    """File or folder of recorded links, instead of the bundled ones; those for training and validation are taken (traces.links.splits says which)."""
-    fill: Filling = field(default_factory=Filling)
-    """With --links, your figures for what was not recorded."""
-    workload: Path | None = None
-    """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
-    have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
-    grow: Grow = "auto"
-    """Run what was not recorded with the models, the moment an answer needs it. auto: open graphs whose models are at hand, and
-    the training's only where they hold little; so on the bundled ones validation grows and training does not, which takes a
-    sixth of the time. yes: all graphs. no: an answer ends where it leaves what was recorded."""
-    slm: Path | None = None
-    """Folder of the SLM that the graphs were recorded with, where it is not where they say."""
-    llm: Path | None = None
-    """Folder of the LLM, likewise."""
-    score: str | None = None
-    """Your function, MODULE:FUNCTION, that answers were scored by when they were recorded: graphs that grow ask it again."""
+    agent: Agent = "ppo"
+    """Who learns."""
+    name: str | None = None
+    """The run is written to runs/NAME once it is finished; until then a run of this name stays as it was. By default the agent's."""
+    settings: Path | None = None
+    """YAML file with all of the agent's own settings, instead of agents/tuned/AGENT.yaml."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE: another value for one of the agent's own settings; give it again for others."""
+    steps: int | None = None
+    """Environment steps (chunks); of counterfactual training, batches. By default as suits the agent: 120,000, or 400."""
+    validate_every: int | None = None
+    """Steps between validations, likewise: 8,192, or 50."""
+    envs: int | None = None
+    """Environments stepped side by side, likewise: 16."""
+    preference: Literal["default", "sampled"] = "default"
+    """`default`: the default weights in every episode; `sampled`: drawn for each, so one policy serves all."""
+    validation_answers: int = 64
+    """Answers of each validation; the best weights are kept."""
+    stop_when: Literal["steps", "beats-rules"] = "steps"
+    """`beats-rules`: stop as soon as validation says, with its 95 % interval, that the policy beats every rule."""
+    against: tuple[str, ...] = ()
+    """Controllers that count as rules to beat, beside those that need no figures: files of fitted rules, names, bundles."""
+    patience: int | None = None
+    """Stop after so many validations in a row that brought nothing better."""
+    imitate: str | None = None
+    """Begin by imitating this controller: the name of a rule, the file of a fitted one, or a bundle."""
+    begin_from: Path | None = None
+    """Begin with the network of this finished counterfactual run; for agents of choices, such as ppo with --set actions=choices."""
+    resume: Path | None = None
+    """Go on with an unfinished run, runs/NAME.part-*; its agent, settings and options are as they were, the world is to be named again."""
+    seed: int = 0
+    """Of everything that is drawn."""
     save_graphs: bool = True
     """Keep what graphs have grown to in runs/NAME/graphs, at every validation and at the end; a later training goes on from there
     with --graphs."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """How PPO is trained."""
 
-    def __post_init__(self) -> None:
-        check_filling(self.links, self.fill)
+    def recipe(self) -> Recipe:
+        """How to train; of a run that is gone on with, as it was.
+
+        Raises:
+            TraceError: a file is missing.
+            SettingError: a setting is out of range, or is given to a run that has its own.
+        """
+        kind = AGENTS[self.agent].settings
+        given = {name: getattr(self, name) for name in _SHARED}
+        if self.resume is not None:
+            return self._resumed(self.resume)
+        settings = tuned(self.agent, kind) if self.settings is None else read_settings(self.settings, kind)
+        return Recipe.of(self.agent, changed(settings, self.set), **given)
+
+    def _resumed(self, path: Path) -> Recipe:
+        default = Arguments()
+        names = ("agent", "name", "settings", "set", *_SHARED, "imitate", "begin_from")
+        if given := [name for name in names if getattr(self, name) != getattr(default, name)]:
+            option = given[0].replace("_", "-")
+            raise SettingError(f"--resume goes on with the run's own recipe; leave out --{option}")
+        _, checkpoint = unfinished(path)
+        try:
+            stated = json.loads((checkpoint.parent / CONFIG).read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SettingError(f"{checkpoint.parent} has no {CONFIG} that can be read; train anew") from None
+        return Recipe.stated(stated)
+
+    def folder(self) -> Path:
+        """Of the run.
+
+        Raises:
+            SettingError: the name is none for a run, or something else is in its place.
+        """
+        if self.resume is not None:
+            return unfinished(self.resume)[0]
+        return _run_folder(self.agent if self.name is None else self.name)
+
+
+_SHARED = ("steps", "validate_every", "envs", "preference", "validation_answers", "stop_when", "patience", "seed")
 
 
 def main(arguments: Arguments) -> None:
     """Train and export."""
-    folder = _run_folder(arguments.name)
+    folder = arguments.folder()
     if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
-        raise SettingError(f"the run {arguments.name} would replace the graphs in {folder}; name another run with --name")
-    device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
-    of = links_of(arguments.links, arguments.fill)
-    links = {split: of(split) for split in ("train", "validation")}
-    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
-    recorded = [GraphSet.load(arguments.graphs / f"{split}.safetensors") for split in ("train", "validation")]
-    grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
-    graphs = grower(recorded[0], learned_on=True), grower(recorded[1])
-    bundle = train(*graphs, device, cloud, arguments.ppo, folder, arguments.save_graphs, links.__getitem__, load)
+        raise SettingError(f"the run {folder.name} would replace the graphs in {folder}; name another run with --name")
+    recipe = arguments.recipe()
+    begins = arguments.imitate is not None or arguments.begin_from is not None
+    around = Around(
+        resume=None if arguments.resume is None else unfinished(arguments.resume)[1],
+        beginning=Beginning(arguments.imitate, arguments.begin_from) if begins else None,
+        against=arguments.against,
+    )
+
+    def say_how_to_go_on(part: Path) -> None:
+        say("go on", next_step("train", **arguments.given(), resume=part, against=arguments.against))
+
+    bundle = train(arguments.opened(), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
 
 def train(
-    train_graphs: GraphSet | GrowingGraphs,
-    validation_graphs: GraphSet | GrowingGraphs,
-    device: DeviceProfile,
-    cloud: CloudProfile,
-    config: PPOConfig,
+    world: Opened,
+    recipe: Recipe,
     folder: Path,
     save_graphs: bool = True,
-    links: LinksOf = bundled.links,
-    cloud_load: SharedCloud | None = None,
+    around: Around | None = None,
+    on_unfinished: Callable[[Path], object] = lambda part: None,
 ) -> Path:
-    """Train with a progress bar, saying where it can be watched; return the bundle's folder.
+    """Train with a progress bar, saying where it can be watched and what came of it; return the bundle's folder.
 
     Graphs that grow are kept in the run's folder `graphs`, unless `save_graphs` is False.
+
+    Args:
+        world: where.
+        recipe: how.
+        folder: the run's.
+        save_graphs: see above.
+        around: see :class:`agents.learning.run.Around`.
+        on_unfinished: called with the unfinished folder, if it can be gone on with.
     """
     import torch
-    from stable_baselines3.common.callbacks import CallbackList
 
     torch.set_num_threads(1)  # networks this small only lose by more
-    unfinished: list[Path] = []
-    of_training = links("train")
-
-    def make_env(preference: Preference | None) -> SyneraReplayEnv:
-        return SyneraReplayEnv(train_graphs, of_training, device, cloud, preference, cloud_load=cloud_load)
+    parts: list[Path] = []
 
     def started(part: Path) -> None:
-        unfinished.append(part)
+        parts.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
-    graphs = {"train": train_graphs, "validation": validation_graphs}
-    validation = SyneraReplayEnv(validation_graphs, links("validation"), device, cloud, cloud_load=cloud_load)
+    graphs = {"train": world.train, "validation": world.validation}
     try:
         with progress() as bar:
-            task = bar.add_task("prepare (compiles, once a machine)", total=config.steps)
-            watching = [_calling(lambda done: bar.update(task, completed=done, description="train PPO"))]
-            if save_graphs:
-                watching.append(_calling(lambda _: save_grown(graphs, unfinished[0] / "graphs"), config.validate_every))
-            bundle = train_ppo(make_env, validation, config, folder, CallbackList(watching), started)
+            task = bar.add_task("prepare (compiles, once a machine)", total=recipe.steps)
+            saved = [0]
+
+            def stepped(done: int) -> None:
+                bar.update(task, completed=done, description=f"train {recipe.agent}")
+                if save_graphs and (done >= saved[0] + recipe.validate_every or done >= recipe.steps):
+                    saved[0] = done
+                    save_grown(graphs, parts[0] / "graphs")
+
+            around = replace(around or Around(), on_step=stepped, on_start=started)
+            bundle = train_agent(world.training, world.validating(), recipe, folder, around)
         say_grown(graphs)
+        _say_what_came(bundle)
         return bundle
     except BaseException:
-        if unfinished and unfinished[0].exists():
+        if parts and parts[0].exists():
             kept = f"; the run before it is still in {folder}" if folder.exists() else ""
-            console.print(f"not finished: what there is lies in {unfinished[0]}{kept}")
+            console.print(f"not finished: what there is lies in {parts[0]}{kept}")
+            if (parts[0] / CHECKPOINT).is_file():
+                on_unfinished(parts[0])
         raise
+
+
+def _say_what_came(bundle: Path) -> None:
+    """How the best weights stand against the best rule, and when a training was first sure of it."""
+    stated = json.loads((bundle.parent / CONFIG).read_text())
+    if "stopped" in stated:
+        say("stopped", stated["stopped"])
+    if "best_rule" not in stated:
+        return
+    rule, beat = stated["best_rule"], stated["beat_rules"]
+    when = (
+        "no validation was sure that it beats every rule"
+        if beat is None
+        else f"first surely beat every rule after {beat['seconds']:.0f} s, {beat['steps']:,} steps"
+    )
+    say(
+        "validation",
+        f"reward {stated['validation_reward']:.3f}, the best rule, {rule['name']}, {rule['validation_reward']:.3f}; {when}",
+    )
 
 
 def _run_folder(name: str) -> Path:
@@ -165,26 +240,6 @@ def _next(arguments: Arguments, bundle: Path) -> list[str]:
         record = next_step("record", splits=("test",), lens=bundle / TABLES, out=arguments.graphs)
         commands.insert(0, f"{record}   # and the models and prompts of the other graphs")
     return commands
-
-
-def _calling(function: Callable[[int], object], every_steps: int = 1) -> BaseCallback:
-    """A callback that hands a function the steps so far: at the end, and before it every so many of them."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Calling(BaseCallback):
-        def _on_training_start(self) -> None:
-            self._next = self.num_timesteps + every_steps
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps >= self._next:
-                self._next = self.num_timesteps + every_steps
-                function(self.num_timesteps)
-            return True
-
-        def _on_training_end(self) -> None:
-            function(self.num_timesteps)
-
-    return Calling()
 
 
 if __name__ == "__main__":

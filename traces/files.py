@@ -47,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
+def replacing_folder(path: str | Path, *, keep: bool = False, part: Path | None = None) -> Iterator[Path]:
     """Write a folder whole or not at all; all that the old one held goes.
 
     The old folder is moved aside, the new one takes its place, the old one is removed. So if the process is killed in
@@ -56,9 +56,10 @@ def replacing_folder(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
     Args:
         path: the folder to make or replace; missing folders above it are made. A link is followed.
         keep: what the block wrote before it failed is left behind, to be looked at.
+        part: what an earlier block left behind, to go on with.
 
     Yields:
-        A new empty folder beside it, to write into: `.NAME.*.part`, or `NAME.part-*` where it is kept.
+        A new empty folder beside it, to write into: `.NAME.*.part`, or `NAME.part-*` where it is kept; or `part`.
 
     Raises:
         TraceError: `path` is not a folder, is one that the process works in, or nothing can be written there.
@@ -66,9 +67,10 @@ def replacing_folder(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
     target = _target(path, stat.S_ISDIR, "a folder")
     if Path.cwd().is_relative_to(target):
         raise TraceError(f"cannot replace {shown(str(path), 200)}: it holds the folder that you work in; name one below it")
-    part = target.with_name(f"{_short(target)}.part-{uuid.uuid4().hex[:8]}") if keep else _beside(target, "part")
-    with _refusing(path):
-        part.mkdir()
+    if part is None:
+        part = target.with_name(f"{_short(target)}.part-{uuid.uuid4().hex[:8]}") if keep else _beside(target, "part")
+        with _refusing(path):
+            part.mkdir()
     try:
         yield part
         _swap(part, target)

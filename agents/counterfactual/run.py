@@ -1,39 +1,35 @@
 """The run around counterfactual training: its folder, TensorBoard, validation in the full replay, checkpoints, the bundle.
 
-What does not live here: the gradient steps (learning.py), and PPO (agents/learned.py).
+What does not live here: the gradient steps (learning.py), and what all agents share (agents/learning).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger, configure
 
 from agents.bundle import Training
-from agents.comparison import ADVICE, ELIGIBLE, covered_share, mean_of
-from agents.counterfactual.checkpoint import Progress
-from agents.counterfactual.config import CounterfactualConfig
+from agents.counterfactual.checkpoint import load, save
 from agents.counterfactual.learning import Learner, Stepped, best_rule
 from agents.counterfactual.policy import ChoiceController, ChoiceNet
-from agents.evaluation import answer_all, make_plan
+from agents.evaluation import make_plan
 from agents.export import export_module
-from agents.learned import _check_same_models, check_run_name
+from agents.learning.around import Around
+from agents.learning.judge import Judge, Stop, best_rival
+from agents.learning.recipe import Recipe
+from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
+from agents.learning.settings import CounterfactualSettings
 from agents.scalars import CONFIGURATION, configuration_table
-from synera_env import Preference, SyneraReplayEnv, UncoveredError, replacing_folder, write_json
+from synera_env import Preference, SettingError, SyneraReplayEnv, write_json
 from synera_env.synera.decisions.scenarios import Ranges
 from synera_env.synera.decisions.sight import sight_of
 
-CHECKPOINT = "checkpoint.safetensors"
-"""In a run's folder: what :func:`train` goes on from."""
 _RULE_ANSWERS = 256
 _LEAST_RATE = 1 / 30
 
@@ -41,48 +37,60 @@ _LEAST_RATE = 1 / 30
 def train(
     make_env: Callable[[Preference | None], SyneraReplayEnv],
     validation: SyneraReplayEnv,
-    config: CounterfactualConfig,
+    recipe: Recipe,
     folder: Path,
-    on_step: Callable[[int], object] = lambda steps: None,
-    on_start: Callable[[Path], object] = lambda unfinished: None,
-    resume: Path | None = None,
+    around: Around | None = None,
 ) -> Path:
     """Train by all-action gradients on recorded graphs, keep the best weights by validation in the full replay, and export them.
 
-    As :func:`agents.learned.train_ppo` does: the run is written beside `folder`, as NAME.part-*, and takes its place once its
-    bundle is there; an unfinished one stays.
+    As :func:`agents.learning.run.train` does, which calls it: the run is written beside `folder`, as NAME.part-*, and takes its
+    place once its bundle is there; an unfinished one stays.
 
     Args:
         make_env: makes the training environment for a preference (None samples it); its graphs, links and profiles are those of
             the process.
         validation: environment of other prompts and links, of the same models; its preference is the default's.
-        config: how.
+        recipe: how; of the agent `counterfactual`.
         folder: run folder; gets `config.json`, `tb/` (TensorBoard), `validation.jsonl`, `checkpoint.safetensors`, `bundle/`.
-        on_step: called with the steps so far, after each.
-        on_start: called with the unfinished folder.
-        resume: a checkpoint to go on from, of a training with the same configuration on the same graphs.
+        around: see there.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        SettingError: the folder's name is none for a run, training and validation are of different models, the graphs grow, or the
-            checkpoint is of another training.
+        SettingError: the folder's name is none for a run, training and validation are of different models, the graphs grow, the
+            cloud serves others, or the checkpoint is of another training.
         TraceError: the folder cannot be written.
         UncoveredError: no validation answer stays inside the recorded graphs.
         BundleError: the export failed its parity check.
     """
+    began, around = time.monotonic(), around or Around()
     check_run_name(folder.name)
-    preference = Preference() if config.preference == "default" else None
+    preference = Preference() if recipe.preference == "default" else None
     env = make_env(preference)
     try:
-        _check_same_models(env, validation)
-        with replacing_folder(folder, keep=True) as unfinished:
-            on_start(unfinished)
-            _Run(env, validation, config, unfinished, folder.name, preference).train(on_step, resume)
+        check_same_models(env, validation)
+        _check_world(env)
+        with run_folder(folder, around.resume) as unfinished:
+            around.on_start(unfinished)
+            run = _Run(env, validation, recipe, unfinished, preference, around, began)
+            run.train(around.on_step, around.resume)
+            run.export(folder.name)
     finally:
         env.close()
     return folder / "bundle"
+
+
+def _check_world(env: SyneraReplayEnv) -> None:
+    if env.growth():
+        raise SettingError(
+            "counterfactual training is exact over recorded graphs, and these grow; train with --grow no, or record more of them so "
+            "that --grow auto takes them as they are (validation may grow)"
+        )
+    if env.cloud_load is not None:
+        raise SettingError(
+            "counterfactual training knows how long the cloud waits by its profile alone; leave out --workload, or train another agent"
+        )
 
 
 class _Run:
@@ -92,103 +100,76 @@ class _Run:
         self,
         env: SyneraReplayEnv,
         validation: SyneraReplayEnv,
-        config: CounterfactualConfig,
+        recipe: Recipe,
         folder: Path,
-        name: str,
         preference: Preference | None,
+        around: Around,
+        began: float,
     ) -> None:
-        self._env, self._validation, self._config, self._folder, self._name = env, validation, config, folder, name
+        assert isinstance(recipe.settings, CounterfactualSettings)
+        self._env, self._validation, self._folder = env, validation, folder
+        self._recipe, self._own = recipe, recipe.settings
         self._sight = sight_of(env)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(recipe.seed)
         actions = self._sight.work.process.actions
-        self._net = ChoiceNet(env.schema, len(actions.knobs), config.hidden)
-        ranges = Ranges(env.links, preference, config.load_spread)
-        self._learner = Learner(self._net, self._sight, ranges, config.learning_rate, config.weight_decay, config.seed)
+        self._net = ChoiceNet(env.schema, len(actions.knobs), self._own.hidden)
+        ranges = Ranges(env.links, preference, self._own.load_spread)
+        self._learner = Learner(self._net, self._sight, ranges, self._own.learning_rate, self._own.weight_decay, recipe.seed)
         self._controller = ChoiceController(self._net, actions, env.schema)
-        self._plan = make_plan(validation, config.validation_answers, seed=config.seed)
-        self._progress = Progress()
+        plan = make_plan(validation, recipe.validation_answers, seed=recipe.seed)
+        rival, stop = best_rival(validation, plan, around.against), Stop(recipe.stop_when, recipe.patience)
+        self._judge = Judge(validation, plan, self._controller, rival, stop, began, around.on_judged)
+        self._judge.log = folder / LOG
+        self._provenance = provenance(recipe.agent, recipe.as_stated(), env, validation, ("stable-baselines3", "numba"))
+        self._provenance["states"] = len(self._sight.work.process.states.node)
 
     def train(self, on_step: Callable[[int], object], resume: Path | None) -> None:
-        """Fill the run's folder."""
-        provenance = self._provenance()
-        write_json(self._folder / "config.json", provenance)
-        began, config = time.monotonic(), self._config
+        """Train until the steps are done or the judge says that it is enough."""
+        write_json(self._folder / CONFIG, self._provenance)
+        recipe, judge = self._recipe, self._judge
         if resume is not None:
-            self._progress = Progress.load(resume, self._learner, config)
+            judge.go_on(load(resume, self._learner, recipe))
         logger = configure(str(self._folder / "tb"), ["tensorboard"])
         try:
-            logger.record(CONFIGURATION, configuration_table(provenance))
+            logger.record(CONFIGURATION, configuration_table(self._provenance))
             if resume is None:
-                self._begin(provenance)
-                self._measure(logger, began)
-            began -= self._progress.seconds
-            for step in range(self._progress.steps, config.steps):
+                self._begin()
+                self._measure(0, logger)
+            for step in range(judge.best.steps, recipe.steps):
+                if judge.stopped:
+                    break
                 self._log(logger, self._step(step))
-                self._progress.steps = step + 1
-                if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-                    self._measure(logger, began)
+                if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
+                    self._measure(step + 1, logger)
                 on_step(step + 1)
         finally:
             logger.close()
-        self._export(provenance)
 
-    def _begin(self, provenance: dict[str, Any]) -> None:
-        config, learner = self._config, self._learner
+    def _begin(self) -> None:
+        recipe, learner = self._own, self._learner
         rule = best_rule(self._sight, learner.ranges, _RULE_ANSWERS, learner.rng)
-        provenance["imitated"] = asdict(rule) | {"knobs": asdict(self._sight.work.process.actions.knobs[rule.way])}
-        learner.imitate(rule, config.imitation, config.answers)
+        self._provenance["imitated"] = asdict(rule) | {"knobs": asdict(self._sight.work.process.actions.knobs[rule.way])}
+        learner.imitate(rule, recipe.imitation, recipe.answers)
 
     def _step(self, step: int) -> Stepped:
-        config, done = self._config, step / self._config.steps
-        rate = config.learning_rate * max(_LEAST_RATE, (1 + math.cos(math.pi * done)) / 2)
-        return self._learner.step(config.answers, config.epochs, config.entropy * (1 - done), rate)
+        own, done = self._own, step / self._recipe.steps
+        rate = own.learning_rate * max(_LEAST_RATE, (1 + math.cos(math.pi * done)) / 2)
+        return self._learner.step(own.answers, own.epochs, own.entropy * (1 - done), rate)
 
     def _log(self, logger: Logger, stepped: Stepped) -> None:
         for name, value in stepped._asdict().items():
             logger.record_mean(f"counterfactual/{name}", value)
 
-    def _measure(self, logger: Logger, began: float) -> None:
+    def _measure(self, steps: int, logger: Logger) -> None:
         """Validate in the full replay, keep the best weights, and write down how far training has come."""
-        progress = self._progress
-        answered = answer_all(self._validation, self._controller, self._plan)
-        covered = covered_share(answered)
-        if not covered and not progress.best_weights:
-            raise UncoveredError(f"no validation answer stays inside the recorded graphs; {ADVICE}")
-        found = {name: mean_of(answered, name) for name in ("reward", "quality")} if covered else {}
-        found["uncovered_rate"] = 1 - covered
-        for name, value in found.items():
-            logger.record(f"validation/{name}", value)
-        logger.dump(progress.steps)
-        progress.seconds = time.monotonic() - began
-        with (self._folder / "validation.jsonl").open("a") as log:
-            log.write(json.dumps({"steps": progress.steps, "seconds": round(progress.seconds, 1), **found}) + "\n")
-        rank = covered >= ELIGIBLE, found.get("reward", -math.inf)
-        if rank > (progress.best_covered, progress.best_reward):
-            progress.best_covered, progress.best_reward = rank
-            progress.best_steps = progress.steps
-            progress.best_weights = {name: value.detach().clone() for name, value in self._net.state_dict().items()}
-        progress.save(self._folder / CHECKPOINT, self._learner, self._config)
+        self._judge.measure(steps, self._net.state_dict, logger)
+        save(self._folder / CHECKPOINT, self._judge.best, self._learner, self._recipe)
 
-    def _export(self, provenance: dict[str, Any]) -> None:
-        progress = self._progress
-        self._net.load_state_dict(progress.best_weights)
-        provenance |= {
-            "train_seconds": round(progress.seconds, 1),
-            "best_steps": progress.best_steps,
-            "validation_reward": progress.best_reward,
-        }
-        training = Training(self._name, self._env.preferences, self._net.seen, provenance)
+    def export(self, name: str) -> None:
+        """Write what came of it, and the bundle."""
+        self._judge.warn()
+        self._net.load_state_dict(self._judge.best.best_weights)
+        self._provenance |= self._judge.said()
+        write_json(self._folder / CONFIG, self._provenance)
+        training = Training(name, self._env.preferences, self._net.seen, self._provenance)
         export_module(self._controller.module, self._controller, self._validation, training, self._folder / "bundle")
-
-    def _provenance(self) -> dict[str, Any]:
-        states = self._sight.work.process.states
-        return {
-            "algorithm": "counterfactual",
-            "system": self._env.schema.system,
-            "config": asdict(self._config),
-            "states": len(states.node),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "train": self._env.provenance(),
-            "validation": self._validation.provenance(),
-            "versions": {name: version(name) for name in ("synera-env", "torch", "numba", "numpy")},
-        }

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.learned import PPOConfig, train_ppo
+from agents.learning.recipe import Recipe
+from agents.learning.run import train as train_agent
+from agents.learning.settings import PPOSettings
+from agents.learning.settings_file import tuned
 from runtime.synera.lens import Lens
 from scripts._cli import console
 from scripts.benchmarks.harness import Figure, Setting
@@ -34,7 +37,8 @@ from traces.tasks.splits import Prompt, bundled_prompts
 _PROMPTS, _VALIDATION = 200, 20
 _NEW_TOKENS = 48
 _STEPS = 1000
-_PPO = PPOConfig(envs=64, rollout=32)  # as many steps an update as by default, in waves four times as large
+_ENVS = 64
+_OWN = replace(tuned("ppo", PPOSettings), rollout=32)  # as many steps an update as by default, in waves four times as large
 _SEED_NODES = 12  # of each prompt, recorded: enough to fit a lens on
 _SIZES: dict[str, dict[str, int]] = {
     "slm": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4},
@@ -56,12 +60,12 @@ def measure(setting: Setting) -> list[Figure]:
         train, validation = _seeds(models)
         runs = PairRuns(models)
         graphs, held = (GrowingGraphs(each, runs, scorers.score) for each in (train, validation))
-        config = replace(_PPO, steps=steps, validate_every=max(steps // 4, 1))
+        recipe = Recipe.of("ppo", _OWN, envs=_ENVS, steps=steps, validate_every=max(steps // 4, 1))
         began = time.monotonic()
-        train_ppo(
+        train_agent(
             lambda preference: SyneraReplayEnv(graphs, links, preference=preference),
             SyneraReplayEnv(held, bundled.links("validation")),
-            config,
+            recipe,
             Path(folder) / "run",
         )
         seconds = time.monotonic() - began
@@ -145,7 +149,7 @@ def _figures(growth: dict[str, Any], validation_nodes: int, steps: int, seconds:
             "nodes",
             4.0,
             "higher",
-            f"{growth['waves']} waves, {_PPO.envs} environments",
+            f"{growth['waves']} waves, {_ENVS} environments",
         ),
         Figure("prefixes", growth["prefix_tokens"] / nodes, "tokens a node", 1.0, "lower", "run for their caches alone"),
         Figure("peak memory", peak, "GiB", 4.0, "lower", "of this process"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,10 @@ import numpy as np
 
 from agents.base import Controller
 from agents.bundle import Bundle
-from agents.learned import PPOConfig, train_ppo
+from agents.learning.recipe import Recipe
+from agents.learning.run import train
+from agents.learning.settings import PPOSettings
+from agents.learning.settings_file import tuned
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule
 from cloud.engine.embedded.forward import TorchForward, Work
@@ -43,7 +46,8 @@ from traces.tasks import scorers
 _DRAFT = 4  # tokens of a check
 _PROMPT = 160  # tokens before it: as the bundled tasks' longest answers
 _CHECKS_A_REPETITION = 10  # as a 99th percentile needs many
-_TINY_RUN = PPOConfig(steps=384, envs=2, rollout=64, minibatch=64, epochs=1, validation_answers=2, validate_every=256)
+_OWN = replace(tuned("ppo", PPOSettings), rollout=64, minibatch=64, epochs=1)
+_TINY_RUN = Recipe.of("ppo", _OWN, steps=384, envs=2, validation_answers=2, validate_every=256)
 """A policy of the default size; how well it decides costs nothing."""
 
 
@@ -170,4 +174,4 @@ def _tiny_bundle() -> Iterator[Path]:
 
     validation = SyneraReplayEnv(GrowingGraphs(recorded, runs, scorers.score), bundled.links("test"))
     with TemporaryDirectory() as folder:
-        yield train_ppo(env, validation, _TINY_RUN, Path(folder) / "run")
+        yield train(env, validation, _TINY_RUN, Path(folder) / "run")

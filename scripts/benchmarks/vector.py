@@ -22,7 +22,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.learned import PPOConfig, train_ppo
+from agents.learning.around import Around
+from agents.learning.recipe import Recipe
+from agents.learning.run import train
+from agents.learning.settings import PPOSettings
+from agents.learning.settings_file import tuned
 from scripts.benchmarks.harness import Figure, Setting, compare
 from synera_env import SyneraReplayEnv
 from synera_env.synera.vector import SyneraReplayVectorEnv
@@ -33,9 +37,9 @@ from traces.synera.graph_check import NODE_ARRAYS
 ROWS = 1024
 _STEPS, _PEER_STEPS = 50, 200
 _NODES = 1_000_000
-_PPO = PPOConfig(
-    steps=7 * 32 * ROWS, envs=ROWS, rollout=32, minibatch=4096, epochs=4, validation_answers=8, validate_every=1_000_000_000
-)
+_TUNED = tuned("ppo", PPOSettings)
+_OWN = replace(_TUNED, rollout=32, minibatch=4096, epochs=4)
+_PPO = Recipe.of("ppo", _OWN, steps=7 * 32 * ROWS, envs=ROWS, validation_answers=8, validate_every=1_000_000_000)
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -113,29 +117,30 @@ def _resident_mb() -> float:
 
 
 def _training() -> Figure:
-    """Training as `agents.learned` has it, on the compiled rows; validation aside, which is as often as one asks for."""
-    rates = {epochs: _trained(replace(_PPO, epochs=epochs)) for epochs in (PPOConfig.epochs, _PPO.epochs)}
+    """Training as `agents.learning` has it, on the compiled rows; validation aside, which is as often as one asks for."""
+    epochs = (_TUNED.epochs, _OWN.epochs)
+    rates = {each: _trained(replace(_PPO, settings=replace(_OWN, epochs=each))) for each in epochs}
     (usual, _), (rate, share) = rates.values()
     peer = (
-        f"{_PPO.rollout} steps of {_PPO.envs} rows, {_PPO.epochs} epochs of minibatches of {_PPO.minibatch}, hidden {_PPO.hidden}, {torch.get_num_threads()} threads; "
-        f"the environment's share of the time: {share:.1%}; with {PPOConfig.epochs} epochs, as is usual: {usual:,.0f} a second"
+        f"{_OWN.rollout} steps of {_PPO.envs} rows, {_OWN.epochs} epochs of minibatches of {_OWN.minibatch}, hidden {_OWN.hidden}, {torch.get_num_threads()} threads; "
+        f"the environment's share of the time: {share:.1%}; with {_TUNED.epochs} epochs, as is usual: {usual:,.0f} a second"
     )
     return Figure("PPO from end to end", rate, "decisions/s", 50_000.0, "higher", peer)
 
 
-def _trained(config: PPOConfig) -> tuple[float, float]:
+def _trained(recipe: Recipe) -> tuple[float, float]:
     """Return decisions a second, and which share of the time is the environment's."""
     watch = _Watch()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how little is validated: nobody takes the weights
-        train_ppo(
+        train(
             lambda preference: SyneraReplayEnv(preference=preference),
             SyneraReplayEnv(bundled.graphs("test")),
-            config,
+            recipe,
             Path(folder) / "run",
-            watch,
+            Around(callback=watch),
         )
-    return config.envs * config.rollout / median(watch.seconds), median(watch.stepping) / median(watch.seconds)
+    return recipe.envs * _OWN.rollout / median(watch.seconds), median(watch.stepping) / median(watch.seconds)
 
 
 class _Watch(BaseCallback):

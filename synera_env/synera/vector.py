@@ -23,6 +23,7 @@ from synera_env.busy import CloudLoad
 from synera_env.episode import ResetOptions, checked_seed
 from synera_env.radio import Outages
 from synera_env.reward import TERMS, Preference
+from synera_env.synera.alone import leaves_alone
 from synera_env.synera.kernel.pool import Pool
 from synera_env.synera.kernel.sight import METRICS
 from synera_env.synera.kernel.state import NOTHING, new_state
@@ -178,6 +179,12 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
             raise SettingError(f"the action of row {row} has NaN for {KNOBS[knob]}; it must be a number")
         out = self._call(given, self._mode, self._drawn)
         return out.observation, out.reward, out.terminated, out.truncated, self._info(out)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which of the schema's choices can be done now, [rows, choices]; see :class:`synera_env.discrete.DiscreteChoices`."""
+        limits = np.array([each.offload_budget for each in self.schema.choices])
+        assert set(limits.tolist()) <= {0.0, 1.0}  # any other would depend on how often an answer has sent
+        return ~(leaves_alone(self._state.rows)[:, None] & (limits > 0.0))
 
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing is held that would have to be released."""

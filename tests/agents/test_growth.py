@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.evaluation import answer, answer_all, make_plan
-from agents.learned import train_ppo
+from agents.learning.run import train
 from agents.rules import RandomRule
 from agents.search import grid_search
 from agents.signals import measure_signals
@@ -41,7 +41,7 @@ def env_of(graphs: GrowingGraphs) -> SyneraReplayEnv:
 def run(pair: Recorded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GrowingGraphs]:
     folder, graphs = tmp_path_factory.mktemp("runs") / "grown", grown(pair)
     config = replace(TINY_RUN, steps=512, validate_every=512)
-    train_ppo(lambda preference: SyneraReplayEnv(graphs, LINKS, PHONE, GPU, preference), env_of(graphs), config, folder)
+    train(lambda preference: SyneraReplayEnv(graphs, LINKS, PHONE, GPU, preference), env_of(graphs), config, folder)
     return folder, graphs
 
 

@@ -12,7 +12,8 @@ from agents.bundle import Bundle, BundleError
 from agents.comparison import summarise_answers
 from agents.evaluation import answer, evaluate, make_plan
 from agents.fleet import run_fleet
-from agents.learned import PPOConfig, train_ppo
+from agents.learning.recipe import Recipe
+from agents.learning.run import train
 from agents.policy import ControllerPolicy
 from agents.registry import controller, rules
 from agents.rules import FixedRule
@@ -21,16 +22,17 @@ from runtime.errors import UncoveredError
 from runtime.policy import drive
 from synera_env import Preference, synera_schema
 from synera_env.fidelity import same_tokens
+from tests.support.recorded import TINY_PPO
 from tests.support.toy import SCHEMA, Tea, TeaEnv, TeaKnobs
 
-RUN = PPOConfig(steps=512, envs=2, rollout=64, minibatch=32, epochs=2, hidden=8, validation_answers=2, validate_every=128)
+RUN = Recipe.of("ppo", TINY_PPO, steps=512, envs=2, validation_answers=2, validate_every=128)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training on the second system."""
     folder = tmp_path_factory.mktemp("tea") / "run"
-    train_ppo(lambda preference: TeaEnv(preference=preference), TeaEnv(), RUN, folder)
+    train(lambda preference: TeaEnv(preference=preference), TeaEnv(), RUN, folder)
     return folder
 
 

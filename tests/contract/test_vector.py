@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agents.vector import CompiledVecEnv, SideBySideVecEnv
-from synera_env import Preference
+from synera_env import DiscreteChoices, Preference
 from synera_env.radio import Outages
 from synera_env.synera.replay import SyneraReplayEnv
 from synera_env.synera.vector import SyneraReplayVectorEnv
@@ -94,6 +94,18 @@ class Twins:
                 self._over(row, one, info, wanted, seen[row])
             else:
                 self.same(seen[row], one)
+        self._masks()
+
+    def _masks(self) -> None:
+        """What can be done now is the same; the choices one by one where not all of them can."""
+        masks = self.vector.action_masks()
+        for row, env in enumerate(self.scalars):
+            if self.over[row]:
+                continue
+            assert env.point.cloud_shut == (not masks[row].all())
+            if env.point.cloud_shut:
+                self.met["shut"] += 1
+                np.testing.assert_array_equal(masks[row], DiscreteChoices(env).action_masks())
 
     def _over(self, row: int, last: NDArray[np.float32], info: dict[str, Any], wanted: dict[str, Any], seen: Any) -> None:
         assert info["_final_obs"][row]
@@ -124,6 +136,7 @@ def test_12_000_random_steps_are_equal(checked: float, outages: dict[str, float]
         twins.step(actions(rng, rows, checked))
     assert min(twins.met[what] for what in ("offloaded", "left", "ended", "guessed")) > 40
     assert twins.met["lost"] > (100 if outages else 0)
+    assert twins.met["shut"] > (100 if outages else 0)
 
 
 milliseconds = st.sampled_from([0.0, 0.3, 7.0, 90.0])

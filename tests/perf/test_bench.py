@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from agents.learned import PPOConfig
 from transformers import AutoModelForCausalLM
 
-from agents.learned import PPOConfig
 from runtime.errors import CheckpointError
 from runtime.model.loading import load_decoder
 from runtime.model.placement import Placement

@@ -25,7 +25,7 @@ from tests.support.process import served
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-_LITTLE = "--ppo.steps 256 --ppo.envs 2 --ppo.rollout 64 --ppo.minibatch 64 --ppo.validation-answers 2 --ppo.hidden 8"
+_LITTLE = "--steps 256 --envs 2 --validation-answers 2 --set rollout=64 --set minibatch=64 --set hidden=8"
 SHORTER = {
     "synera record": "--per-kind 2 --max-new-tokens 10",
     "synera inspect-trace runs/graphs/test.safetensors --coverage": "--answers 2",
@@ -52,7 +52,17 @@ SHORTER = {
     "synera bench faults --repetitions 200": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
-    "synera train --ppo.preference sampled": f"--name sampled {_LITTLE} --grow yes",
+    "synera train --preference sampled": f"--name sampled {_LITTLE} --grow yes",
+    "synera train --agent discrete-sac --set learning_rate=0.0005 --set hidden=128": (
+        "--name chosen --steps 64 --envs 2 --validation-answers 2 --set learning_starts=32 --set batch=16 --grow no"
+    ),
+    "synera train --name imitated --imitate runs/rules/link-aware.json --patience 5": f"{_LITTLE} --graphs runs/graphs",
+    "synera train --agent maskable-ppo --stop-when beats-rules --against runs/rules/link-aware.json": (
+        f"{_LITTLE} --name masked --graphs runs/graphs"
+    ),
+    "synera tune --agent maskable-ppo --trials 20": (
+        "--trials 1 --steps 64 --envs 8 --validation-answers 2 --set hidden=8 --graphs runs/graphs"
+    ),
     "synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs": "--max-new-tokens 6",
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",
@@ -105,7 +115,7 @@ def _commands(inline: str) -> list[str]:
         "stall-free": "synera bench stall-free",
         "serve --port 0": "synera serve --port 0",
         "deploy --cloud HOST:PORT": "synera deploy --cloud HOST:PORT",
-        "--ppo.preference sampled": "synera train --ppo.preference sampled",
+        "--preference sampled": "synera train --preference sampled",
     }
     line = short.get(inline, inline)
     return [line] if re.match(r"(synera|make|tensorboard) \S", line) and not line.startswith("synera COMMAND") else []

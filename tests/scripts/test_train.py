@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
+from agents.learning.recipe import Recipe
+from agents.learning.settings_file import write_settings
 from runtime.errors import SettingError, UncoveredError
 from scripts import train
 from scripts.train import Arguments
-from tests.support.recorded import GPU, PHONE, TINY_RUN, Recorded, recorded
+from tests.support.recorded import GPU, PHONE, TINY_PPO, TINY_RUN, Recorded, recorded
 from traces.workload.generators import poisson
 from traces.workload.store import save_workload
 
@@ -35,12 +40,16 @@ def files(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         pair.graphs.save(folder / "graphs" / f"{split}.safetensors")
     PHONE.save(folder / "phone.json")
     GPU.save(folder / "gpu.json")
+    write_settings(folder / "tiny.yaml", TINY_PPO, "tiny")
     return folder
 
 
 def arguments(files: Path, **more: Any) -> Arguments:
     world = {"graphs": files / "graphs", "device_profile": files / "phone.json", "cloud_profile": files / "gpu.json"}
-    return Arguments(**{"name": "mine", "ppo": TINY_RUN} | world | more)
+    return Arguments(**{"name": "mine", "settings": files / "tiny.yaml"} | _SHARED | world | more)
+
+
+_SHARED = {name: getattr(TINY_RUN, name) for name in ("steps", "envs", "validation_answers", "validate_every", "seed")}
 
 
 def script(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -53,7 +62,7 @@ def test_a_name_that_would_lead_elsewhere_is_refused_before_anything_is_read(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(train.SettingError, match=r"^name=.* must be letters, digits and \._-, not begin with a dot"):
+    with pytest.raises(SettingError, match=r"^name=.* must be letters, digits and \._-, not begin with a dot"):
         train.main(Arguments(name=name, graphs=tmp_path / "nothing"))
     assert not list(tmp_path.iterdir())
 
@@ -149,14 +158,15 @@ def test_a_training_that_fails_says_what_is_left_and_keeps_the_run_before_it(
     def fails(*_: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("agents.learned.export_policy", fails)
+    monkeypatch.setattr("agents.learning.run.export_agent", fails)
     with pytest.raises(type(raised)):
         train.main(arguments(files))
     (unfinished,) = (p for p in Path("runs").iterdir() if p.name != "mine")
     said = capsys.readouterr().out
     assert f"{unfinished.name}; the run before it is still in runs/mine" in said
     assert "next:" not in said
-    assert sorted(p.name for p in unfinished.iterdir()) == ["config.json", "tb", "validation.jsonl"]
+    assert re.search(rf"^go on: synera train .*--resume runs/{unfinished.name}$", said, re.MULTILINE)
+    assert sorted(p.name for p in unfinished.iterdir()) == ["checkpoint.safetensors", "config.json", "tb", "validation.jsonl"]
     assert {p: p.read_bytes() for p in Path("runs/mine").rglob("*") if p.is_file()} == before
 
 
@@ -167,3 +177,44 @@ def test_a_controller_is_trained_in_a_cloud_that_others_use(files: Path, capsys:
     assert f"--workload '{files / 'others.json'}'" in said
     stated = next(path.read_text() for path in Path("runs/mine").glob("*.json") if "cloud_load" in path.read_text())
     assert stated.count('"cloud_load": "poisson-2"') == 2, "training and validation"
+
+
+def test_an_interrupted_training_goes_on_by_the_line_that_it_prints(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.learning.run.export_agent", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(arguments(files))
+    line = re.search(r"^go on: synera train (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert line
+    with pytest.raises(SettingError, match="leave out --seed"):
+        train.main(tyro.cli(Arguments, args=[*shlex.split(line[1]), "--seed", "5"]))
+    train.main(tyro.cli(Arguments, args=shlex.split(line[1])))
+    said = capsys.readouterr().out
+    assert "bundle: runs/mine/bundle\n" in said
+    assert [path.name for path in Path("runs").iterdir()] == ["mine"]
+    steps = [json.loads(line)["steps"] for line in Path("runs/mine/validation.jsonl").read_text().splitlines()]
+    assert steps == [0, 128, 256, 384]
+
+
+def test_settings_are_the_agents_a_files_or_changed_one_by_one(files: Path) -> None:
+    assert Arguments(agent="dqn").recipe() == Recipe.of("dqn")
+    told = tyro.cli(
+        Arguments,
+        args=[
+            "--agent",
+            "ppo",
+            "--settings",
+            str(files / "tiny.yaml"),
+            "--set",
+            "learning_rate=2e-4",
+            "--set",
+            "actions=choices",
+        ],
+    )
+    assert told.recipe().settings == replace(TINY_PPO, learning_rate=2e-4, actions="choices")
+    assert (told.recipe().steps, Arguments(agent="counterfactual").recipe().steps) == (120_000, 400)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from agents.learned import PPOConfig, train_ppo
+from agents.learning.recipe import Recipe
+from agents.learning.run import train
+from agents.learning.settings import PPOSettings
 from runtime.device import Device
 from runtime.synera.lens import Lens
 from synera_env.radio import Outages
@@ -28,9 +30,10 @@ GPU = CloudProfile("test cloud", "made up", forward_ms=5, token_ms=0.1, queue_ms
 FREE_CLOUD = CloudProfile("no time at all", "made up", forward_ms=0, token_ms=0)
 LINKS = (constant_link(rtt_ms=20.0), markov_link(7, seconds=20.0))
 # With this seed the weights that are kept are trained ones: some others do best on these few prompts before any training.
-TINY_RUN = PPOConfig(
-    steps=384, envs=2, rollout=64, minibatch=32, epochs=2, hidden=8, validation_answers=6, validate_every=128, seed=2
+TINY_PPO = PPOSettings(
+    learning_rate=1e-3, hidden=8, rollout=64, gae_lambda=0.95, entropy=0.0, actions="box", minibatch=32, epochs=2
 )
+TINY_RUN = Recipe.of("ppo", TINY_PPO, steps=384, envs=2, validation_answers=6, validate_every=128, seed=2)
 
 
 class Scorer:
@@ -121,5 +124,5 @@ def recorded(llm: Path) -> Recorded:
 def trained(llm: Path) -> Path:
     """Train a very small controller on those graphs; return the run's folder, with `bundle` in it."""
     pair, folder = recorded(llm), llm.parent / "run"
-    train_ppo(lambda preference: pair.env(preference=preference), pair.env(), TINY_RUN, folder)
+    train(lambda preference: pair.env(preference=preference), pair.env(), TINY_RUN, folder)
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import warnings
@@ -17,13 +16,16 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import callbacks, export, learned
 from agents.bundle import Bundle, BundleError
 from agents.evaluation import Answered, answer, evaluate, make_plan
-from agents.learned import PPOConfig, train_ppo
+from agents.learning import algorithms, judge
+from agents.learning import run as running
+from agents.learning.around import Around
+from agents.learning.recipe import Recipe
+from agents.learning.run import train
 from agents.rules import RandomRule
 from synera_env import EpisodeMetrics, Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
-from tests.support.recorded import TINY_RUN, Recorded
+from tests.support.recorded import TINY_PPO, TINY_RUN, Recorded
 
 SCHEMA = synera_schema(2)
 
@@ -42,9 +44,15 @@ def _events(run: Path) -> Any:
 
 
 def test_the_run_folder_tells_how_it_was_made(run: Path, pair: Recorded) -> None:
-    assert sorted(p.name for p in run.iterdir()) == ["bundle", "config.json", "tb", "validation.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "bundle",
+        "checkpoint.safetensors",
+        "config.json",
+        "tb",
+        "validation.jsonl",
+    ]
     stated = json.loads((run / "config.json").read_text())
-    assert PPOConfig(**stated["config"]) == TINY_RUN
+    assert Recipe.stated(stated["config"]) == TINY_RUN
     assert stated["system"] == "synera"
     assert (stated["train"]["prompts"], stated["train"]["split"]) == (6, "test")
     assert stated["train"]["device_profile"] == "test phone"
@@ -71,7 +79,7 @@ def test_tensorboard_says_how_the_run_is_configured(run: Path) -> None:
     (text,) = _events(run).Tensors("run/configuration/text_summary")
     said = text.tensor_proto.string_val[0].decode().replace("\\", "")
     assert text.step == 0
-    assert f"| config.rollout | {TINY_RUN.rollout} |" in said
+    assert f"| config.settings.rollout | {TINY_PPO.rollout} |" in said
     assert f"| train.llm_fingerprint | {json.loads((run / 'config.json').read_text())['train']['llm_fingerprint']} |" in said
 
 
@@ -103,19 +111,19 @@ class Captured(Exception):
     pass
 
 
-def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config: PPOConfig, *, fails: bool = False) -> Any:
+def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config: Recipe, *, fails: bool = False) -> Any:
     """Train up to the export, which leaves no bundle, or fails; return the model as trained."""
     held: list[Any] = []
 
-    def capture(policy: Any, controller: Any, *_: object) -> None:
-        held.append(controller)
+    def capture(model: Any, *_: object) -> None:
+        held.append(model)
         if fails:
             raise Captured
 
     with monkeypatch.context() as patched:
-        patched.setattr(learned, "export_policy", capture)
+        patched.setattr(running, "export_agent", capture)
         try:
-            train_ppo(lambda preference: pair.env(preference=preference), pair.env(), config, folder)
+            train(lambda preference: pair.env(preference=preference), pair.env(), config, folder)
         except Captured:
             assert fails
     return held[0]
@@ -150,9 +158,9 @@ def test_what_training_met_is_stated_as_the_exported_weights_met_it(pair: Record
             self.met.append(self.model.rollout_buffer.observations.reshape(-1, len(SCHEMA.low)).copy())
 
     watching = Watching()
-    bundle = train_ppo(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, tmp_path / "run", watching)
+    bundle = train(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, tmp_path / "run", Around(callback=watching))
     meta = Bundle.load(bundle).meta
-    rollouts = meta.provenance["best_steps"] // (TINY_RUN.envs * TINY_RUN.rollout)
+    rollouts = meta.provenance["best_steps"] // (TINY_RUN.envs * TINY_PPO.rollout)
     met = np.concatenate(watching.met[:rollouts]) if rollouts else np.stack([SCHEMA.low, SCHEMA.high])
     np.testing.assert_array_equal(np.array(meta.seen.low, np.float32), met.min(0))
     np.testing.assert_array_equal(np.array(meta.seen.high, np.float32), met.max(0))
@@ -203,23 +211,23 @@ def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
     raised: type[BaseException] = KeyboardInterrupt
     if ending == "the export":
         raised = BundleError
-        monkeypatch.setattr(
-            export.Actor, "forward", lambda self, observation: self.head(self.latent(self.scaling(observation))) * 0.9
-        )
+        monkeypatch.setattr(algorithms.Deterministic, "forward", lambda self, seen: self._outputs(self.policy, seen) * 0.9)
     if ending == "validation":
         raised = UncoveredError
 
         def uncovered(env: Any, controller: Any, plan: Any) -> list[Answered]:
             return [Answered(planned.prompt, "", None, (), ()) for planned in plan]
 
-        monkeypatch.setattr(callbacks, "answer_all", uncovered)
+        monkeypatch.setattr(judge, "answer_all", uncovered)
+        monkeypatch.setattr(running, "best_rival", lambda *_: None)
+    around = Around(callback=Interrupts(), on_start=started.append)
     with pytest.raises(raised):
-        train_ppo(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, folder, Interrupts(), started.append)
+        train(lambda p: pair.env(preference=p), pair.env(), TINY_RUN, folder, around)
     assert _content(folder) == before
     (unfinished,) = started
     assert {p.name for p in tmp_path.iterdir()} == {"run", unfinished.name}
     assert unfinished.name.startswith("run.part-")
-    assert json.loads((unfinished / "config.json").read_text())["algorithm"] == "PPO"
+    assert json.loads((unfinished / "config.json").read_text())["algorithm"] == "ppo"
     assert not (unfinished / "bundle").exists()
     if ending == "ctrl-c":
         assert len(_events(unfinished).Scalars("validation/reward")) == 2
@@ -231,7 +239,7 @@ def test_a_name_that_a_run_cannot_have_is_refused_before_any_work(pair: Recorded
         raise AssertionError("an environment was made")
 
     with pytest.raises(SettingError, match="must be letters, digits and"):
-        train_ppo(never, pair.env(), TINY_RUN, tmp_path / name if name else Path())
+        train(never, pair.env(), TINY_RUN, tmp_path / name if name else Path())
     assert not list(tmp_path.iterdir())
 
 
@@ -242,7 +250,7 @@ def test_training_and_validation_of_two_pairs_are_refused(
     other = replace(here.deployment(), fingerprints={**here.deployment().fingerprints, "slm": "other"})
     monkeypatch.setattr(here, "deployment", lambda: other)
     with pytest.raises(SettingError, match=r"of different models: the slm \w+ there, other here"):
-        train_ppo(lambda p: pair.env(preference=p), here, TINY_RUN, tmp_path / "run")
+        train(lambda p: pair.env(preference=p), here, TINY_RUN, tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -281,13 +289,14 @@ def test_weights_are_kept_for_what_they_earn_where_answers_are_lost(
         ]
         for found in validated
     )
-    monkeypatch.setattr(callbacks, "answer_all", lambda *_: next(waiting))
+    monkeypatch.setattr(judge, "answer_all", lambda *_: next(waiting))
+    monkeypatch.setattr(running, "best_rival", lambda *_: None)
     config = replace(TINY_RUN, steps=256, validation_answers=4, validate_every=128)
     held = []
-    monkeypatch.setattr(learned, "export_policy", lambda policy, model, env, training, folder: held.append(training))
+    monkeypatch.setattr(running, "export_agent", lambda model, acting, recipe, env, training, folder: held.append(training))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        train_ppo(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
+        train(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
     lines = _lines(tmp_path / "run")
     assert [line.get("reward") for line in lines] == [None if r is None else pytest.approx(r) for r in rewards]
     assert [line.get("quality") for line in lines] == [None if r is None else pytest.approx(r) for r in rewards]
@@ -307,38 +316,34 @@ def test_preferences_are_the_default_or_drawn_and_the_bundle_says_which(
         return pair.env(preference=wanted)
 
     config = replace(TINY_RUN, steps=128, validation_answers=2, preference=preference)
-    meta = Bundle.load(train_ppo(make_env, pair.env(), config, tmp_path / "run")).meta
+    meta = Bundle.load(train(make_env, pair.env(), config, tmp_path / "run")).meta
     assert {w is None for w in seen} == {preference == "sampled"}
     assert meta.preferences == PreferenceRange.of(None if preference == "sampled" else Preference())
 
 
 WRONG = [
     {"preference": "mine"},
+    {"stop_when": "bored"},
+    {"agent": "ppo2"},
     *(
         {name: value}
-        for name in ("steps", "envs", "rollout", "epochs", "validation_answers", "validate_every")
+        for name in ("steps", "envs", "validation_answers", "validate_every", "patience")
         for value in (0, -1, 1.5, True)
     ),
-    {"hidden": -1},
-    {"hidden": 100_000},
     {"envs": 10**9},
-    {"minibatch": 1},
-    {"minibatch": 2049},
-    *({"learning_rate": value} for value in (0.0, -1e-3, math.nan, math.inf, 1.5)),
-    *({"entropy": value} for value in (-0.1, math.nan, math.inf)),
-    *({"gae_lambda": value} for value in (-0.1, 1.1, math.nan)),
     *({"seed": value} for value in (-1, 2**32, 0.5)),
 ]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_a_wrong_configuration_shows_the_value(wrong: dict[str, Any]) -> None:
+def test_a_wrong_recipe_shows_the_value(wrong: dict[str, Any]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(SettingError, match=f"{name}={re.escape(repr(value))}"):
-        PPOConfig(**wrong)
+        replace(TINY_RUN, **wrong)
 
 
 def test_a_rollout_of_one_step_cannot_be_learned_from() -> None:
+    one = replace(TINY_PPO, rollout=1, minibatch=2)
     with pytest.raises(SettingError, match=r"minibatch=2 must be at most envs \* rollout, 1 \* 1 = 1"):
-        PPOConfig(envs=1, rollout=1, minibatch=2)
-    PPOConfig(envs=1, rollout=2, minibatch=2)
+        Recipe.of("ppo", one, envs=1)
+    Recipe.of("ppo", replace(one, rollout=2), envs=1)

@@ -1,0 +1,236 @@
+"""Agents by name: how each is built, which of its networks acts, and how it acts as a controller.
+
+What does not live here: hyperparameters (settings.py), training (run.py), and what SAC of choices computes (discrete_sac.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.learning import settings as of
+from agents.learning.choices import choice_table
+from agents.learning.discrete_sac import DiscreteSAC
+from agents.learning.recipe import Recipe
+from agents.scaling import Scaling
+from synera_env import Schema
+
+_SHARPNESS = 1e-9
+"""Float32 weights that differ at all are told apart wholly."""
+_LEAST_RATE = 0.1
+Outputs = Callable[[Any, torch.Tensor], torch.Tensor]
+"""(policy, observations) to what it acts by: mean knobs, or a weight for each choice."""
+
+
+def chooses(settings: of.Settings) -> bool:
+    """Whether an agent acts over choices."""
+    if isinstance(settings, of.Either):
+        return settings.actions == "choices"
+    return isinstance(settings, of.MaskablePPOSettings | of.DQNSettings | of.DiscreteSACSettings)
+
+
+def build(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
+    """Return an agent, untrained.
+
+    Args:
+        recipe: how it is to be trained.
+        stepped: the rows, with the actions that the agent takes.
+        schema: of the decisions.
+    """
+    return _ROWS[recipe.agent].make(recipe, stepped, schema)
+
+
+def outputs(recipe: Recipe) -> Outputs | None:
+    """Return what an agent's policy acts by, as a function of observations alone; None where it is not (a memory)."""
+    return _ROWS[recipe.agent].outputs
+
+
+def clonable(recipe: Recipe) -> bool:
+    """Whether an agent's actor can be fitted to what another one does; DQN's weights are values, not preferences."""
+    return recipe.agent != "dqn" and outputs(recipe) is not None
+
+
+class Acting:
+    """An agent under training as a controller; implements :class:`agents.base.Controller`."""
+
+    def __init__(self, model: BaseAlgorithm, schema: Schema, choosing: bool) -> None:
+        """See the class.
+
+        Args:
+            model: acts with the weights that it has at the moment.
+            schema: of the decisions.
+            choosing: it acts over choices.
+        """
+        self.model, self._table = model, choice_table(schema) if choosing else None
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Controller`."""
+        action, state = self.model.predict(observation, state, episode_start, deterministic)
+        return (action if self._table is None else self._table[action]), state
+
+
+class Deterministic(torch.nn.Module):
+    """The part of an agent that a bundle has: raw observations to knobs, as a Box action."""
+
+    def __init__(self, policy: torch.nn.Module, acts_by: Outputs, table: NDArray[np.float32] | None) -> None:
+        """See the class.
+
+        Args:
+            policy: of the agent.
+            acts_by: see :data:`Outputs`.
+            table: the Box action of each choice, [choices, knobs]; None where it sets knobs.
+        """
+        super().__init__()
+        self.policy, self._outputs, self.table = policy, acts_by, None
+        if table is not None:
+            self.table = torch.nn.Linear(*table.shape)
+            self.table.requires_grad_(False)
+            self.table.weight.copy_(torch.from_numpy(table.T.copy()))
+            self.table.bias.zero_()
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """[batch, entries] to [batch, knobs]."""
+        found = self._outputs(self.policy, observation)
+        return found if self.table is None else self.table(torch.softmax(found / _SHARPNESS, -1))
+
+
+# ---------------------------------------------------------------- how each is built
+
+
+@dataclass(frozen=True)
+class _Row:
+    make: Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]
+    outputs: Outputs | None
+
+
+def _scaled(schema: Schema) -> dict[str, Any]:
+    stated = {"center": schema.center, "scale": schema.scale}
+    return {"features_extractor_class": Scaling, "features_extractor_kwargs": stated}
+
+
+def _on_policy(kind: Any, policy: str = "MlpPolicy") -> Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]:
+    def make(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
+        own = recipe.settings
+        assert isinstance(own, of.OnPolicy)
+        more: dict[str, Any] = {}
+        shape: dict[str, Any] = {"net_arch": [own.hidden, own.hidden], **_scaled(schema)}
+        if not chooses(own):
+            shape["log_std_init"] = -0.5
+        if isinstance(own, of.Proximal):
+            more = {"batch_size": own.minibatch, "n_epochs": own.epochs}
+        if isinstance(own, of.RecurrentPPOSettings):
+            shape["lstm_hidden_size"] = own.memory
+        return kind(
+            policy,
+            stepped,
+            learning_rate=lambda left: own.learning_rate * max(left, _LEAST_RATE),
+            n_steps=own.rollout,
+            gamma=1.0,  # an answer is a short episode whose quality is paid at its end
+            gae_lambda=own.gae_lambda,
+            ent_coef=own.entropy,
+            policy_kwargs=shape,
+            seed=recipe.seed,
+            device="cpu",
+            **more,
+        )
+
+    return make
+
+
+def _off_policy(kind: Any, more: Callable[[Any, int], dict[str, Any]]) -> Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]:
+    def make(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
+        own = recipe.settings
+        assert isinstance(own, of.OffPolicy)
+        given = more(own, recipe.envs)
+        shape = {"net_arch": [own.hidden] * 2, "activation_fn": torch.nn.Tanh, **_scaled(schema)} | given.pop("shape", {})
+        return kind(
+            "MlpPolicy",
+            stepped,
+            learning_rate=own.learning_rate,
+            buffer_size=own.buffer,
+            learning_starts=own.learning_starts,
+            batch_size=own.batch,
+            train_freq=own.train_every,
+            gradient_steps=own.gradient_steps,
+            tau=own.tau,
+            gamma=own.gamma,
+            policy_kwargs=shape,
+            seed=recipe.seed,
+            device="cpu",
+            **given,
+        )
+
+    return make
+
+
+def _sac(own: of.SACSettings, envs: int) -> dict[str, Any]:
+    return {"ent_coef": f"auto_{own.temperature}"}
+
+
+def _tqc(own: of.TQCSettings, envs: int) -> dict[str, Any]:
+    return {
+        **_sac(own, envs),
+        "top_quantiles_to_drop_per_net": own.dropped,
+        "shape": {"n_quantiles": own.quantiles},
+    }
+
+
+def _td3(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
+    own, knobs = recipe.settings, len(schema.rows)
+    assert isinstance(own, of.TD3Settings)
+    noise = NormalActionNoise(np.zeros(knobs, np.float32), np.full(knobs, own.noise, np.float32))
+    return _off_policy(TD3, lambda *_: {"action_noise": VectorizedActionNoise(noise, recipe.envs)})(recipe, stepped, schema)
+
+
+def _dqn(own: of.DQNSettings, envs: int) -> dict[str, Any]:
+    return {
+        "target_update_interval": envs,  # that is, with every step of all of them
+        "exploration_fraction": own.exploration,
+        "exploration_final_eps": own.random_choices,
+    }
+
+
+def _discrete_sac(own: of.DiscreteSACSettings, envs: int) -> dict[str, Any]:
+    return {"temperature": own.temperature, "target_entropy": own.target_entropy}
+
+
+def _actor_critic(policy: Any, observation: torch.Tensor) -> torch.Tensor:
+    return policy.action_net(policy.mlp_extractor.policy_net(policy.features_extractor(observation)))
+
+
+def _squashed(policy: Any, observation: torch.Tensor) -> torch.Tensor:
+    actor = policy.actor
+    return torch.tanh(actor.mu(actor.latent_pi(actor.features_extractor(observation))))
+
+
+def _actor(policy: Any, observation: torch.Tensor) -> torch.Tensor:
+    return policy.actor.mu(policy.actor.features_extractor(observation))
+
+
+def _values(policy: Any, observation: torch.Tensor) -> torch.Tensor:
+    return policy.q_net.q_net(policy.q_net.features_extractor(observation))
+
+
+_ROWS: dict[str, _Row] = {
+    "ppo": _Row(_on_policy(PPO), _actor_critic),
+    "a2c": _Row(_on_policy(A2C), _actor_critic),
+    "recurrent-ppo": _Row(_on_policy(RecurrentPPO, "MlpLstmPolicy"), None),
+    "maskable-ppo": _Row(_on_policy(MaskablePPO), _actor_critic),
+    "sac": _Row(_off_policy(SAC, _sac), _squashed),
+    "td3": _Row(_td3, _actor),
+    "tqc": _Row(_off_policy(TQC, _tqc), _squashed),
+    "dqn": _Row(_off_policy(DQN, _dqn), _values),
+    "discrete-sac": _Row(_off_policy(DiscreteSAC, _discrete_sac), _actor),
+}
