@@ -34,12 +34,12 @@ from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.settings import within
 from scripts import record as recording
-from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._cli import check_output, check_seed, console, launch, next_step, say
 from scripts._evaluation import family_table
 from scripts._links import check_filling, links_of
+from scripts._live_world import live_world
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
-from scripts._verifier import verifier_process
 from scripts._world import Opened
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
@@ -195,35 +195,10 @@ def _deploy(
     plan: list[PlannedAnswer],
 ) -> dict[str, list[Answered]]:
     """Answer the plan live with every controller, against a verifier in its own process."""
-    from runtime.client import CloudClient
-    from runtime.synera.lens import Lens
-    from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
-
-    lens = Lens.from_tensors(graphs.test.lens_tensors)
-    device = load_device(
-        lens=lens, profile=profile, max_new_tokens=graphs.test.meta.max_new_tokens, paced=not arguments.unpaced
-    )
-    device.require(graphs.test.meta.slm_fingerprint, "the recorded graphs")
-    prompts = [LivePrompt(text, kind) for text, kind in zip(graphs.test.meta.prompts, graphs.test.meta.kinds, strict=True)]
     pace = None if arguments.unpaced else bundled.profile("gpu")
-    outcomes = {}
-    with (
-        verifier_process(model=bundled.PAIR / "llm", pace=pace, log=arguments.out / "verifier.log") as verifier,
-        CloudClient(verifier.target) as client,
-        progress() as bar,
-    ):
-        task = bar.add_task(f"deploy live against {verifier.target}", total=len(controllers) * len(plan))
-
-        def make_env() -> SyneraLiveEnv:
-            return SyneraLiveEnv(client, device, prompts, scorers.score, links)
-
-        def answered() -> None:
-            verifier.check()  # devices go on alone without it, so it would be noticed nowhere else
-            bar.advance(task)
-
-        for name, each in controllers.items():
-            outcomes[name] = run_fleet(make_env, each, plan, arguments.side_by_side, answered)
-    return outcomes
+    answers, log = len(controllers) * len(plan), arguments.out / "verifier.log"
+    with live_world(graphs.test, links, profile, pace, answers, log=log) as (make_env, answered):
+        return {name: run_fleet(make_env, each, plan, arguments.side_by_side, answered) for name, each in controllers.items()}
 
 
 def _by_family(

@@ -14,8 +14,7 @@ The table's errors are |live - replay| / live, mean / 95th percentile over the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,16 +26,15 @@ from agents.evaluation import make_plan
 from agents.validation import Validated, both_ways, validate
 from runtime.errors import SettingError
 from runtime.settings import within
-from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._cli import check_output, check_seed, console, launch, next_step, say
 from scripts._links import check_filling, links_of
+from scripts._live_world import live_world
 from scripts._report import validation_picture
 from scripts._text import harmless
-from scripts._verifier import verifier_process
 from scripts.evaluate import distinct_names
-from synera_env import DecisionEnv, Outages, SyneraReplayEnv, write_json
+from synera_env import Outages, SyneraReplayEnv, write_json
 from traces import bundled
 from traces.links.filling import Filling
-from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 
@@ -99,7 +97,7 @@ def main(arguments: Arguments) -> None:
     plan = make_plan(replay, arguments.answers, arguments.seed)
     shared = {n: make_plan(replay, _SHARED_ROUNDS * n, arguments.seed) for n in arguments.devices}
     answers = len(controllers) * len(plan) + sum(map(len, shared.values()))
-    with _live_world(graphs, links, device, outages, answers) as (make_live, answered):
+    with live_world(graphs, links, device, bundled.profile("gpu"), answers, outages) as (make_live, answered):
         alone = validate(make_live, replay, controllers, plan, 1, answered)
         together = []
         for number, planned in shared.items():
@@ -126,37 +124,6 @@ def _learned(bundles: Sequence[Path], replay: SyneraReplayEnv) -> dict[str, Cont
         bundle.require(replay.deployment())
         found[name] = bundle.controller(replay.schema)
     return found
-
-
-@contextmanager
-def _live_world(
-    graphs: GraphSet, links: Sequence[LinkTrace], profile: DeviceProfile, outages: Outages, answers: int
-) -> Iterator[tuple[Callable[[], DecisionEnv], Callable[[], None]]]:
-    """A paced verifier, and what makes a device's environment; what is called after each answer moves the bar."""
-    import torch
-
-    from runtime.client import CloudClient
-    from runtime.synera.lens import Lens
-    from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
-    from traces.tasks import scorers
-
-    torch.set_num_threads(1)  # devices go side by side
-    lens, limit = Lens.from_tensors(graphs.lens_tensors), graphs.meta.max_new_tokens
-    device = load_device(lens=lens, profile=profile, max_new_tokens=limit)
-    device.require(graphs.meta.slm_fingerprint, "the recorded graphs")
-    prompts = [LivePrompt(text, kind) for text, kind in zip(graphs.meta.prompts, graphs.meta.kinds, strict=True)]
-    with (
-        verifier_process(model=bundled.PAIR / "llm", pace=bundled.profile("gpu")) as verifier,
-        CloudClient(verifier.target) as client,
-        progress() as bar,
-    ):
-        task = bar.add_task(f"live against {verifier.target}", total=answers)
-
-        def answered() -> None:
-            verifier.check()
-            bar.advance(task)
-
-        yield lambda: SyneraLiveEnv(client, device, prompts, scorers.score, links, outages=outages), answered
 
 
 def _table(found: Sequence[Validated], title: str) -> Table:
