@@ -23,8 +23,13 @@ Stated = dict[str, int | float]
 
 
 def state_choices(choices: Sequence[Any], schema: Schema) -> tuple[Stated, ...]:
-    """Return settings as plain data, knob by knob."""
-    return tuple({row.name: getattr(each, row.name) for row in schema.rows} for each in choices)
+    """Return settings as plain data, knob by knob; whole numbers that count from the end are stated from the start."""
+
+    def stated(setting: Any) -> Stated:
+        values = {row: getattr(setting, row.name) for row in schema.rows}
+        return {row.name: row.value(row.share(value)) if row.integer else value for row, value in values.items()}
+
+    return tuple(map(stated, choices))
 
 
 def read_choices(stated: Sequence[Mapping[str, int | float]], schema: Schema) -> tuple[Any, ...]:

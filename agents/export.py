@@ -31,7 +31,7 @@ from agents.bundle import META, NAME_PATTERN, Bundle, Seen, Training
 from agents.choices import allowed, state_choices
 from agents.errors import BundleError
 from agents.networks import Decider, Normalised, network_of
-from agents.parity import Predictor, held_against
+from agents.parity import SAMPLES, Predictor, held_against, meet
 from agents.running import Network, running
 from agents.user_env import UserEnv
 from runtime.settings import plain, shown
@@ -233,9 +233,10 @@ def _described(model: Any, user: UserEnv, decider: Decider, folder: Path) -> Tra
 def _export(decider: Decider, predictor: Predictor, user: UserEnv, training: Training, folder: Path) -> Bundle:
     schema, choices = user.decision.schema, user.choices
     network = Network(decider.state, state_choices(choices.choices, schema) if choices else None, decider.masked)
-    content = _onnx(_module(decider, user.statistics), (len(schema.low), *decider.state))
-    parity = held_against(running(content, network, schema, training.name), predictor, user, decider.masked)
+    met = meet(user, predictor, decider.masked, SAMPLES)
     user.env.reset()
+    content = _onnx(_module(decider, user.statistics), (len(schema.low), *decider.state))
+    parity = held_against(running(content, network, schema, training.name), met)
     bundle = Bundle.of(content, network, schema, user.decision.deployment(), training, parity)
     bundle.save(folder)
     return bundle

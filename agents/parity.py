@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import PARITY_LIMIT, Parity
-from agents.choices import allowed
+from agents.choices import OnnxChooser, allowed
 from agents.errors import BundleError
 from agents.running import Running
 from agents.user_env import UserEnv
@@ -45,7 +45,11 @@ class Met(NamedTuple):
 
 
 def meet(user: UserEnv, predictor: Predictor, masked: bool, samples: int) -> list[Met]:
-    """Let the policy decide answers as it was trained to, and write down what it met."""
+    """Let the policy decide answers as it was trained to, and write down what it met.
+
+    Raises:
+        SettingError: a wrapper changes what is shown, or what a choice is.
+    """
     met: list[Met] = []
     with user.tapped() as (env, tap):
         seed = 0
@@ -54,26 +58,32 @@ def meet(user: UserEnv, predictor: Predictor, masked: bool, samples: int) -> lis
             state, start, done, seed = None, True, False, seed + 1
             while not done and len(met) < samples:
                 if not np.array_equal(observation, raw := tap.observation):
-                    raise SettingError(
-                        f"what env shows is not what the environment of ours shows: one of its wrappers changes it ({', '.join(user.names)})"
-                    )
+                    raise SettingError(f"env does not show what the environment in it shows: {_blamed(user)}")
                 masks = env.get_wrapper_attr("action_masks")() if masked else None
                 more = {} if masks is None else {"action_masks": masks}
                 chosen, state = predictor.predict(user.shown(observation), state, np.array([start]), deterministic=True, **more)
                 observation, _, terminated, truncated, _ = env.step(chosen)
+                if user.choices is not None and (tap.action != user.choices.action(chosen)).any():
+                    raise SettingError(f"a choice is not what env makes of it: {_blamed(user)}")
                 met.append(Met(raw, start, masks, chosen, np.clip(tap.action, -1.0, 1.0)))
                 start, done = False, terminated or truncated
     return met
 
 
-def held_against(exported: Running, predictor: Predictor, user: UserEnv, masked: bool) -> Parity:
+def _blamed(user: UserEnv) -> str:
+    return f"one of its wrappers ({', '.join(user.names)}) changes it, and cannot be exported; train without it"
+
+
+def held_against(exported: Running, met: Sequence[Met]) -> Parity:
     """Hold the exported policy against the trained one: each decision in its place in its answer, and all of them as a batch.
+
+    Args:
+        exported: as it will be deployed.
+        met: decisions of the trained one, answer by answer.
 
     Raises:
         BundleError: they differ.
-        SettingError: what decides is not all that is done with its choices.
     """
-    met = meet(user, predictor, masked, SAMPLES)
     outputs: list[NDArray[np.float32]] = []
     states: list[Any] = []
     state = None
@@ -83,12 +93,11 @@ def held_against(exported: Running, predictor: Predictor, user: UserEnv, masked:
         outputs.append(found[0])
     made = np.stack(outputs)
     _check_batch(exported, met, states, made)
-    if user.choices is None:
+    if not isinstance(exported, OnnxChooser):
         return Parity.of(np.clip(made, -1.0, 1.0), np.stack([each.action for each in met]))
     chosen = np.array([int(each.chosen) for each in met])
-    if any((exported.actions[number] != each.action).any() for number, each in zip(chosen, met, strict=True)):  # type: ignore[union-attr]
-        raise SettingError(f"a choice is not what env makes of it: one of its wrappers changes it ({', '.join(user.names)})")
-    scores = allowed(made, np.array([each.masks for each in met]) if masked else None)
+    masked = [each.masks for each in met if each.masks is not None]
+    scores = allowed(made, np.stack(masked) if masked else None)
     size = np.maximum(1.0, np.abs(made).max(-1))
     return Parity.of(scores.max(-1) / size, scores[np.arange(len(met)), chosen] / size)
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from agents.base import Limited
 from agents.bundle import Bundle, BundleError, BundleMeta, Parity
+from agents.choices import state_choices
 from agents.evaluation import answer, make_plan
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule, RandomRule
@@ -29,6 +30,7 @@ from tests.support.recorded import TINY_RUN, Recorded
 SCHEMA = synera_schema(2)
 KNOBS = len(SCHEMA.rows)
 ROWS = np.random.default_rng(0).uniform(SCHEMA.low, SCHEMA.high, (64, len(SCHEMA.low))).astype(np.float32)
+STATED = dict(state_choices([ALWAYS], SCHEMA)[0])
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -213,6 +215,24 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "preference is negative": lambda m: m["preferences"]["low"].update(latency=-1.0),
     "preference is infinite": lambda m: m["preferences"]["high"].update(cost=math.inf),
     "preference is yes": lambda m: m["preferences"]["high"].update(cost=True),
+    "no network": lambda m: m.pop("network"),
+    "state of nothing": lambda m: m["network"].update(state=[0]),
+    "state is negative": lambda m: m["network"].update(state=[-4]),
+    "state without end": lambda m: m["network"].update(state=[2**62]),
+    "states without end": lambda m: m["network"].update(state=[1] * 17),
+    "state that the policy has not": lambda m: m["network"].update(state=[8]),
+    "state is text": lambda m: m["network"].update(state=["8"]),
+    "masks without choices": lambda m: m["network"].update(masked=True),
+    "masks are a number": lambda m: m["network"].update(masked=1),
+    "no choices": lambda m: m["network"].update(choices=[]),
+    "choices that the policy has not": lambda m: m["network"].update(choices=[STATED] * 3),
+    "a choice of nothing": lambda m: m["network"].update(choices=[{}] * KNOBS),
+    "a choice of other knobs": lambda m: m["network"].update(choices=[{**STATED, "glory": 1}] * KNOBS),
+    "a choice out of range": lambda m: m["network"].update(choices=[{**STATED, "offload_budget": 1.5}] * KNOBS),
+    "a choice that is not a number": lambda m: m["network"].update(choices=[{**STATED, "offload_budget": math.nan}] * KNOBS),
+    "half an exit": lambda m: m["network"].update(choices=[{**STATED, "exit_index": 0.5}] * KNOBS),
+    "a choice that is yes": lambda m: m["network"].update(choices=[{**STATED, "exit_index": True}] * KNOBS),
+    "a choice as text": lambda m: m["network"].update(choices=[{**STATED, "exit_index": "0"}] * KNOBS),
     "unknown weight": lambda m: m["preferences"]["high"].update(glory=1.0),
     "no tokens": lambda m: m.update(max_new_tokens=0),
     "half a token": lambda m: m.update(max_new_tokens=1.5),
@@ -248,6 +268,12 @@ def test_a_number_of_thousands_of_digits_is_refused(bundle: Path) -> None:
     text = (bundle / "bundle.json").read_text()
     (bundle / "bundle.json").write_text(text.replace('"provenance": {', f'"provenance": {{"n": {"9" * 5000}, ', 1))
     assert "bundle.json" in refused(bundle)
+
+
+def test_choices_of_the_right_number_and_kind_are_not_what_is_refused(bundle: Path) -> None:
+    """As many choices as the policy has outputs: what else the mutations above change is what is refused."""
+    edit(bundle, lambda stated: stated["network"].update(choices=[STATED] * KNOBS))
+    np.testing.assert_array_equal(Bundle.load(bundle).controller(SCHEMA).predict(ROWS[0])[0], SCHEMA.action(ALWAYS))
 
 
 # ---------------------------------------------------------------- schema

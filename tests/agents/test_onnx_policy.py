@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agents import onnx_policy
 from agents.bundle import Bundle, BundleError
-from agents.onnx_policy import OPERATORS, OnnxController
+from agents.onnx_policy import MOST_STATES, OPERATORS, WIDEST_STATE, OnnxController
 from synera_env import synera_schema
 
 SCHEMA = synera_schema(2)
@@ -45,6 +45,9 @@ def model(
 
 def values(name: str, *shape: int, fill: float = 0.0) -> Any:
     return numpy_helper.from_array(np.full(shape, fill, np.float32), name)
+
+
+SIZES = numpy_helper.from_array(np.array([-1, KNOBS], np.int64), "to")
 
 
 def endless() -> Any:
@@ -150,6 +153,30 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
         "its input is",
     ),
     "growing": (widening, "the value 'huge' has the shape (100000, 100000)"),
+    "rows times rows": (
+        lambda: model(
+            helper.make_node("Gemm", ["observation", "observation"], ["all"], transB=1),
+            helper.make_node("Softmax", ["all"], ["share"]),
+            helper.make_node("MatMul", ["share", "observation"], ["mixed"]),
+            helper.make_node("Gemm", ["mixed", "weight"], ["action"]),
+        ),
+        "the value 'all' has the shape (None, None)",
+    ),
+    "a shape that depends on values": (
+        lambda: model(helper.make_node("Reshape", ["observation", "to"], ["action"]), weights=(SIZES,)),
+        "operator 'Reshape'",
+    ),
+    "a state that was not stated": (
+        lambda: model(
+            helper.make_node("Concat", ["observation", "state_0"], ["both"], axis=1),
+            helper.make_node("Gemm", ["both", "weight"], ["action"]),
+            helper.make_node("Tanh", ["state_0"], ["next_state_0"]),
+            given=(IN, tensor("state_0", ("batch", 4))),
+            made=(OUT, tensor("next_state_0", ("batch", 4))),
+            weights=(values("weight", ENTRIES + 4, KNOBS),),
+        ),
+        f"its input is [(None, {ENTRIES}), (None, 4)], it must be one of [batch, {ENTRIES}] float32",
+    ),
     "a value from nowhere": (lambda: model(helper.make_node("Tanh", ["nowhere"], ["action"])), "nowhere"),
     "no nodes": (lambda: model(), "action"),
 }
@@ -229,3 +256,69 @@ def test_it_holds_for_every_batch(bundle: Path) -> None:
     whole = acts.predict(rows)[0]
     for size in (1, 2, 17):
         np.testing.assert_allclose(acts.predict(rows[:size])[0], whole[:size], atol=1e-6)
+
+
+# ---------------------------------------------------------------- states
+
+STATES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]] = {
+    "none in the file": ((4,), (), (), "it must be one of [batch, {e}], one of [batch, 4] float32"),
+    "of another size": ((4,), (5,), (5,), "its input is [(None, {e}), (None, 5)]"),
+    "one that does not come back": ((4,), (4,), (), "its output is [(None, {k})]"),
+    "one that comes back wider": ((4,), (4,), (8,), "its output is [(None, {k}), (None, 8)]"),
+    "one too many": ((4,), (4, 4), (4, 4), "its input is [(None, {e}), (None, 4), (None, 4)]"),
+    "too many": ((1,) * (MOST_STATES + 1), (1,), (1,), "more than 16 or wider than 65536"),
+    "too wide": ((WIDEST_STATE + 1,), (4,), (4,), "more than 16 or wider than 65536"),
+    "without end": ((2**62,), (4,), (4,), "more than 16 or wider than 65536"),
+}
+
+
+def recurrent(given: tuple[int, ...], made: tuple[int, ...]) -> Any:
+    """Adds up, in each state that it returns, those that it is given."""
+    into = [tensor(f"state_{i}", ("batch", size)) for i, size in enumerate(given)]
+    out = [tensor(f"next_{i}", ("batch", size)) for i, size in enumerate(made)]
+    nodes = [GEMM]
+    weights = [WEIGHT]
+    for i, size in enumerate(made):
+        one = values(f"one_{i}", given[i], size, fill=1.0)
+        nodes.append(helper.make_node("MatMul", [f"state_{i}", f"one_{i}"], [f"next_{i}"]))
+        weights.append(one)
+    return model(*nodes, given=(IN, *into), made=(OUT, *out), weights=tuple(weights))
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_that_are_not_those_that_were_stated_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated, given, made, reason = STATES[name]
+    ran: list[object] = []
+    monkeypatch.setattr(onnx_policy.onnxruntime, "InferenceSession", lambda *given, **_: ran.append(given))
+    with pytest.raises(BundleError) as error:
+        OnnxController(recurrent(given, made).SerializeToString(), ENTRIES, KNOBS, "x", stated)
+    assert reason.format(e=ENTRIES, k=KNOBS) in str(error.value)
+    assert not ran
+
+
+def test_a_state_that_grows_beyond_all_numbers_is_an_error() -> None:
+    acts = OnnxController(recurrent((4,), (4,)).SerializeToString(), ENTRIES, KNOBS, "x", (4,))
+    rows = np.ones((2, ENTRIES), np.float32)
+    state: Any = (np.full((2, 4), 1e30, np.float32),)
+    for _ in range(14):
+        _, state = acts.predict(rows, state)
+    with pytest.raises(BundleError, match="gives an action that is not a number"):
+        acts.predict(rows, state)
+
+
+@pytest.mark.parametrize("state", [(), (np.zeros((1, 4)),), (np.zeros((2, 3)),), (np.zeros(4),), (np.zeros((2, 4)),) * 2])
+def test_a_state_of_another_policy_is_refused(state: Any) -> None:
+    acts = OnnxController(recurrent((4,), (4,)).SerializeToString(), ENTRIES, KNOBS, "x", (4,))
+    with pytest.raises(BundleError, match=r"the state handed to bundle 'x' has shapes .* what it returned: \[\(2, 4\)\]"):
+        acts.predict(np.ones((2, ENTRIES), np.float32), state)
+
+
+def test_a_policy_that_gives_fewer_rows_than_it_is_given_is_refused() -> None:
+    bounds = [
+        numpy_helper.from_array(np.array([value], np.int64), name) for name, value in (("from", 0), ("until", 1), ("axis", 0))
+    ]
+    first = helper.make_node("Slice", ["observation", "from", "until", "axis"], ["one"])
+    gemm = helper.make_node("Gemm", ["one", "weight"], ["action"])
+    content = model(first, gemm, weights=(WEIGHT, *bounds)).SerializeToString()
+    with pytest.raises(BundleError, match=r"is not a usable ONNX model|gives 1 rows for 3 observations"):
+        OnnxController(content, ENTRIES, KNOBS, "x").predict(np.ones((3, ENTRIES), np.float32))

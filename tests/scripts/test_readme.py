@@ -38,6 +38,8 @@ SHORTER = {
     "synera fit-rules --graphs runs/graphs": "--rules budget link-aware --budgets 0.2 --answers 2 --validation-answers 2",
     "synera evaluate --controller my_rules:NearAndUnsure runs/rules/link-aware.json staged linucb": "--graphs runs/graphs/test.safetensors --answers 2",
     "synera deploy --controller my_rules:NearAndUnsure": "--unpaced --no-emulate-link",
+    "synera evaluate --bundle runs/my-sac --links my-links": "--answers 1",
+    "synera deploy --controller runs/my-sac --links my-links": "--unpaced",
     "synera serve": "",
     "synera serve --port 0": "",
     "synera deploy --controller runs/mine/bundle": "--unpaced --no-emulate-link",
@@ -219,7 +221,7 @@ def test_what_the_readme_says_can_be_done_in_its_order(user: User) -> None:
     assert {step.text for step in found if step.text.startswith("synera")} - ELSEWHERE == set(SHORTER), (
         "some are no longer said"
     )
-    assert sum(step.python for step in found) == 4
+    assert sum(step.python for step in found) == 6
     own = next(text for line, text in user.said.items() if line.startswith("synera evaluate --controller my_rules"))
     assert "reward of my_rules:NearAndUnsure minus threshold" in own
     said = user.said
