@@ -1,6 +1,6 @@
 """From a trained policy to a bundle: its network as ONNX, held against the policy itself on answers that both decide.
 
-:func:`export_bundle` is for any policy; what trains here calls the two below it. What does not live here: what of a policy decides
+:func:`export_bundle` is for any policy; agents/counterfactual calls the one below it. What does not live here: what of a policy decides
 (networks.py), what a user's environment does (user_env.py), the check (parity.py), the bundle's format (bundle.py), and training (learning/).
 """
 
@@ -84,31 +84,15 @@ def export_bundle(
     return _export(decider, predictor, user, training or _described(model, user, decider, folder), folder)
 
 
-def export_policy(policy: Any, controller: Controller, env: DecisionEnv, training: Training, folder: Path) -> None:
-    """Write a policy of stable-baselines3 as a bundle; see :func:`export_bundle`.
-
-    Args:
-        policy: what decides.
-        controller: the policy as it was trained, which the bundle must equal.
-        env: gives schema, deployment, and the answers of the check.
-        training: what the bundle must say of it.
-        folder: where to write.
-
-    Raises:
-        BundleError: the exported policy acts differently.
-    """
-    _export(network_of(policy), controller, UserEnv.of(env), training, folder)
-
-
 def export_module(module: torch.nn.Module, controller: Controller, env: DecisionEnv, training: Training, folder: Path) -> None:
     """Write a plain torch policy as a bundle; see :func:`export_bundle`.
 
     Args:
         module: raw observations [batch, entries] to actions [batch, knobs], of the operators that a bundle's policy may have.
-        controller: see :func:`export_policy`, likewise the rest.
-        env: see there.
-        training: see there.
-        folder: see there.
+        controller: the policy as it was trained, which the bundle must equal.
+        env: gives schema, deployment, and the answers of the check.
+        training: what the bundle must say of it.
+        folder: where to write.
 
     Raises:
         BundleError: the exported policy acts differently, or has other operators.

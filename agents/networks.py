@@ -56,12 +56,12 @@ def network_of(policy: Any) -> Decider:
 
 @network_of.register
 def _actor_critic(policy: ActorCriticPolicy) -> Decider:
-    return Decider(_head_of(policy), seen=_seen(policy.pi_features_extractor))
+    return Decider(_head_of(policy), seen=seen_of(policy.pi_features_extractor))
 
 
 @network_of.register
 def _masked(policy: MaskableActorCriticPolicy) -> Decider:
-    return Decider(_head_of(policy), masked=True, seen=_seen(policy.pi_features_extractor))
+    return Decider(_head_of(policy), masked=True, seen=seen_of(policy.pi_features_extractor))
 
 
 @network_of.register
@@ -69,7 +69,7 @@ def _recurrent(policy: RecurrentActorCriticPolicy) -> Decider:
     cells = _cells(policy.lstm_actor)
     sizes = tuple(size for cell in cells for size in (cell.hidden_size, cell.hidden_size))
     module = Remembering(policy.pi_features_extractor, cells, _Latent(policy.mlp_extractor), *_action(policy))
-    return Decider(module, sizes, seen=_seen(policy.pi_features_extractor))
+    return Decider(module, sizes, seen=seen_of(policy.pi_features_extractor))
 
 
 @network_of.register(SACPolicy)
@@ -77,19 +77,19 @@ def _recurrent(policy: RecurrentActorCriticPolicy) -> Decider:
 def _squashed(policy: SACPolicy | TQCPolicy) -> Decider:
     actor: Any = policy.actor
     module = torch.nn.Sequential(actor.features_extractor, actor.latent_pi, actor.mu, torch.nn.Tanh())
-    return Decider(module, seen=_seen(actor.features_extractor))
+    return Decider(module, seen=seen_of(actor.features_extractor))
 
 
 @network_of.register
 def _deterministic(policy: TD3Policy) -> Decider:
     actor: Any = policy.actor
-    return Decider(torch.nn.Sequential(actor.features_extractor, actor.mu), seen=_seen(actor.features_extractor))
+    return Decider(torch.nn.Sequential(actor.features_extractor, actor.mu), seen=seen_of(actor.features_extractor))
 
 
 @network_of.register
 def _valued(policy: DQNPolicy) -> Decider:
     values: Any = policy.q_net
-    return Decider(torch.nn.Sequential(values.features_extractor, values.q_net), seen=_seen(values.features_extractor))
+    return Decider(torch.nn.Sequential(values.features_extractor, values.q_net), seen=seen_of(values.features_extractor))
 
 
 def _head_of(policy: Any) -> torch.nn.Module:
@@ -102,7 +102,8 @@ def _action(policy: BasePolicy) -> list[torch.nn.Module]:
     return [head, torch.nn.Tanh()] if policy.squash_output else [head]
 
 
-def _seen(extractor: Any) -> Seen | None:
+def seen_of(extractor: Any) -> Seen | None:
+    """Return what a features extractor was told that training has met; None for one that is not told."""
     if not isinstance(extractor, Scaling):
         return None
     return Seen(tuple(extractor.low.tolist()), tuple(extractor.high.tolist()))

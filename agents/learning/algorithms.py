@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.choices import possible
 from agents.learning import settings as of
 from agents.learning.choices import choice_table
 from agents.learning.discrete_sac import DiscreteSAC
@@ -25,8 +26,6 @@ from agents.learning.recipe import Recipe
 from agents.scaling import Scaling
 from synera_env import Schema
 
-_SHARPNESS = 1e-9
-"""Float32 weights that differ at all are told apart wholly."""
 _LEAST_RATE = 0.1
 Outputs = Callable[[Any, torch.Tensor], torch.Tensor]
 """(policy, observations) to what it acts by: mean knobs, or a weight for each choice."""
@@ -71,7 +70,8 @@ class Acting:
             schema: of the decisions.
             choosing: it acts over choices.
         """
-        self.model, self._table = model, choice_table(schema) if choosing else None
+        self.model, self.schema = model, schema
+        self._table = choice_table(schema) if choosing else None
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
@@ -81,29 +81,30 @@ class Acting:
         return (action if self._table is None else self._table[action]), state
 
 
-class Deterministic(torch.nn.Module):
-    """The part of an agent that a bundle has: raw observations to knobs, as a Box action."""
+class MaskedActing(Acting):
+    """The same of an agent that must be told what cannot be done; implements :class:`agents.base.Masked`."""
 
-    def __init__(self, policy: torch.nn.Module, acts_by: Outputs, table: NDArray[np.float32] | None) -> None:
-        """See the class.
+    def masks(self, point: Any) -> NDArray[np.bool_]:
+        """See :class:`agents.base.Masked`."""
+        return possible(self.schema.choices, self.schema, point)
 
-        Args:
-            policy: of the agent.
-            acts_by: see :data:`Outputs`.
-            table: the Box action of each choice, [choices, knobs]; None where it sets knobs.
-        """
-        super().__init__()
-        self.policy, self._outputs, self.table = policy, acts_by, None
-        if table is not None:
-            self.table = torch.nn.Linear(*table.shape)
-            self.table.requires_grad_(False)
-            self.table.weight.copy_(torch.from_numpy(table.T.copy()))
-            self.table.bias.zero_()
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Masked`."""
+        assert isinstance(self.model, MaskablePPO)
+        action, state = self.model.predict(observation, state, episode_start, deterministic, action_masks)
+        return self._table[action], state  # type: ignore[index]
 
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """[batch, entries] to [batch, knobs]."""
-        found = self._outputs(self.policy, observation)
-        return found if self.table is None else self.table(torch.softmax(found / _SHARPNESS, -1))
+
+def acting(model: BaseAlgorithm, schema: Schema, choosing: bool) -> Acting:
+    """Return an agent under training as a controller; see :class:`Acting`."""
+    return (MaskedActing if isinstance(model, MaskablePPO) else Acting)(model, schema, choosing)
 
 
 # ---------------------------------------------------------------- how each is built

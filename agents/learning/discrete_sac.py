@@ -24,6 +24,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
+from agents.networks import Decider, network_of, seen_of
+
 
 class _Actor(torch.nn.Module):
     def __init__(self, features_extractor: BaseFeaturesExtractor, layers: list[torch.nn.Module]) -> None:
@@ -75,6 +77,11 @@ class DiscreteSACPolicy(BasePolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
         weights = self.actor(observation)
         return weights.argmax(-1) if deterministic else torch.distributions.Categorical(logits=weights).sample()
+
+
+@network_of.register
+def _scores(policy: DiscreteSACPolicy) -> Decider:
+    return Decider(policy.actor, seen=seen_of(policy.actor.features_extractor))
 
 
 class DiscreteSAC(OffPolicyAlgorithm):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -22,8 +21,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.bundle import Training
 from agents.callbacks import EachStep, EpisodeMeans, GrowthRate, SeenRange, Validation, WorthOfLeaving, seen_by
 from agents.evaluation import make_plan
-from agents.export import export_module
-from agents.learning.algorithms import Acting, Deterministic, build, chooses, outputs
+from agents.export import export_bundle
+from agents.learning.algorithms import acting, build, chooses
 from agents.learning.around import Around
 from agents.learning.checkpoint import (
     REPLAY,
@@ -37,12 +36,12 @@ from agents.learning.checkpoint import (
     write_checkpoint,
     write_replay,
 )
-from agents.learning.choices import choice_table, with_choices
+from agents.learning.choices import with_choices
 from agents.learning.judge import Judge, Stop, best_rival
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
 from agents.vector import CompiledVecEnv, SideBySideVecEnv
-from synera_env import DecisionEnv, Preference, SettingError, SyneraReplayEnv, write_json
+from synera_env import DecisionEnv, DiscreteChoices, Preference, SettingError, SyneraReplayEnv, write_json
 
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium")
 _ANSWERS_A_LOG = 200  # of an off-policy agent
@@ -138,11 +137,16 @@ class Run:
             around.beginning.check(recipe, first.schema)
             self.provenance["beginning"] = around.beginning.as_stated()
         self.model = build(recipe, world.stepped, first.schema)
-        self._acting = Acting(self.model, first.schema, chooses(recipe.settings))
         plan = make_plan(validation, recipe.validation_answers, seed=recipe.seed)
         rival = best_rival(validation, plan, around.against)
         self.judge = Judge(
-            validation, plan, self._acting, rival, Stop(recipe.stop_when, recipe.patience), began, around.on_judged
+            validation,
+            plan,
+            acting(self.model, first.schema, chooses(recipe.settings)),
+            rival,
+            Stop(recipe.stop_when, recipe.patience),
+            began,
+            around.on_judged,
         )
         self._seen = SeenRange()
 
@@ -191,7 +195,8 @@ class Run:
         """Write what came of it, and the bundle."""
         write_json(folder / CONFIG, self.provenance)
         training = Training(name, self._world.first.preferences, seen_by(self.model.policy), self.provenance)
-        export_agent(self.model, self._acting, self._recipe, self.judge.env, training, folder / "bundle")
+        env = DiscreteChoices(self.judge.env) if chooses(self._recipe.settings) else self.judge.env
+        export_bundle(self.model, env, folder / "bundle", training=training)
         (folder / REPLAY).unlink(missing_ok=True)
 
     def _keep(self, folder: Path) -> None:
@@ -216,22 +221,6 @@ class Run:
         model.num_timesteps, model._n_updates = best.steps, found.notes["updates"]
         model.set_random_seed((self._recipe.seed + best.steps) % 2**32)
         return best
-
-
-def export_agent(
-    model: BaseAlgorithm, acting: Acting, recipe: Recipe, env: DecisionEnv, training: Training, folder: Path
-) -> None:
-    """Write an agent as a bundle, whole or not at all.
-
-    Raises:
-        BundleError: the exported policy acts differently.
-        SettingError: it cannot be exported.
-    """
-    acts_by = outputs(recipe)
-    if acts_by is None:
-        raise SettingError(f"{recipe.agent} has a memory, which a bundle cannot hold yet; train another agent")
-    module = Deterministic(model.policy, acts_by, choice_table(env.schema) if chooses(recipe.settings) else None)
-    export_module(module, acting, env, training, folder)
 
 
 def _counterfactual(make_env: MakeEnv, validation: DecisionEnv, recipe: Recipe, folder: Path, around: Around) -> Path:

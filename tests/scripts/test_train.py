@@ -155,10 +155,10 @@ def test_a_training_that_fails_says_what_is_left_and_keeps_the_run_before_it(
     before = {p: p.read_bytes() for p in Path("runs/mine").rglob("*") if p.is_file()}
     capsys.readouterr()
 
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("agents.learning.run.export_agent", fails)
+    monkeypatch.setattr("agents.learning.run.export_bundle", fails)
     with pytest.raises(type(raised)):
         train.main(arguments(files))
     (unfinished,) = (p for p in Path("runs").iterdir() if p.name != "mine")
@@ -182,11 +182,11 @@ def test_a_controller_is_trained_in_a_cloud_that_others_use(files: Path, capsys:
 def test_an_interrupted_training_goes_on_by_the_line_that_it_prints(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("agents.learning.run.export_agent", interrupted)
+        patched.setattr("agents.learning.run.export_bundle", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train.main(arguments(files))
     line = re.search(r"^go on: synera train (.*)$", capsys.readouterr().out, re.MULTILINE)

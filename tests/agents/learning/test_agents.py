@@ -21,6 +21,7 @@ from agents.learning.run import Run, train
 from agents.learning.run_folder import CHECKPOINT, unfinished
 from agents.learning.settings import OffPolicy, OnPolicy, Settings
 from agents.learning.settings_file import tuned
+from agents.policy import ControllerPolicy
 from synera_env import SettingError
 from tests.support.recorded import Recorded
 
@@ -68,10 +69,6 @@ def test_it_is_killed_goes_on_and_ends_with_a_bundle_that_acts(agent: str, pair:
     reached: list[int] = []
     again = Around(on_step=reached.append, resume=checkpoint)
     world = lambda preference: pair.env(preference=preference)  # noqa: E731
-    if agent == "recurrent-ppo":
-        with pytest.raises(SettingError, match="has a memory"):
-            train(world, pair.env(), recipe, folder, again)
-        return
     bundle = train(world, pair.env(), recipe, folder, again)
     assert reached[0] == 128 + recipe.envs
     assert reached[-1] == recipe.steps
@@ -88,7 +85,8 @@ def test_it_is_killed_goes_on_and_ends_with_a_bundle_that_acts(agent: str, pair:
     assert np.mean(rewards) == pytest.approx(best["reward"], abs=1e-6)
     if chooses(recipe.settings):
         chosen = {env.schema.action(each).tobytes() for each in env.schema.choices}
-        assert acts.predict(env.reset(seed=0)[0])[0].tobytes() in chosen
+        seen, _ = env.reset(seed=0)
+        assert ControllerPolicy(acts, env.schema).act(seen, env.point).tobytes() in chosen
 
 
 def copied(run: Run) -> dict[str, torch.Tensor]:

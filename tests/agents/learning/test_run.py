@@ -16,9 +16,10 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents import networks
 from agents.bundle import Bundle, BundleError
 from agents.evaluation import Answered, answer, evaluate, make_plan
-from agents.learning import algorithms, judge
+from agents.learning import judge
 from agents.learning import run as running
 from agents.learning.around import Around
 from agents.learning.recipe import Recipe
@@ -115,13 +116,13 @@ def _train(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, config
     """Train up to the export, which leaves no bundle, or fails; return the model as trained."""
     held: list[Any] = []
 
-    def capture(model: Any, *_: object) -> None:
+    def capture(model: Any, *_: object, **__: object) -> None:
         held.append(model)
         if fails:
             raise Captured
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "export_agent", capture)
+        patched.setattr(running, "export_bundle", capture)
         try:
             train(lambda preference: pair.env(preference=preference), pair.env(), config, folder)
         except Captured:
@@ -211,7 +212,7 @@ def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
     raised: type[BaseException] = KeyboardInterrupt
     if ending == "the export":
         raised = BundleError
-        monkeypatch.setattr(algorithms.Deterministic, "forward", lambda self, seen: self._outputs(self.policy, seen) * 0.9)
+        monkeypatch.setattr(networks._Latent, "forward", lambda self, seen: self.extractor.forward_actor(seen) * 0.9)
     if ending == "validation":
         raised = UncoveredError
 
@@ -293,7 +294,7 @@ def test_weights_are_kept_for_what_they_earn_where_answers_are_lost(
     monkeypatch.setattr(running, "best_rival", lambda *_: None)
     config = replace(TINY_RUN, steps=256, validation_answers=4, validate_every=128)
     held = []
-    monkeypatch.setattr(running, "export_agent", lambda model, acting, recipe, env, training, folder: held.append(training))
+    monkeypatch.setattr(running, "export_bundle", lambda *_, training: held.append(training))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train(lambda p: pair.env(preference=p), env, config, tmp_path / "run")
