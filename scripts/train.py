@@ -132,7 +132,7 @@ def main(arguments: Arguments) -> None:
     )
 
     def say_how_to_go_on(part: Path) -> None:
-        say("go on", next_step("train", **arguments.given(), resume=part, against=arguments.against))
+        say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, against=arguments.against))
 
     bundle = train(arguments.opened(), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
     say("bundle", str(bundle))

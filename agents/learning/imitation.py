@@ -9,7 +9,6 @@ What does not live here: the agents (algorithms.py), and how they go on (run.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +23,11 @@ from torch.nn import functional as F
 
 from agents.base import Controller, Learner, Seeded
 from agents.callbacks import scalings
+from agents.learning.adoption import adopt, check_adopts, network_of
 from agents.learning.algorithms import Outputs, chooses, clonable, outputs
-from agents.learning.checkpoint import part
 from agents.learning.choices import choice_table
 from agents.learning.recipe import Recipe
-from agents.learning.run_folder import CHECKPOINT
-from agents.learning.settings import OnPolicy
 from agents.registry import controller
-from agents.scaling import CLIP
 from runtime.settings import shown
 from synera_env import Schema, SettingError
 
@@ -77,7 +73,7 @@ class Beginning:
         if self.imitate is not None:
             _imitable(self.imitate, schema)
         elif self.network is not None:
-            _check_adopts(recipe, network_of(self.network))
+            check_adopts(recipe, network_of(self.network))
 
     def as_stated(self) -> dict[str, str]:
         """Return it as plain data."""
@@ -238,66 +234,3 @@ def fit_values(model: OnPolicyAlgorithm, gathered: Gathered) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-# ---------------------------------------------------------------- from a counterfactual run
-
-
-def network_of(run: Path) -> dict[str, torch.Tensor]:
-    """Return the best weights of a finished counterfactual run.
-
-    Raises:
-        SettingError: there are none.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = part(load_file(run / CHECKPOINT), "best.")
-    except (OSError, SafetensorError):
-        weights = {}
-    if "body.0.weight" not in weights:
-        raise SettingError(
-            f"no counterfactual run at {shown(str(run), 200)[1:-1]}; name the folder of one, such as runs/counterfactual"
-        )
-    return weights
-
-
-def adopt(model: BaseAlgorithm, recipe: Recipe, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put the network of :class:`agents.counterfactual.policy.ChoiceNet` into an actor-critic of choices; its values are left alone.
-
-    What the network was shown as one and the same value for ever (the past, which the reduced model does not have) it is made
-    blind to: it will vary now, and the network never learned what that means.
-
-    Args:
-        model: PPO, A2C or maskable PPO, over choices.
-        recipe: its.
-        weights: of the network.
-
-    Raises:
-        SettingError: it is another agent, or of another width.
-    """
-    _check_adopts(recipe, weights)
-    low, high = weights["scaling.low"], weights["scaling.high"]
-    center, scale = weights["scaling.center"], weights["scaling.scale"]
-    constant = low == high
-    first, bias = weights["body.0.weight"].clone(), weights["body.0.bias"].clone()
-    bias += first[:, constant] @ ((low - center) / scale).clamp(-CLIP, CLIP)[constant]
-    first[:, constant] = 0.0
-    policy: Any = model.policy
-    layers = (policy.mlp_extractor.policy_net[0], policy.mlp_extractor.policy_net[2], policy.action_net)
-    found = ((first, bias), *((weights[f"body.{n}.weight"], weights[f"body.{n}.bias"]) for n in (2, 4)))
-    with torch.no_grad():
-        for layer, (weight, own) in zip(layers, found, strict=True):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(own)
-
-
-def _check_adopts(recipe: Recipe, weights: Mapping[str, torch.Tensor]) -> None:
-    hidden = len(weights["body.0.weight"])
-    if not (isinstance(recipe.settings, OnPolicy) and chooses(recipe.settings)):
-        raise SettingError(
-            f"{recipe.agent} cannot begin from a counterfactual run as it is set; ppo can, with --set actions=choices"
-        )
-    if recipe.settings.hidden != hidden:
-        raise SettingError(f"hidden={recipe.settings.hidden} is not that of the run to begin from; add --set hidden={hidden}")

@@ -204,7 +204,8 @@ class Run:
         tensors, model = of_model(self.model), self.model
         if self._seen.low is not None and self._seen.high is not None:
             tensors |= {"seen.low": torch.from_numpy(self._seen.low), "seen.high": torch.from_numpy(self._seen.high)}
-        notes = {name: self.provenance[name] for name in ("config", "train", "validation")} | {"updates": model._n_updates}
+        notes = {name: self.provenance[name] for name in ("config", "train", "validation")}
+        notes |= {"updates": model._n_updates, "beginning": self.provenance.get("beginning")}
         write_replay(folder / REPLAY, model)
         write_checkpoint(folder / CHECKPOINT, tensors, self.judge.best, notes)
 
@@ -213,6 +214,8 @@ class Run:
         for what in ("config", "train", "validation"):
             require_same(f"{what}ing" if what == "train" else what, found.notes[what], self.provenance[what])
         best, model = found.best(), self.model
+        if found.notes["beginning"]:
+            self.provenance["beginning"] = found.notes["beginning"]
         restore_model(model, found.tensors)
         if "seen.low" in found.tensors:
             self._seen.met(torch.stack([found.tensors["seen.low"], found.tensors["seen.high"]]).numpy())

@@ -66,7 +66,7 @@ def suggest(trial: optuna.trial.BaseTrial, settings: Settings) -> Settings:
         if isinstance(allowed, Real) and allowed.search is not None:
             drawn[name] = trial.suggest_float(name, *allowed.search, log=allowed.log)
         elif isinstance(allowed, Whole) and allowed.search:
-            drawn[name] = trial.suggest_categorical(name, allowed.search)
+            drawn[name] = trial.suggest_categorical(name, sorted({*allowed.search, getattr(settings, name)}))
     return replace(settings, **drawn)
 
 
@@ -79,7 +79,7 @@ def tune(
     on_trial: Callable[[Tried], object] = lambda tried: None,
     on_step: Callable[[int], object] = lambda steps: None,
 ) -> Found:
-    """Try settings, each in a training by the recipe; the first are the recipe's own.
+    """Try settings, each in a training by the recipe; the first are the recipe's own, as far as they lie where a search looks.
 
     Args:
         make_env: makes a training environment for a preference.
@@ -135,7 +135,7 @@ def _study(folder: Path, recipe: Recipe) -> optuna.Study:
     before = study.user_attrs.get(_RECIPE)
     if before is None:
         study.set_user_attr(_RECIPE, stated)
-        study.enqueue_trial({name: stated["settings"][name] for name in searched(type(recipe.settings))}, skip_if_exists=True)
+        study.enqueue_trial(_own(recipe.settings))
     elif before != stated:
         wrong = next(name for name in stated if before.get(name) != stated[name])
         raise SettingError(
@@ -143,6 +143,15 @@ def _study(folder: Path, recipe: Recipe) -> optuna.Study:
             "another with --name"
         )
     return study
+
+
+def _own(settings: Settings) -> dict[str, Any]:
+    """Settings as the first trial, but for those that lie where nobody looks."""
+    found = {name: getattr(settings, name) for name in searched(type(settings))}
+    for name, allowed in settings.allowed().items():
+        if isinstance(allowed, Real) and allowed.search and not allowed.search[0] <= found[name] <= allowed.search[1]:
+            del found[name]
+    return found
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Tried:

@@ -28,7 +28,9 @@ def test_trials_stay_where_a_search_looks(agent: str) -> None:
         values = {getattr(each, name) for each in drawn}
         if isinstance(allowed, Real | Whole) and allowed.search:
             assert len(values) > 1
-            assert min(allowed.search) <= min(values) <= max(values) <= max(allowed.search)
+            assert values <= {*allowed.search, getattr(own, name)} or isinstance(allowed, Real)
+            assert min(*allowed.search, getattr(own, name)) <= min(values)
+            assert max(values) <= max(*allowed.search, getattr(own, name))
         else:
             assert values == {getattr(own, name)}
 
