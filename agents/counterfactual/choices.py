@@ -69,14 +69,8 @@ class Courses:
         return s.root[prompts] - s.first[prompts] + self.batch.at
 
     def next(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where each action leads from states, [places, actions]; END or UNKNOWN where that is no state."""
-        s = self.batch.work.process.states
-        answer = np.searchsorted(self.batch.at, places, side="right") - 1
-        shift = self.batch.at[answer] - s.first[self.batch.prompts[answer]]
-        state = places - shift
-        asked = np.full(len(places), ASKED, np.int64)
-        sides = (s.keep[state], s.layer[state].astype(np.int64)), (s.check[state], asked)
-        return np.concatenate([_led(s.ended, s.state, node, layer, shift) for node, layer in sides], 1)
+        """See :func:`next_of`."""
+        return next_of(self.batch, places)
 
     def choose(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The actions at states, [places]."""
@@ -125,6 +119,17 @@ class Courses:
         known = np.flatnonzero(self._action >= 0)
         policy[known, self._action[known]] = 1.0
         return policy
+
+
+def next_of(batch: Batch, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each action leads from states of a batch, [places, actions]; END or UNKNOWN where that is no state."""
+    s = batch.work.process.states
+    answer = np.searchsorted(batch.at, places, side="right") - 1
+    shift = batch.at[answer] - s.first[batch.prompts[answer]]
+    state = places - shift
+    asked = np.full(len(places), ASKED, np.int64)
+    sides = (s.keep[state], s.layer[state].astype(np.int64)), (s.check[state], asked)
+    return np.concatenate([_led(s.ended, s.state, node, layer, shift) for node, layer in sides], 1)
 
 
 def _led(

@@ -179,6 +179,16 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         out = self._call(given, self._mode, self._drawn)
         return out.observation, out.reward, out.terminated, out.truncated, self._info(out)
 
+    def branch(self, parents: NDArray[np.intp]) -> None:
+        """Let each row go on from the decision that another one stands at, [rows]: for who plans, and tries several things there."""
+        self._state.branch(parents)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """[rows]: whether the last chunk was checked, and the check was answered in time."""
+        rows = self._state.rows
+        return rows["asked"] & rows["verdict"]
+
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing is held that would have to be released."""
 
