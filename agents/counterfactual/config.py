@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from agents.evaluation import MOST_ANSWERS
 from runtime.settings import above, one_of, whole, within
 
+LOSSES = ("policy-gradient", "cross-entropy", "regression")
+FUTURES = ("policy", "clairvoyant")
 _COUNTS = {
     "steps": (1, 1_000_000),
     "answers": (1, 4096),
@@ -47,11 +49,17 @@ class CounterfactualConfig:
     """Answers of each validation, in the full replay; the best weights are kept."""
     validate_every: int = 50
     """Batches between validations."""
+    loss: str = "policy-gradient"
+    """What is climbed: `policy-gradient`, or one of cost-sensitive decisions, `cross-entropy` or `regression` (learning.py)."""
+    future: str = "policy"
+    """Who goes on after an action whose gain is worked out: the `policy`, or the `clairvoyant`, who knows all outcomes."""
     seed: int = 0
     """Of everything that is drawn."""
 
     def __post_init__(self) -> None:
         one_of("preference", self.preference, ("default", "sampled"))
+        one_of("loss", self.loss, LOSSES)
+        one_of("future", self.future, FUTURES)
         for name, (low, high) in _COUNTS.items():
             whole(name, getattr(self, name), low, high)
         above("learning_rate", self.learning_rate, 0.0)

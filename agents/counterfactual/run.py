@@ -103,7 +103,8 @@ class _Run:
         actions = self._sight.work.process.actions
         self._net = ChoiceNet(env.schema, len(actions.knobs), config.hidden)
         ranges = Ranges(env.links, preference, config.load_spread)
-        self._learner = Learner(self._net, self._sight, ranges, config.learning_rate, config.weight_decay, config.seed)
+        how = config.learning_rate, config.weight_decay, config.seed, config.loss, config.future
+        self._learner = Learner(self._net, self._sight, ranges, *how)
         self._controller = ChoiceController(self._net, actions, env.schema)
         self._plan = make_plan(validation, config.validation_answers, seed=config.seed)
         self._progress = Progress()

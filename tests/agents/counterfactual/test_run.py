@@ -140,6 +140,8 @@ def test_validation_that_keeps_no_answer_stops_the_training(pair: Recorded, tmp_
 
 WRONG = [
     {"preference": "mine"},
+    {"loss": "mine"},
+    {"future": "mine"},
     *(
         {name: value}
         for name in ("steps", "answers", "epochs", "hidden", "validation_answers", "validate_every")
