@@ -29,7 +29,6 @@ from synera_env.synera.decisions.prices import Prices
 from synera_env.synera.decisions.scenarios import Scenarios
 from synera_env.synera.decisions.sight import sight_of
 from synera_env.synera.vector import SyneraReplayVectorEnv
-from traces.links.trace import LinkTrace
 
 WIDTH = 8
 _GUESSED_SECONDS = 4.0
@@ -130,7 +129,7 @@ class Planner:
 
     def _guess(self, planned: PlannedAnswer) -> tuple[Batch, NDArray[np.float64]]:
         """The answer's batch on its link's mean state, and what is still to be had at each state, its draft unpaid as in the replay."""
-        rtt, uplink, downlink = _window(self._env.links[planned.link], planned.link_offset_seconds, _GUESSED_SECONDS)
+        rtt, uplink, downlink = self._window(planned, _GUESSED_SECONDS)
         link = np.array([[rtt.mean(), max(uplink.mean(), 1.0), max(downlink.mean(), 1.0)]])
         weights = np.array([astuple(planned.preference)])
         scenario = Scenarios(link, link, np.ones(1), np.full(1, 0.5), weights)
@@ -147,7 +146,7 @@ class Planner:
         """
         weight = dict(zip(TERMS, astuple(planned.preference), strict=True))
         seconds = (weight["quality"] - lower) / weight["latency"] if weight["latency"] > 0 else np.inf
-        rtt, *_ = _window(self._env.links[planned.link], planned.link_offset_seconds, seconds)
+        rtt, *_ = self._window(planned, seconds)
         d, c, work, part = self._env.device, self._env.cloud, self._work, self._part(planned.prompt)
         states = work.process.states
         busy = weight["latency"] + weight["energy"] * d.busy_watts
@@ -169,10 +168,10 @@ class Planner:
         first = self._work.process.states.first
         return slice(int(first[prompt]), int(first[prompt + 1]))
 
-
-def _window(link: LinkTrace, begin: float, seconds: float) -> tuple[NDArray[np.float64], ...]:
-    """Round trips in seconds, and rates up and down in bit/s, from a time of a link on; a link that ends begins again."""
-    first, count = int(begin / link.step_seconds), len(link.rtt_ms)
-    last = first + count - 1 if seconds >= link.seconds else int((begin + seconds) / link.step_seconds)
-    at = np.arange(first, last + 1) % count
-    return link.rtt_ms[at] / 1e3, link.uplink_mbps[at] * 1e6, link.downlink_mbps[at] * 1e6
+    def _window(self, planned: PlannedAnswer, seconds: float) -> tuple[NDArray[np.float64], ...]:
+        """Round trips in seconds, and rates up and down in bit/s, from an answer's start on; a link that ends begins again."""
+        link, begin = self._env.links[planned.link], planned.link_offset_seconds
+        first, count = int(begin / link.step_seconds), len(link.rtt_ms)
+        last = first + count - 1 if seconds >= link.seconds else int((begin + seconds) / link.step_seconds)
+        at = np.arange(first, last + 1) % count
+        return link.rtt_ms[at] / 1e3, link.uplink_mbps[at] * 1e6, link.downlink_mbps[at] * 1e6

@@ -19,7 +19,6 @@ from agents.errors import BundleError
 from runtime.settings import shown
 from synera_env import EXACT, Schema, read_json, write_json
 from synera_env.synera.decisions.process import Actions
-from synera_env.synera.decisions.sight import HISTORY
 
 _UNKNOWN_WEIGHT = 1e-9
 """Of rows in which an action's outcome was not recorded; 0 would take them out of the tables that all actions share."""
@@ -122,19 +121,16 @@ class _Stated:
 
 
 class TreeController:
-    """Trees as a controller; implements :class:`agents.base.Controller`. It is blind to history, as they were fitted."""
+    """Trees as a controller; implements :class:`agents.base.Controller`. It is blind to history, as no tree saw it change."""
 
     def __init__(self, trees: Trees, actions: Actions, schema: Schema) -> None:
         """See the class."""
         self._trees, self._knobs = trees, actions.matrix(schema)
-        self._past = [(schema.places(name), value) for name, value in HISTORY.items()]
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
     ) -> tuple[NDArray[np.float32], Any]:
         """See :class:`agents.base.Controller`; always the action of the highest gain."""
-        seen = np.array(np.atleast_2d(observation), np.float32)
-        for places, value in self._past:
-            seen[:, places] = value
+        seen = np.atleast_2d(np.asarray(observation, np.float32))
         found = self._knobs[self._trees.scores(seen).argmax(1)]
         return (found if np.ndim(observation) > 1 else found[0]), state

@@ -74,6 +74,16 @@ def test_where_nothing_moves_the_exact_bound_lies_within(akin_graphs: GraphSet) 
         assert found.lower > best - 0.05
 
 
+def test_a_check_that_was_lost_is_planned_on_from_as_kept(akin_graphs: GraphSet) -> None:
+    """Else the narrowest search would wait for a cloud that never answers."""
+    cut_off = Outages(every_seconds=1e-3, mean_seconds=1e4)
+    env = SyneraReplayEnv(akin_graphs, LINKS, DEVICE, CLOUD, outages=cut_off)
+    planner, never = Planner(env, 1), FixedRule(replace(env.schema.presets["never"], draft_length=8), env.schema)
+    for prompt in range(len(akin_graphs)):
+        planned = _planned(prompt)
+        assert planner.bracket(planned).lower >= answer(env, never, planned).metrics.reward - 0.02  # type: ignore[union-attr]
+
+
 def test_a_wider_search_finds_no_less(akin_graphs: GraphSet) -> None:
     env = SyneraReplayEnv(akin_graphs, LINKS, DEVICE, CLOUD, outages=OFTEN)
     narrow, wide = ([Planner(env, width).bracket(_planned(p)).lower for p in range(3)] for width in (1, 32))

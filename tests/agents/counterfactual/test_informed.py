@@ -64,15 +64,20 @@ def test_rounds_tell_what_is_held_out(found: tuple[Informed, list[Round]]) -> No
 
 def test_no_prompt_is_decided_by_trees_that_know_it(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[tuple[Any, set[int]]] = []
+    found: list[Any] = []
     fits: list[Trees] = []
     meet, fit = module._meet, module._fit
 
     def watched(sight: Sight, ranges: Ranges, prompts: Any, policy: Any, *rest: Any) -> Any:
         met.append((policy, set(prompts.tolist())))
-        return meet(sight, ranges, prompts, policy, *rest)
+        found.append(meet(sight, ranges, prompts, policy, *rest))
+        return found[-1]
 
-    def remembered(*arguments: Any) -> Trees:
-        fits.append(fit(*arguments))
+    def remembered(known: Any, *rest: Any) -> Trees:
+        fold = len(fits) % 3
+        told = {id(each) for each in known}
+        assert told == {id(each) for place, each in enumerate(found[-3:]) if place != fold}
+        fits.append(fit(known, *rest))
         return fits[-1]
 
     monkeypatch.setattr(module, "_meet", watched)
@@ -82,7 +87,7 @@ def test_no_prompt_is_decided_by_trees_that_know_it(sight: Sight, monkeypatch: p
     assert set.union(*first) == set(sight.work.process.startable.tolist())
     assert sum(map(len, first)) == len(sight.work.process.startable)
     assert [prompts for _, prompts in second] == first
-    assert [policy for policy, _ in second] == fits[:3]  # the first was fitted without the first fold, and so on
+    assert [policy for policy, _ in second] == fits[:3]
 
 
 def test_the_same_seed_finds_the_same_trees_and_another_others(sight: Sight, found: tuple[Informed, list[Round]]) -> None:

@@ -22,6 +22,12 @@ def _means(values: list[float]) -> np.ndarray:
     return resampled_means(np.array(values), np.arange(len(values)))
 
 
+def test_each_prompt_counts_once_in_whatever_order_its_answers_come() -> None:
+    twice = resampled_means(np.array([1.0, 5.0, 3.0]), np.array([7, 2, 7]))
+    np.testing.assert_allclose(twice, _means([5.0, 2.0]))
+    assert twice[0] == pytest.approx(3.5)
+
+
 def test_the_share_is_nothing_at_the_reference_and_all_at_the_bound() -> None:
     low, high = _means([0.1, 0.2, 0.4]), _means([0.5, 0.7, 0.6])
     for ours, share in ((low, 0.0), (high, 1.0), ((low + high) / 2, 0.5), (2 * low - high, -1.0)):
