@@ -175,11 +175,11 @@ class Learner:
         batch, seen = draw_batch(self.sight, self.ranges, answers, self.rng)
         self.net.saw(seen)
         valued = batch.value(self._shares(seen))
-        best, planned = batch.clairvoyant()[0], batch.planned()
-        ahead = valued if self.future == "policy" else valued._replace(values=planned)
+        ahead = valued if self.future == "policy" else valued._replace(values=batch.planned())
         evidence = Evidence.of(seen, valued, batch.gains(ahead, LEAST_VISITS))
         nats = self._climb(evidence, epochs, entropy, learning_rate)
         decisions = float(valued.visits.sum() / answers)
+        best, _ = batch.clairvoyant()
         return Stepped(float(valued.answers.mean()), nats / decisions, decisions, valued.outside, float(best.mean()))
 
     def _shares(self, seen: NDArray[np.float32]) -> NDArray[np.floating]:
