@@ -206,8 +206,25 @@ def resampled(answered: Sequence[Answered], name: str) -> NDArray[np.float64]:
     by = ByPrompt.of(answered)
     if not by.kept.any():
         raise UncoveredError(f"no answer stays inside the recorded graphs; {ADVICE}")
-    count = len(by.prompts)
+    return _over_draws(by.means(answered, name), by.weights)
+
+
+def resampled_means(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the mean of values of answers, each prompt counting once, over the same draws as :func:`resampled`, [1 + resamples].
+
+    Args:
+        values: [answers].
+        prompts: [answers]; those of a plan of which none was lost.
+    """
+    _, place = np.unique(prompts, return_inverse=True)
+    means = np.bincount(place, values) / np.bincount(place)
+    return _over_draws(means, np.ones(len(means)))
+
+
+def _over_draws(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted means: of the prompts as they are, then of prompts drawn with replacement."""
+    count = len(means)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     drawn = np.concatenate([np.ones((1, count)), drawn])
-    total, stood_for = drawn @ (by.weights * by.means(answered, name)), drawn @ by.weights
+    total, stood_for = drawn @ (weights * means), drawn @ weights
     return np.where(stood_for > 0, total / np.maximum(stood_for, 1e-300), total[0] / stood_for[0])

@@ -109,6 +109,12 @@ class Batch:
         passes.plan(*self._layout, values, best)
         return self._answers(values), best
 
+    def planned(self) -> NDArray[np.float64]:
+        """What the best recorded course from each state on is worth, [states of the batch]."""
+        values, best = np.empty(self.states), np.empty(self.states, np.int64)
+        passes.plan(*self._layout, values, best)
+        return values
+
     def rule(self, asks: NDArray[np.bool_], way: int) -> NDArray[np.float64]:
         """What a rule is worth, [answers], that always drafts in one way; `asks` is whether it has a draft checked, [states of the batch]."""
         values = np.zeros(self.states)

@@ -7,6 +7,16 @@ The gradient of what an answer is worth, with respect to the weights (logits) z 
 sampled), with p over those actions whose outcome is known. A few steps are taken on each batch, up the surrogate that has this gradient
 where it begins, with a bonus for the entropy of each decision. It is linear in Q on purpose: Q knows the outcome, the policy does
 not, so weights such as exp(Q) would prefer what may go well to what goes well on the mean.
+
+The surrogate is also the expected regret of single decisions, with a minus and up to a constant: cost-sensitive classification whose
+labels, the exact regrets of all actions, are made anew at the states of the policy's own visits (DAgger, Ross et al. 2011; with costs
+AggreVaTe, Ross and Bagnell 2014), but for the luck of sampling. Two other losses of the same labels are convex in the weights z:
+
+* `cross-entropy`: `-sum_a (Q(s, a) - min_b Q(s, b)) log p(a|s)`, by visits;
+* `regression`: `sum_a (z_a - Q(s, a) + V(s))^2`, by visits.
+
+Both are linear in Q as far as it is unknown to the policy, so that on the mean the best action becomes the heaviest. Neither drives a
+policy to be sure, so there visits and values are those of one that mostly takes its heaviest action.
 """
 
 from __future__ import annotations
@@ -27,10 +37,14 @@ LEAST_VISITS = 3e-4
 """States that an answer comes to less often have no part in a gradient."""
 _CLIP = 1.0
 _LEAST_LOG = -60.0
+_NO_GAIN = 1e6
+"""Of what cannot be done, when the worst is looked for."""
 THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.01)
 """Of the fixed rules that training may begin from; the last always asks."""
 _REUSED = 20  # steps of imitation on one batch
 _SMOOTHING = 0.1  # of imitation: all actions stay likely enough to be learned of
+_GREEDY = 0.9
+"""Share of the heaviest action, where the loss does not make a policy sure; the rest is by the softmax."""
 _FAR = 0.03
 """Nats of a mean decision from which on the surrogate is not trusted."""
 
@@ -104,6 +118,17 @@ class Evidence:
         """
         return (self.visits * (log_shares.exp() * self.gains).sum(1)).sum()
 
+    def cross_entropy(self, log_shares: torch.Tensor) -> torch.Tensor:
+        """See the module; each action weighs what it gains over the worst that can be done."""
+        worst = (self.gains + (-self.known).clamp(max=_NO_GAIN)).amin(1, keepdim=True)
+        weights = torch.where(self.known == 0, self.gains - worst, 0.0)
+        return -(self.visits * (weights * log_shares).sum(1)).sum()
+
+    def squares(self, weights: torch.Tensor) -> torch.Tensor:
+        """See the module: by how much the weights of the actions, [found, actions], miss the gains."""
+        missed = torch.where(self.known == 0, weights - self.gains, 0.0)
+        return (self.visits * (missed**2).sum(1)).sum()
+
     def entropy(self, log_shares: torch.Tensor) -> torch.Tensor:
         """Nats of the decisions of an answer, each by its visits."""
         return -(self.visits * (log_shares.exp() * log_shares).sum(1)).sum()
@@ -118,7 +143,15 @@ class Learner:
     """The policy under training, its optimizer, and its random numbers."""
 
     def __init__(
-        self, net: ChoiceNet, sight: Sight, ranges: Ranges, learning_rate: float, weight_decay: float, seed: int
+        self,
+        net: ChoiceNet,
+        sight: Sight,
+        ranges: Ranges,
+        learning_rate: float,
+        weight_decay: float,
+        seed: int,
+        loss: str = "policy-gradient",
+        future: str = "policy",
     ) -> None:
         """See the class.
 
@@ -129,7 +162,10 @@ class Learner:
             learning_rate: of AdamW.
             weight_decay: likewise.
             seed: of all draws.
+            loss: see :class:`agents.learning.settings.CounterfactualSettings`, likewise `future`.
+            future: see there.
         """
+        self.loss, self.future = loss, future
         self.net, self.sight, self.ranges = net, sight, ranges
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
         self.rng = np.random.default_rng([seed, 23])
@@ -138,12 +174,22 @@ class Learner:
         """Draw a batch, and take up to so many steps up its surrogate."""
         batch, seen = draw_batch(self.sight, self.ranges, answers, self.rng)
         self.net.saw(seen)
-        valued = batch.value(self.net.probabilities(seen))
-        evidence = Evidence.of(seen, valued, batch.gains(valued, LEAST_VISITS))
+        valued = batch.value(self._shares(seen))
+        ahead = valued if self.future == "policy" else valued._replace(values=batch.planned())
+        evidence = Evidence.of(seen, valued, batch.gains(ahead, LEAST_VISITS))
         nats = self._climb(evidence, epochs, entropy, learning_rate)
         decisions = float(valued.visits.sum() / answers)
         best, _ = batch.clairvoyant()
         return Stepped(float(valued.answers.mean()), nats / decisions, decisions, valued.outside, float(best.mean()))
+
+    def _shares(self, seen: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Of the actions, of the policy that is valued: see the module."""
+        shares = self.net.probabilities(seen)
+        if self.loss == "policy-gradient":
+            return shares
+        mixed = (1 - _GREEDY) * shares
+        mixed[np.arange(len(seen)), shares.argmax(1)] += _GREEDY
+        return mixed
 
     def _climb(self, evidence: Evidence, epochs: int, entropy: float, learning_rate: float) -> float:
         """Take steps up the surrogate, as long as they stay near; return the entropy of an answer before them."""
@@ -155,13 +201,21 @@ class Learner:
             bonus = evidence.entropy(log_shares)
             if epoch == 0:
                 before, nats = log_shares.detach(), bonus.item()
-            elif evidence.divergence(before, log_shares) > _FAR:
+            elif self.loss == "policy-gradient" and evidence.divergence(before, log_shares) > _FAR:
                 break
             self.optimizer.zero_grad()
-            (-evidence.surrogate(log_shares) - entropy * bonus).backward()
+            self._down(evidence, log_shares, entropy * bonus).backward()
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
             self.optimizer.step()
         return nats
+
+    def _down(self, evidence: Evidence, log_shares: torch.Tensor, bonus: torch.Tensor) -> torch.Tensor:
+        """What a step makes smaller."""
+        if self.loss == "cross-entropy":
+            return evidence.cross_entropy(log_shares)
+        if self.loss == "regression":
+            return evidence.squares(self.net(evidence.seen))
+        return -evidence.surrogate(log_shares) - bonus
 
     def imitate(self, rule: Rule, steps: int, answers: int, rows: int = 4096) -> None:
         """Begin from a fixed rule: learn to choose as it does at the states of drawn batches."""

@@ -112,9 +112,11 @@ class _Run:
         self._sight = sight_of(env)
         torch.manual_seed(recipe.seed)
         actions = self._sight.work.process.actions
-        self._net = ChoiceNet(env.schema, len(actions.knobs), self._own.hidden)
-        ranges = Ranges(env.links, preference, self._own.load_spread)
-        self._learner = Learner(self._net, self._sight, ranges, self._own.learning_rate, self._own.weight_decay, recipe.seed)
+        own = self._own
+        self._net = ChoiceNet(env.schema, len(actions.knobs), own.hidden)
+        ranges = Ranges(env.links, preference, own.load_spread)
+        how = own.learning_rate, own.weight_decay, recipe.seed, own.loss, own.future
+        self._learner = Learner(self._net, self._sight, ranges, *how)
         self._controller = ChoiceController(self._net, actions, env.schema)
         plan = make_plan(validation, recipe.validation_answers, seed=recipe.seed)
         rival, stop = best_rival(validation, plan, around.against), Stop(recipe.stop_when, recipe.patience)

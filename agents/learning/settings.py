@@ -10,6 +10,10 @@ from typing import Annotated, Any, get_type_hints
 
 from runtime.settings import above, one_of, whole, within
 
+LOSSES = ("policy-gradient", "cross-entropy", "regression")
+FUTURES = ("policy", "clairvoyant")
+"""Of counterfactual training."""
+
 
 @dataclass(frozen=True)
 class Real:
@@ -216,3 +220,8 @@ class CounterfactualSettings(Settings):
     """Steps in which the best fixed rule of the reduced model is imitated, to begin with."""
     load_spread: Annotated[float, Real(1.0, 100.0)]
     """The cloud's waits are drawn up to so many times those of its profile, or divided by that."""
+    loss: Annotated[str, Word(LOSSES)]
+    """What is climbed: `policy-gradient`, or one of cost-sensitive decisions, `cross-entropy` or `regression`
+    (agents/counterfactual/learning.py)."""
+    future: Annotated[str, Word(FUTURES)]
+    """Who goes on after an action whose gain is worked out: the `policy`, or the `clairvoyant`, who knows all outcomes."""

@@ -186,6 +186,16 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         assert set(limits.tolist()) <= {0.0, 1.0}  # any other would depend on how often an answer has sent
         return ~(leaves_alone(self._state.rows)[:, None] & (limits > 0.0))
 
+    def branch(self, parents: NDArray[np.intp]) -> None:
+        """Let each row go on from the decision that another one stands at, [rows]: for who plans, and tries several things there."""
+        self._state.branch(parents)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """[rows]: whether the last chunk was checked, and the check was answered in time."""
+        rows = self._state.rows
+        return rows["asked"] & rows["verdict"]
+
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing is held that would have to be released."""
 

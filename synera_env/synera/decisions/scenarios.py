@@ -76,6 +76,10 @@ class Scenarios:
     def __len__(self) -> int:
         return len(self.link)
 
+    def part(self, of: slice) -> Self:
+        """Those of some of the answers."""
+        return type(self)(self.link[of], self.seen[of], self.waits[of], self.busy[of], self.weights[of])
+
     @classmethod
     def constant(cls, scenario: Scenario, answers: int) -> Self:
         """Return the same for all answers."""

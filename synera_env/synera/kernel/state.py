@@ -123,6 +123,11 @@ class State(NamedTuple):
         self.todo[:] = False
         self.todo[rows] = True
 
+    def branch(self, parents: NDArray[np.intp]) -> None:
+        """Let each row be what another one is, [rows]."""
+        for each in self[:_OF_ROWS]:
+            each[:] = each[parents]
+
 
 _OF_ROWS = State._fields.index("seeds")
 """Arrays that hold what becomes of rows come first."""

@@ -51,6 +51,37 @@ def test_gymnasium_makes_it_with_the_arguments_of_the_scalar_one(
     assert not recwarn.list
 
 
+def test_rows_go_on_from_where_others_stand(world: dict[str, Any]) -> None:
+    """All become the second one, whose answer then goes on as it would have."""
+    env = made(world, autoreset_mode=AutoresetMode.NEXT_STEP).unwrapped
+    actions = [np.random.default_rng(number).uniform(-1, 1, env.action_space.shape).astype(np.float32) for number in range(3)]
+    seen: dict[bool, Any] = {}
+    for branched in (False, True):
+        env.reset(seed=3)
+        env.step(actions[0])
+        if branched:
+            env.branch(np.full(ROWS, 1))
+        seen[branched] = [env.step(np.repeat(each[1:2], ROWS, 0))[:4] for each in actions[1:]]
+    for alone, together in zip(seen[False], seen[True], strict=True):
+        for single, several in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(several, np.repeat(single[1:2], ROWS, 0))
+    assert not np.array_equal(seen[False][0][0], seen[True][0][0])
+
+
+def test_a_check_is_answered_where_the_cloud_can_be_reached(world: dict[str, Any]) -> None:
+    for outages, answered in (
+        ({"mean_seconds": 0.0, "loss_rate": 0.0}, True),
+        ({"every_seconds": 1e-3, "mean_seconds": 1e4}, False),
+    ):
+        env = made(world, outages=outages, autoreset_mode=AutoresetMode.NEXT_STEP).unwrapped
+        env.reset(seed=0)
+        *_, info = env.step(np.stack([env.schema.action(env.schema.presets["always"])] * ROWS))
+        assert info["offloaded"].all()
+        np.testing.assert_array_equal(env.answered, np.full(ROWS, answered))
+        *_, info = env.step(np.stack([env.schema.action(env.schema.presets["never"])] * ROWS))
+        assert not env.answered.any()
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_gymnasium_s_wrappers_take_it(world: dict[str, Any], mode: AutoresetMode) -> None:
     """What they say of an answer is what its metrics say."""
