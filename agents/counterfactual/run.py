@@ -18,10 +18,9 @@ from agents.bundle import Training
 from agents.counterfactual.checkpoint import load, save
 from agents.counterfactual.learning import Learner, Stepped, best_rule
 from agents.counterfactual.policy import ChoiceController, ChoiceNet
-from agents.evaluation import make_plan
 from agents.export import export_module
 from agents.learning.around import Around
-from agents.learning.judge import Judge, Stop, best_rival
+from agents.learning.judge import Judge, Stop, best_rival, validation_plan
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
 from agents.learning.settings import CounterfactualSettings
@@ -118,7 +117,7 @@ class _Run:
         how = own.learning_rate, own.weight_decay, recipe.seed, own.loss, own.future
         self._learner = Learner(self._net, self._sight, ranges, *how)
         self._controller = ChoiceController(self._net, actions, env.schema)
-        plan = make_plan(validation, recipe.validation_answers, seed=recipe.seed)
+        plan = validation_plan(validation, recipe)
         rival, stop = best_rival(validation, plan, around.against), Stop(recipe.stop_when, recipe.patience)
         self._judge = Judge(validation, plan, self._controller, rival, stop, began, around.on_judged)
         self._judge.log = folder / LOG

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from agents.comparison import (
     warn_uncovered,
     worth,
 )
-from agents.evaluation import Answered, PlannedAnswer, answer_all
+from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
 from agents.learning.checkpoint import Best, Tensors
+from agents.learning.recipe import Recipe
 from agents.registry import controller, rules
-from synera_env import DecisionEnv, UncoveredError
+from synera_env import DecisionEnv, Preference, UncoveredError
 
 BEATS_RULES = "beats-rules"
 MINUS_RULE = "validation/minus_best_rule"
@@ -60,6 +61,14 @@ def best_rival(env: DecisionEnv, plan: Sequence[PlannedAnswer], against: Sequenc
     best = max(answered, key=lambda name: worth(answered[name]))
     value = worth(answered[best])
     return None if value == float("-inf") else Rival(best, value, answered[best])
+
+
+def validation_plan(env: DecisionEnv, recipe: Recipe) -> list[PlannedAnswer]:
+    """Return the answers by which a training is judged: in the preferences that it is trained for, on prompts and links that it is not."""
+    plan = make_plan(env, recipe.validation_answers, seed=recipe.seed)
+    if recipe.preference == "default":
+        return plan
+    return [replace(each, preference=Preference.sample(each.seed)) for each in plan]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.bundle import Training
 from agents.callbacks import EachStep, EpisodeMeans, GrowthRate, SeenRange, Validation, WorthOfLeaving, seen_by
-from agents.evaluation import make_plan
 from agents.export import export_bundle
 from agents.learning.algorithms import acting, build, chooses
 from agents.learning.around import Around
@@ -37,7 +36,7 @@ from agents.learning.checkpoint import (
     write_replay,
 )
 from agents.learning.choices import with_choices
-from agents.learning.judge import Judge, Stop, best_rival
+from agents.learning.judge import Judge, Stop, best_rival, validation_plan
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
 from agents.vector import CompiledVecEnv, SideBySideVecEnv
@@ -137,7 +136,7 @@ class Run:
             around.beginning.check(recipe, first.schema)
             self.provenance["beginning"] = around.beginning.as_stated()
         self.model = build(recipe, world.stepped, first.schema)
-        plan = make_plan(validation, recipe.validation_answers, seed=recipe.seed)
+        plan = validation_plan(validation, recipe)
         rival = best_rival(validation, plan, around.against)
         self.judge = Judge(
             validation,
