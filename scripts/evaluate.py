@@ -27,6 +27,7 @@ from agents.base import Controller
 from agents.bundle import Bundle
 from agents.comparison import ADVICE, covered_share, summarise_all
 from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
+from agents.limits import NO_LIMIT, capped, check_limit
 from agents.registry import controller, rules
 from agents.rule_file import SUFFIX, RuleFile
 from agents.rules import FixedRule
@@ -40,9 +41,10 @@ from scripts._growth import Grow, Grower, say_grown
 from scripts._links import LinksOf, check_filling, links_of
 from scripts._report import check_picture, pareto_picture, table
 from scripts._text import harmless
-from synera_env import SyneraReplayEnv, write_json
+from synera_env import Preference, SyneraReplayEnv, write_json
 from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
+from synera_env.reward import Prefer, chosen_preference
 from traces import bundled
 from traces.links.filling import Filling, filled_by_family
 from traces.links.trace import LinkTrace
@@ -94,6 +96,13 @@ class Arguments:
     workload: Path | None = None
     """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
     have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
+    prefer: Prefer = "balanced"
+    """What is valued, by name: the weight of seconds (speed), cloud seconds (cost), joules (energy) or megabytes (traffic) three times
+    its default; or quality, with all of these a third."""
+    preference: Preference = field(default_factory=Preference)
+    """What is valued, weight by weight."""
+    max_offload: float = NO_LIMIT
+    """A hard limit for every controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -107,6 +116,8 @@ class Arguments:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
         check_filling(self.links, self.fill)
+        check_limit(self.max_offload)
+        chosen_preference(self.prefer, self.preference)
         if self.ablation and (self.bundle or self.controller or self.search):
             raise SettingError(
                 "--ablation compares figures of the draft; leave out --bundle, --controller and --search, or --ablation"
@@ -120,6 +131,11 @@ class Arguments:
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
             raise SettingError("json and picture must be files of their own, as what is there is replaced")
+
+    @property
+    def valued(self) -> Preference:
+        """What is valued."""
+        return chosen_preference(self.prefer, self.preference)
 
     @property
     def drawn(self) -> Path:
@@ -151,10 +167,12 @@ def main(arguments: Arguments) -> None:
     learned = {name: _usable(path, env) for name, path in bundles.items()}
     named = _named(arguments.controller, env)
     searched = _searched(arguments, env, grower, links) if arguments.search else {}
-    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed)}
+    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed, arguments.valued)}
     if arguments.links is not None:
-        plans = plans_by_family(env, arguments.answers, arguments.seed)
-    controllers = baselines | named | searched | learned
+        plans = plans_by_family(env, arguments.answers, arguments.seed, arguments.valued)
+    controllers = {
+        name: capped(each, env.schema, arguments.max_offload) for name, each in (baselines | named | searched | learned).items()
+    }
     answered: dict[str, dict[str, list[Answered]]] = {name: {} for name in plans}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers) * len(plans))
@@ -225,7 +243,7 @@ def _named(names: Sequence[str], env: SyneraReplayEnv) -> dict[str, Controller]:
 def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     world = SyneraReplayEnv(graphs, links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
-    found = grid_search(world, episodes=96)
+    found = grid_search(world, episodes=96, preference=arguments.valued)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
 
@@ -317,6 +335,7 @@ def _say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller:
     served = {"model": llm} if llm else {}
     deployed: dict[str, object] = {"slm": slm, "graphs": arguments.graphs} if slm else {}
     deployed |= {"links": arguments.links, "fill": arguments.fill}
+    deployed |= {name: getattr(arguments, name) for name in ("prefer", "preference", "max_offload")}
     if controller is not None:
         deployed["controller"] = controller
     deploy = next_step("deploy", **deployed, profile=arguments.device_profile)

@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
@@ -160,7 +160,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         return [self]
 
-    def vector(self, rows: int) -> VectorEnv[Any, Any, Any] | None:
+    def vector(self, rows: int, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP) -> VectorEnv[Any, Any, Any] | None:
         """So many environments of this world, stepped together by compiled code; None where there is no such code."""
         return None
 

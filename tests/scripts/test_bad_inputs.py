@@ -178,6 +178,8 @@ WORDS = [
     ("fit-rules", "--budgets", ("0", "1", "nan", "-1", "much")),
     ("demo", "--ppo.preference", ("none",)),
     ("train", "--name", ("", ".", "..", "../x", "a/b", "/tmp/x", LONG, "a\nb", ESCAPES, " ")),
+    *[(name, "--prefer", ("best", "", ESCAPES)) for name in ("deploy", "evaluate")],
+    *[(name, "--max-offload", ("-0.1", "1.1", "nan", "half", "")) for name in ("deploy", "evaluate")],
     ("deploy", "--preference.quality", ("-1", "nan", "inf", "1e400", "much", "")),
     ("deploy", "--preference.cost", ("-1", "nan", "-inf")),
     ("deploy", "--temperature", ("-1", "0.001", "101", "nan", "1e400", "hot", "")),

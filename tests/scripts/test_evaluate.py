@@ -25,7 +25,7 @@ from runtime.errors import SettingError, UncoveredError
 from scripts import _ablation, _report, _utility, evaluate
 from scripts._ablation import AblationFile, worth_deploying
 from scripts.evaluate import Arguments, Evaluation, distinct_names
-from synera_env import DecisionEnv, SyneraReplayEnv
+from synera_env import DecisionEnv, Preference, SyneraReplayEnv
 from synera_env.radio import Outages
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
 from traces.errors import TraceError
@@ -260,6 +260,35 @@ def test_the_plan_does_not_depend_on_who_is_compared(files: Path) -> None:
     alone, beside = evaluated(), evaluated(bundle=(Path("one/mine/bundle"),))
     assert all(alone.controllers[rule] == beside.controllers[rule] for rule in RULES)
     assert np.isfinite(alone.controllers["random"].means["reward"] or np.nan)
+
+
+# ---------------------------------------------------------------- what is valued, and how much may be sent
+
+
+def test_everybody_is_paid_by_what_is_preferred_and_keeps_to_the_limit(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    balanced, dear = evaluated(), evaluated(prefer="cost")
+    one, other = (found.controllers["always"].means for found in (balanced, dear))
+    assert one["quality"] == other["quality"]
+    assert one["cloud_seconds"] is not None
+    assert (one["reward"] or 0) - (other["reward"] or 0) == pytest.approx(4.0 * one["cloud_seconds"])
+    assert "--prefer cost" in capsys.readouterr().out
+    limited = evaluated(max_offload=0.0)
+    assert {result.means["offload_rate"] for result in limited.controllers.values()} == {0.0}
+    half = evaluated(max_offload=0.5, bundle=(Path("one/mine/bundle"),)).controllers
+    assert 0 < (half["always"].means["offload_rate"] or 0) < (one["offload_rate"] or 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prefer": "cost", "preference": Preference(latency=1.0)}, "both say what is valued"),
+        ({"max_offload": 2.0}, "max_offload=2"),
+        ({"max_offload": float("nan")}, "max_offload=nan"),
+    ],
+)
+def test_what_is_valued_and_limited_is_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        arguments(**given)
 
 
 # ---------------------------------------------------------------- the ablation
