@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,51 +23,51 @@ MOST_ROWS = 1024
 
 
 class Rows:
-    """A plan over a world, opened once for all who answer it.
+    """A world, opened once for all who answer plans in it.
 
     An :class:`agents.evaluation.Answered` of it is that of the scalar way, metrics to their last digits, but has no records. A network
     that is asked for many rows at once may round its action otherwise than for one.
     """
 
-    def __init__(self, env: DecisionEnv, plan: Sequence[PlannedAnswer]) -> None:
+    def __init__(self, env: DecisionEnv, rows: int = MOST_ROWS) -> None:
         """Open it; without compiled code for the world, answers come the scalar way.
 
         Args:
             env: the world.
-            plan: the answers.
+            rows: answers at a time; 1..MOST_ROWS is what makes sense.
         """
-        self.env, self.plan = env, tuple(plan)
-        startable = set(env.startable)
-        self._begun = [place for place, planned in enumerate(self.plan) if planned.prompt in startable]
-        rows = min(len(self._begun), MOST_ROWS)
-        self._vector = env.vector(rows, AutoresetMode.DISABLED) if rows else None
+        self.env, self._rows, self._startable = env, max(1, min(rows, MOST_ROWS)), frozenset(env.startable)
+        self._vector = lru_cache(maxsize=2)(lambda count: env.vector(count, AutoresetMode.DISABLED))
 
-    def answers(self, controller: Controller, together: bool = True) -> list[Answered]:
-        """Let a controller decide every answer, in the plan's order.
+    def answers(self, controller: Controller, plan: Sequence[PlannedAnswer], together: bool = True) -> list[Answered]:
+        """Let a controller decide every answer of a plan, in its order.
 
         One that learns while it answers does so in the scalar way, one answer after the other.
 
         Args:
             controller: who decides.
+            plan: the answers.
             together: whether it may be asked for many answers in one call, as :class:`agents.base.Controller` says; a class of a
                 user's own, which may never have met a batch, better is not.
 
         Raises:
             BundleError: the controller is a bundle that was not trained for a planned preference.
         """
-        if self._vector is None or isinstance(controller, Learner):
-            return answer_all(self.env, controller, self.plan)
+        begun = [place for place, planned in enumerate(plan) if planned.prompt in self._startable]
+        vector = self._vector(min(self._rows, max(1, len(begun))))
+        if vector is None or isinstance(controller, Learner):
+            return answer_all(self.env, controller, plan)
         if isinstance(controller, Limited):
-            for preference in {planned.preference for planned in self.plan}:
+            for preference in {planned.preference for planned in plan}:
                 controller.serve(preference)
         kinds = self.env.graphs.meta.kinds  # type: ignore[attr-defined]  # who has compiled rows has graphs
-        found = [Answered(planned.prompt, kinds[planned.prompt], None, (), ()) for planned in self.plan]
-        count = self._vector.num_envs
-        for first in range(0, len(self._begun), count):
-            places = self._begun[first : first + count]
+        found = [Answered(planned.prompt, kinds[planned.prompt], None, (), ()) for planned in plan]
+        count = vector.num_envs
+        for first in range(0, len(begun), count):
+            places = begun[first : first + count]
             # The last ones may be fewer than there are rows: rows left over repeat the last answer, which counts once.
             padded = [*places, *([places[-1]] * (count - len(places)))]
-            outcomes = self._answer(self._vector, controller, [self.plan[place] for place in padded], together)
+            outcomes = self._answer(vector, controller, [plan[place] for place in padded], together)
             for place, outcome in zip(places, outcomes, strict=False):
                 found[place] = outcome
         return found

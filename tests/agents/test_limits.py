@@ -65,7 +65,7 @@ def test_it_holds_in_replay_one_by_one_and_by_rows(env: SyneraReplayEnv, share: 
     for planned in plan[:2]:
         offloaded = [record.offloaded for record in answer(env, capped(Wild(seed), env.schema, share), planned).records]
         assert sent_at_most(offloaded, share)
-    for each in Rows(env, plan).answers(capped(controller("always", env.schema), env.schema, share)):
+    for each in Rows(env, 6).answers(capped(controller("always", env.schema), env.schema, share), plan):
         assert each.metrics is not None
         assert round(each.metrics.offload_rate * each.metrics.chunks) <= math.ceil(share * each.metrics.chunks)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from agents import rows
 from agents.base import Controller
 from agents.bundle import Bundle
 from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
@@ -44,19 +43,18 @@ def planned(env: SyneraReplayEnv, answers: int) -> list[PlannedAnswer]:
 
 
 @pytest.mark.parametrize("name", ["never", "always", "threshold", "random", "staged", "rejection=0.3", "chance=0.4", "linucb"])
-def test_rules_answer_as_in_the_scalar_way(env: SyneraReplayEnv, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_answer_as_in_the_scalar_way(env: SyneraReplayEnv, name: str) -> None:
     """In several turns, of which the last is not full."""
-    monkeypatch.setattr(rows, "MOST_ROWS", 8)
     plan = planned(env, 13)
-    hold(Rows(env, plan).answers(controller(name, env.schema)), answer_all(env, controller(name, env.schema), plan))
+    hold(Rows(env, 8).answers(controller(name, env.schema), plan), answer_all(env, controller(name, env.schema), plan))
 
 
 def test_a_bundle_answers_as_in_the_scalar_way(env: SyneraReplayEnv, run: Path) -> None:
     plan = make_plan(env, 12, seed=3, preference=Preference())
     learned = Bundle.load(run / "bundle").controller(env.schema)
-    hold(Rows(env, plan).answers(learned), answer_all(env, learned, plan))
+    hold(Rows(env, 8).answers(learned, plan), answer_all(env, learned, plan))
     limited = capped(learned, env.schema, 0.3)
-    hold(Rows(env, plan).answers(limited), answer_all(env, limited, plan))
+    hold(Rows(env, 8).answers(limited, plan), answer_all(env, limited, plan))
 
 
 def test_on_open_graphs_what_leaves_is_lost_in_both_ways() -> None:
@@ -65,7 +63,7 @@ def test_on_open_graphs_what_leaves_is_lost_in_both_ways() -> None:
     env = SyneraReplayEnv(graphs, LINKS, PHONE, GPU, outages=Outages(0.8, 0.6, 0.2))
     plan = planned(env, 60)
     for name in ("always", "random"):
-        found = Rows(env, plan).answers(controller(name, env.schema))
+        found = Rows(env, 8).answers(controller(name, env.schema), plan)
         hold(found, answer_all(env, controller(name, env.schema), plan))
         assert 5 < sum(each.metrics is None for each in found) < 55
 
@@ -75,7 +73,7 @@ def test_growing_graphs_lose_nothing(pair: Recorded) -> None:
     scalar = SyneraReplayEnv(growing(models, bare(pair.graphs), pair.score), LINKS, PHONE, GPU)
     other = SyneraReplayEnv(growing(models, bare(pair.graphs), pair.score), LINKS, PHONE, GPU)
     plan = planned(scalar, 9)
-    found = Rows(other, plan).answers(controller("threshold", other.schema))
+    found = Rows(other, 8).answers(controller("threshold", other.schema), plan)
     assert all(each.metrics is not None for each in found)
     hold(found, answer_all(scalar, controller("threshold", scalar.schema), plan))
 
@@ -97,9 +95,9 @@ class Alone:
 def test_who_never_met_a_batch_is_asked_row_by_row(env: SyneraReplayEnv) -> None:
     plan = planned(env, 7)
     own: Controller = Alone(np.stack([env.schema.action(env.schema.presets[name]) for name in ("never", "always")]))
-    hold(Rows(env, plan).answers(own, together=False), answer_all(env, own, plan))
+    hold(Rows(env, 8).answers(own, plan, together=False), answer_all(env, own, plan))
     with pytest.raises(AssertionError):
-        Rows(env, plan).answers(own)
+        Rows(env, 8).answers(own, plan)
 
 
 def test_each_row_has_options_of_its_own_and_their_number_is_checked(env: SyneraReplayEnv) -> None:
