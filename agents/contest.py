@@ -44,6 +44,7 @@ class Contestant:
     seed: str = ONLY
     together: bool = True
     """See :meth:`agents.rows.Rows.answers`."""
+    learned: bool = False
 
 
 @dataclass(frozen=True)

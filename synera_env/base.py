@@ -282,6 +282,11 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             raise RuntimeError("no answer is under way: call reset() first")
         return self._episode.session
 
+    @property
+    def radio(self) -> Radio | None:
+        """The network of the answer that was drawn last, with its outages; None before the first."""
+        return self._radio
+
     # ------------------------------------------------------------ pieces
 
     def _release(self) -> None:
