@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from agents.evaluation import PlannedAnswer, make_plan
 from agents.rows import MOST_ROWS, Rows
@@ -71,17 +71,32 @@ class OwnPreference:
     weights: dict[str, _Weight]
 
 
+def _form(value: object) -> str:
+    return "word" if isinstance(value, str) else "own"
+
+
+_Load = Annotated[Annotated[_Word, Tag("word")] | Annotated[OwnLoad, Tag("own")], Discriminator(_form)]
+_Preference = Annotated[Annotated[_Word, Tag("word")] | Annotated[OwnPreference, Tag("own")], Discriminator(_form)]
+
+
+def _kind_of_link(value: object) -> str:
+    return "family" if isinstance(value, str) else "ms"
+
+
+_Link = Annotated[Annotated[_Milliseconds, Tag("ms")] | Annotated[_Word, Tag("family")], Discriminator(_kind_of_link)]
+
+
 @dataclass(frozen=True)
 class Mix:
     """What scenarios are the product of; the fields of a scenario file."""
 
     __pydantic_config__ = EXACT
 
-    links: Annotated[tuple[_Milliseconds | _Word, ...], Field(min_length=1)]
+    links: Annotated[tuple[_Link, ...], Field(min_length=1)]
     """Round trips in ms of links that stand still, names of families, or `families`."""
-    loads: Annotated[tuple[_Word | OwnLoad, ...], Field(min_length=1)] = (PROFILE,)
+    loads: Annotated[tuple[_Load, ...], Field(min_length=1)] = (PROFILE,)
     """`profile`, `idle`, `busy`, or one of your own."""
-    preferences: Annotated[tuple[_Word | OwnPreference, ...], Field(min_length=1)] = ("balanced",)
+    preferences: Annotated[tuple[_Preference, ...], Field(min_length=1)] = ("balanced",)
     """Names of `synera_env.reward.Prefer`, or one of your own."""
 
 
@@ -128,8 +143,16 @@ def read_mix(named: str) -> Mix:
         stated = yaml.load(content, _Plain)
         return TypeAdapter(Mix).validate_python(stated)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        wrong = first_finding(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
-        raise TraceError(f"{shown(named)} is not a file of scenarios: {shown(wrong, 300)}") from None
+        raise TraceError(f"{shown(named)} is not a file of scenarios: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    """What is wrong with a file, as one clause."""
+    if isinstance(error, ValidationError):
+        return first_finding(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {shown(str(error.problem), 200)[1:-1]}"
+    return shown(" ".join(str(error).split()), 200)[1:-1]
 
 
 class _Plain(yaml.SafeLoader):

@@ -22,6 +22,7 @@ from scripts._text import harmless
 
 _DPI = 90
 _LONGEST = 34  # characters of a name
+_MARKERS, _LINES = "os^vDPX*", ("-", "--", ":", "-.")  # a colour returns after ten, with another of these
 
 
 def label(name: str) -> str:
@@ -46,8 +47,8 @@ def aggregates(found: Aggregates) -> Picture:
     def paint(figure: Figure) -> None:
         dots, profiles = figure.subplots(1, 2)
         _dots(dots, sorted(found.iqm.items(), key=lambda each: each[1].mean), "interquartile mean of normalised scores")
-        for name, (share, low, high) in found.profiles.items():
-            (line,) = profiles.plot(found.thresholds, share, linewidth=1.2, label=label(name))
+        for number, (name, (share, low, high)) in enumerate(found.profiles.items()):
+            (line,) = profiles.plot(found.thresholds, share, _LINES[number // 10 % 4], linewidth=1.2, label=label(name))
             profiles.fill_between(found.thresholds, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
         profiles.set_xlabel("normalised score t")
         profiles.set_ylabel("share of runs x tasks above t")
@@ -68,8 +69,12 @@ def fronts(means: Means, names: Sequence[str]) -> Picture:
                     continue
                 order = np.argsort(points.costs[:, 0])
                 at, quality = points.costs[order, 0], points.quality[order, 0]
-                marker = "os^vDPX*"[number // 10 % 8]
-                axes.plot(at, quality, marker=marker, markersize=5, linewidth=1, color=f"C{number % 10}", label=label(name))
+                style = {
+                    "marker": _MARKERS[number // 10 % 8],
+                    "linestyle": _LINES[number // 10 % 4],
+                    "color": f"C{number % 10}",
+                }
+                axes.plot(at, quality, markersize=5, linewidth=1, label=label(name), **style)
             axes.set_xlabel({"seconds": "seconds an answer", "cloud_seconds": "cloud seconds an answer"}[cost])
             axes.grid(alpha=0.3)
         axes.figure.axes[0].set_ylabel("quality (mean task score)")
@@ -122,7 +127,7 @@ def worlds(ranked: Ranked) -> Picture:
                 live.mean,
                 spans[1],
                 spans[0],
-                fmt="os^vDPX*"[number // 10 % 8],
+                fmt=_MARKERS[number // 10 % 8],
                 color=f"C{number % 10}",
                 label=label(name),
             )

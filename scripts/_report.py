@@ -59,13 +59,13 @@ def table(summaries: Summaries, title: str) -> Table:
     return out
 
 
-def plain_table(grid: Grid) -> Table:
-    """A table of a report, for the console."""
+def plain_table(grid: Grid, intervals: int) -> Table:
+    """A table of a report, for the console: of its columns so many keep their intervals."""
     out = Table(title=harmless(grid.title))
     for place, header in enumerate(grid.header):
         out.add_column(harmless(header), justify="right" if place else "left")
     for row in grid.rows:
-        out.add_row(*map(harmless, row))
+        out.add_row(*(harmless(cell if place < intervals else cell.partition(" [")[0]) for place, cell in enumerate(row)))
     return out
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agents.aggregates import Means, aggregates_of, scores_of
-from agents.comparison import ADVICE, Estimate, covered_share
+from agents.comparison import ADVICE, ENOUGH, Estimate, covered_share
 from agents.contest import MEASURES, ONLY, Contest
 from agents.evaluation import Answered
 from agents.fronts import SYNERA_QUALITY, SYNERA_SAVED, on_par
@@ -68,7 +68,12 @@ def document_of(matter: Matter) -> tuple[Document, Means]:
     if matter.told:
         text = ("Each token in the colour of where it comes from; the picture has the same over time.",)
         sections.append(Section("Answers, token by token", text, answers=matter.told))
-    best = f"Highest mean reward: {ranked[-1][0]}, {ranked[-1][1]:.3f}." if ranked else "No controller kept enough answers."
+    sure = [each for each in ranked if 1 - means.uncovered(each[0]) >= ENOUGH]
+    best = (
+        f"Highest mean reward: {sure[-1][0]}, {sure[-1][1]:.3f}."
+        if sure
+        else f"No controller kept {ENOUGH:.0%} of its answers."
+    )
     return Document(matter.title, (best, *matter.setting, *_METHOD), sections), means
 
 
@@ -98,6 +103,8 @@ def _summary(matter: Matter, means: Means, ranked: Sequence[tuple[str, Estimate]
     text = [f"{name} keeps no answer in some scenario; nothing can be said of it over all of them." for name in silent]
     if lost:
         text.append(f"Answers that left the recorded graphs (column uncovered) are stood for by those kept; {ADVICE}.")
+    if poor := [name for name, _ in ranked if 1 - means.uncovered(name) < ENOUGH]:
+        text.append(f"On less than {ENOUGH:.0%} of the answers, so with care: {', '.join(poor)}.")
     return Section("Summary", text, [table], [_charts.rewards(ranked)] if ranked else [])
 
 

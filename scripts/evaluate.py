@@ -286,7 +286,7 @@ def _in_scenarios(
     )
     folder = arguments.report or _DEFAULT_REPORT
     for grid in _grid.write_report(matter, folder):
-        console.print(plain_table(grid))
+        console.print(plain_table(grid, intervals=4))
     say("report", *(str(folder / name) for name in ("report.html", "report.md", "results.csv")))
     say_what_comes_next(arguments, env, None)
 
