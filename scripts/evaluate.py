@@ -26,11 +26,9 @@ from pathlib import Path
 
 from agents.base import Controller
 from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
-from agents.gaps import Bounds
 from agents.limits import NO_LIMIT, capped, check_limit
 from agents.registry import controller, rules
 from agents.rules import FixedRule
-from agents.scenarios import Stage, read_mix, scenarios_of
 from agents.search import grid_search
 from runtime.errors import SettingError
 from runtime.settings import within
@@ -248,7 +246,9 @@ def _in_scenarios(
     cloud: CloudProfile,
 ) -> None:
     """Evaluate over scenarios, and write the report."""
-    from scripts import _grid  # only who asks for a report loads what draws it
+    from agents.gaps import Bounds  # only who asks for a report loads what makes it
+    from agents.scenarios import Stage, read_mix, scenarios_of
+    from scripts import _grid
     from scripts._report import plain_table
 
     mix = read_mix(arguments.scenarios or "mix")
