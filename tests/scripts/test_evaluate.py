@@ -316,6 +316,7 @@ def gridded(**more: Any) -> Path:
 
 def test_scenarios_make_a_report(splits: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FAMILIES", {"margin": ["margin=0.3", "margin=0.6"]})
+    monkeypatch.setattr(evaluate, "_SEARCHED_ANSWERS", 6)
     bundles = tuple(Path(f"own-seed{seed}/bundle") for seed in range(2))
     folder = gridded(bundle=bundles, controller=("staged", "linucb"), search=True, max_offload=0.5)
     names = {each.name for each in folder.iterdir()}
