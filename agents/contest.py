@@ -12,9 +12,10 @@ from functools import cached_property
 
 from agents.base import Controller
 from agents.evaluation import Answered
-from agents.scenarios import Scenario, Stage
+from agents.stage import Stage
 from runtime.errors import SettingError
 from runtime.settings import shown
+from synera_env.mixes import Scenario
 
 ONLY = "-"
 """Seed of a controller that was not trained, or of a policy that was trained once."""

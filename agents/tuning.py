@@ -17,9 +17,10 @@ from agents.base import Controller
 from agents.comparison import ADVICE, ELIGIBLE, worth
 from agents.registry import controller
 from agents.rules import FixedRule
-from agents.scenarios import Scenario, Stage
 from agents.search import search_fixed
+from agents.stage import Stage
 from synera_env import Schema, UncoveredError
+from synera_env.mixes import Scenario
 
 FAMILIES: Mapping[str, Sequence[str]] = {
     "confidence": [f"confidence={level:g}" for level in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)],

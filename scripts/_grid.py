@@ -13,7 +13,7 @@ from agents.contest import ONLY, Contest, Contestant, by_seeds, hold
 from agents.limits import capped
 from agents.own import is_own
 from agents.registry import rules
-from agents.scenarios import BUSY_USERS, THINK_SECONDS, Scenario, Stage
+from agents.stage import Stage
 from agents.tuning import FIXED, Tuned, Tuning, families
 from scripts._cli import console, progress
 from scripts._document import Grid, Told, write_document
@@ -22,6 +22,7 @@ from scripts._sections import Matter, document_of, to_csv
 from scripts._text import harmless
 from scripts._told import tell_replayed
 from synera_env import Schema, SyneraReplayEnv
+from synera_env.mixes import BUSY_USERS, THINK_SECONDS, Scenario
 from traces.files import write_text
 from traces.synera.growing import GrowingGraphs
 

@@ -247,14 +247,15 @@ def _in_scenarios(
 ) -> None:
     """Evaluate over scenarios, and write the report."""
     from agents.gaps import Bounds  # only who asks for a report loads what makes it
-    from agents.scenarios import Stage, read_mix, scenarios_of
+    from agents.stage import Stage
     from scripts import _grid
     from scripts._report import plain_table
+    from synera_env.mixes import Worlds, read_mix, scenarios_of
 
     mix = read_mix(arguments.scenarios or "mix")
     scenarios = scenarios_of(mix, tested)
     bounds = None if arguments.bounds is None else Bounds.load(arguments.bounds)
-    stage = Stage(mix, graphs, tested, device, cloud, arguments.answers, arguments.seed)
+    stage = Stage(Worlds(mix, graphs, tested, device, cloud, arguments.seed), arguments.answers, arguments.seed)
     env = stage.env(scenarios[0])
     taken = {*rules(env.schema), *arguments.controller, *_grid.NAMES}
     learned = {name: usable(path, env) for name, path in distinct_names(arguments.bundle, taken).items()}
@@ -266,7 +267,11 @@ def _in_scenarios(
             name: grower(GraphSet.load(arguments.graphs.with_name(f"{name}.safetensors"))) for name in ("train", "validation")
         }
         stages = [
-            Stage(mix, each, links(name), device, cloud, _SEARCHED_ANSWERS, arguments.seed, substitutes=tested)
+            Stage(
+                Worlds(mix, each, links(name), device, cloud, arguments.seed, substitutes=tested),
+                _SEARCHED_ANSWERS,
+                arguments.seed,
+            )
             for name, each in known.items()
         ]
         tuned = _grid.tune(env.schema, stages[0], stages[1], scenarios, arguments.max_offload)

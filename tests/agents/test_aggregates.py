@@ -24,9 +24,9 @@ from agents.aggregates import (
 from agents.comparison import Estimate, reward_difference
 from agents.contest import ONLY, Contest
 from agents.evaluation import Answered
-from agents.scenarios import Scenario
 from runtime.errors import SettingError
 from synera_env import EpisodeMetrics, Preference, UncoveredError
+from synera_env.mixes import Scenario
 
 
 def metrics(**values: float) -> EpisodeMetrics:

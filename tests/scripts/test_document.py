@@ -15,11 +15,12 @@ from agents.contest import ONLY, Contest
 from agents.evaluation import answer
 from agents.gaps import Bounds
 from agents.registry import controller
-from agents.scenarios import Mix, Stage, scenarios_of
+from agents.stage import Stage
 from scripts import _charts
 from scripts._document import Document, Grid, Picture, Section, Told, to_html, to_markdown, write_document
 from scripts._sections import CSV_HEADER, Matter, document_of, to_csv
 from scripts._told import tell, tell_replayed
+from synera_env.mixes import Mix, Worlds, scenarios_of
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.agents.test_aggregates import answered, contest
 from tests.support.recorded import GPU, LINKS, PHONE, Recorded, recorded
@@ -181,7 +182,7 @@ def pair(tiny_llm: Path) -> Recorded:
 
 def test_an_answer_is_told_token_by_token_replayed_or_from_its_records(pair: Recorded) -> None:
     env = SyneraReplayEnv(pair.graphs, LINKS, PHONE, GPU)
-    stage = Stage(Mix((20.0,)), pair.graphs, LINKS, PHONE, GPU, 6)
+    stage = Stage(Worlds(Mix((20.0,)), pair.graphs, LINKS, PHONE, GPU), 6)
     (scenario,) = scenarios_of(Mix((20.0,)), LINKS)
     planned, rule = stage.plan(scenario)[0], controller("threshold", env.schema)
     world = stage.env(scenario)

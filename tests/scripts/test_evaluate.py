@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import scenarios, tuning
+from agents import tuning
 from agents.ablation import CRITERIA, RANDOM, Curve, Point
 from agents.base import Controller
 from agents.bundle import Bundle
@@ -29,7 +29,7 @@ from scripts._ablation import AblationFile, worth_deploying
 from scripts._contestants import distinct_names
 from scripts._evaluation import Evaluation
 from scripts.evaluate import Arguments
-from synera_env import DecisionEnv, Preference, SyneraReplayEnv
+from synera_env import DecisionEnv, Preference, SyneraReplayEnv, mixes
 from synera_env.radio import Outages
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
 from traces.errors import TraceError
@@ -351,7 +351,7 @@ def test_scenarios_make_a_report(splits: Path, capsys: pytest.CaptureFixture[str
 def test_a_report_alone_takes_the_mix_and_without_a_search_holds_all_against_the_threshold(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(scenarios.BUILT_IN, "mix", scenarios.Mix((75.0,)))
+    monkeypatch.setitem(mixes.BUILT_IN, "mix", mixes.Mix((75.0,)))
     folder = gridded(scenarios=None)
     assert "minus threshold" in (folder / "report.md").read_text()
     assert "own-seed" not in (folder / "report.md").read_text()

@@ -1,13 +1,13 @@
 """Scenarios of an evaluation: the product of links, loads of the cloud, and preferences; built in, or a user's YAML file.
 
-What does not live here: who answers in them and what is said of it (contest.py, aggregates.py).
+And the world of each. What does not live here: plans, who answers, and what is said of it (agents/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,18 +15,17 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from agents.evaluation import PlannedAnswer, make_plan
-from agents.rows import MOST_ROWS, Rows
 from runtime.errors import SettingError
 from runtime.settings import first_finding, shown
-from synera_env import EXACT, Outages, Preference, SyneraReplayEnv
 from synera_env.busy import CloudLoad, read_cloud_load
-from synera_env.reward import named_preferences
+from synera_env.radio import Outages
+from synera_env.reward import Preference, named_preferences
+from synera_env.synera.replay import SyneraReplayEnv
 from traces.errors import TraceError
 from traces.links.generators import constant_link
 from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
-from traces.schemas import read_file
+from traces.schemas import EXACT, read_file
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
 from traces.workload.generators import closed_loop
@@ -40,7 +39,6 @@ BUSY_USERS, THINK_SECONDS, BUSY_SECONDS = 40, 10.0, 120.0
 """Of `busy`; ours."""
 MOST_SCENARIOS = 1000
 _LARGEST = 2**16  # bytes of a file
-_OPEN = 4  # worlds at a time, as each copies the nodes of graphs that grow
 _Milliseconds = Annotated[float, Field(ge=0, le=1e5)]
 _Word = Annotated[str, Field(min_length=1, max_length=200)]
 _Weight = Annotated[float, Field(ge=0, le=1e6)]
@@ -207,8 +205,8 @@ def _weights(each: str | OwnPreference) -> tuple[str, Preference]:
         raise SettingError(f"preference {shown(each.name)} has a weight that is not one of {known}") from None
 
 
-class Stage:
-    """The worlds of scenarios over one set of graphs, each opened once; the same plan of prompts in all of them."""
+class Worlds:
+    """The worlds of scenarios over one set of graphs, each opened once."""
 
     def __init__(
         self,
@@ -217,7 +215,6 @@ class Stage:
         links: Sequence[LinkTrace],
         device: DeviceProfile,
         cloud: CloudProfile,
-        answers: int,
         seed: int = 0,
         outages: Outages | None = None,
         substitutes: Sequence[LinkTrace] = (),
@@ -230,37 +227,20 @@ class Stage:
             links: of the families.
             device: its times and energy.
             cloud: its times, and the waits of the load `profile`.
-            answers: of each plan.
-            seed: of the plans.
+            seed: of the others who use the cloud.
             outages: see :class:`synera_env.synera.replay.SyneraReplayEnv`.
             substitutes: links of families that `links` has none of.
         """
         self._loads = {each.name: each for each in mix.loads if isinstance(each, OwnLoad)}
         self._graphs, self._links, self._substitutes = graphs, tuple(links), tuple(substitutes)
-        self._device, self._cloud, self._outages = device, cloud, outages
-        self.answers, self._seed = answers, seed
-        self._env, self._plan, self._shared = cache(self._opened), cache(self._planned), cache(self._shared_cloud)
-        self._rows = lru_cache(maxsize=_OPEN)(self._opened_rows)
+        self._device, self._cloud, self._outages, self._seed = device, cloud, outages, seed
+        self._env, self._shared = cache(self._opened), cache(self._shared_cloud)
 
     def env(self, scenario: Scenario) -> SyneraReplayEnv:
         """The world of a scenario."""
         return self._env(scenario.condition)
 
-    def rows(self, scenario: Scenario) -> Rows:
-        """The same, to answer plans in."""
-        return self._rows(scenario.condition)
-
-    def plan(self, scenario: Scenario) -> list[PlannedAnswer]:
-        """The answers of a scenario; all have the same prompts in the same order, and the same draws as far as links are alike."""
-        return self._plan(scenario)
-
     # ------------------------------------------------------------ pieces
-
-    def _planned(self, scenario: Scenario) -> list[PlannedAnswer]:
-        return make_plan(self.env(scenario), self.answers, self._seed, scenario.weights)
-
-    def _opened_rows(self, condition: tuple[str, str]) -> Rows:
-        return Rows(self._env(condition), min(self.answers, MOST_ROWS))
 
     def _opened(self, condition: tuple[str, str]) -> SyneraReplayEnv:
         link, load = condition

@@ -14,10 +14,11 @@ from agents.comparison import worth
 from agents.contest import ONLY, Contestant, hold
 from agents.evaluation import answer_all
 from agents.registry import controller
-from agents.scenarios import BUILT_IN, Mix, OwnLoad, OwnPreference, Stage, read_mix, scenarios_of
+from agents.stage import Stage
 from agents.tuning import FAMILIES, FIXED, Tuning, families
 from runtime.errors import SettingError
 from synera_env import Outages, Preference, TraceError
+from synera_env.mixes import BUILT_IN, Mix, OwnLoad, OwnPreference, Worlds, read_mix, scenarios_of
 from synera_env.reward import named_preferences
 from tests.support.recorded import GPU, PHONE, Recorded
 from traces import bundled
@@ -29,7 +30,9 @@ LINKS = [constant_link(rtt_ms=20.0), markov_link(7, seconds=20.0), markov_link(8
 
 
 def stage(pair: Recorded, mix: Mix, answers: int = 6, **more: Any) -> Stage:
-    return Stage(mix, pair.graphs, more.pop("links", LINKS), PHONE, GPU, answers, outages=Outages.never(), **more)
+    substitutes = more.pop("substitutes", ())
+    worlds = Worlds(mix, pair.graphs, more.pop("links", LINKS), PHONE, GPU, outages=Outages.never(), substitutes=substitutes)
+    return Stage(worlds, answers, **more)
 
 
 # ---------------------------------------------------------------- what they are
