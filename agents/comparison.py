@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ ENOUGH = 0.9
 ELIGIBLE = 0.5
 """Share of its answers that must stay inside for a controller to be chosen: one may otherwise win by losing what is hard."""
 ADVICE = "record them with a larger node budget, or let them grow"
-_RESAMPLES = 2000
+RESAMPLES = 2000
 
 
 def stand_in(planned: NDArray[np.float64], kinds: NDArray[np.str_], kept: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -75,11 +76,6 @@ class ByPrompt:
     def weights(self) -> NDArray[np.float64]:
         """How much each prompt stands for where each counts once."""
         return stand_in(np.ones(len(self.prompts)), self.kinds, self.kept > 0)
-
-    def means(self, answered: Sequence[Answered], name: str) -> NDArray[np.float64]:
-        """Return the mean of a metric over the kept answers to each prompt; 0 where there are none."""
-        values = [0.0 if a.metrics is None else float(getattr(a.metrics, name)) for a in answered]
-        return np.bincount(self.place, values, minlength=len(self.prompts)) / np.maximum(self.kept, 1)
 
 
 def answer_weights(answered: Sequence[Answered]) -> NDArray[np.float64]:
@@ -195,10 +191,23 @@ def reward_difference(ours: Sequence[Answered], theirs: Sequence[Answered]) -> E
 
 
 def resampled(answered: Sequence[Answered], name: str) -> NDArray[np.float64]:
-    """Return the mean of a metric, each prompt counting once, [1 + resamples]: first of the prompts as they are.
+    """Return the mean of a metric as :func:`resampled_values` does.
+
+    Raises:
+        UncoveredError: no answer was kept.
+    """
+    return resampled_values(answered, [0.0 if a.metrics is None else float(getattr(a.metrics, name)) for a in answered])
+
+
+def resampled_values(answered: Sequence[Answered], values: Sequence[float]) -> NDArray[np.float64]:
+    """Return the mean of values, each prompt counting once, [1 + resamples]: first of the prompts as they are.
 
     Then of prompts drawn with replacement, the same for every outcome of one plan. A draw that holds no prompt that was kept
     has the first mean.
+
+    Args:
+        answered: outcomes of a plan.
+        values: of the answers; what is there of one that was lost counts for nothing.
 
     Raises:
         UncoveredError: no answer was kept.
@@ -206,7 +215,9 @@ def resampled(answered: Sequence[Answered], name: str) -> NDArray[np.float64]:
     by = ByPrompt.of(answered)
     if not by.kept.any():
         raise UncoveredError(f"no answer stays inside the recorded graphs; {ADVICE}")
-    return _over_draws(by.means(answered, name), by.weights)
+    kept = np.array([a.metrics is not None for a in answered])
+    means = np.bincount(by.place, np.where(kept, values, 0.0), minlength=len(by.prompts)) / np.maximum(by.kept, 1)
+    return _over_draws(means, by.weights)
 
 
 def resampled_means(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -223,8 +234,15 @@ def resampled_means(values: NDArray[np.float64], prompts: NDArray[np.integer]) -
 
 def _over_draws(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weighted means: of the prompts as they are, then of prompts drawn with replacement."""
-    count = len(means)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
-    drawn = np.concatenate([np.ones((1, count)), drawn])
+    drawn = _draws(len(means))
     total, stood_for = drawn @ (weights * means), drawn @ weights
     return np.where(stood_for > 0, total / np.maximum(stood_for, 1e-300), total[0] / stood_for[0])
+
+
+@lru_cache(maxsize=8)
+def _draws(count: int) -> NDArray[np.float64]:
+    """How often each prompt is drawn, [1 + resamples, prompts]; first each once."""
+    resampled = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    drawn = np.concatenate([np.ones((1, count)), resampled.astype(np.float64)])
+    drawn.flags.writeable = False
+    return drawn

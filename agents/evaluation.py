@@ -81,7 +81,9 @@ def make_plan(
     return plan
 
 
-def plans_by_family(env: DecisionEnv, answers: int, seed: int = 0) -> dict[str, list[PlannedAnswer]]:
+def plans_by_family(
+    env: DecisionEnv, answers: int, seed: int = 0, preference: Preference | None = None
+) -> dict[str, list[PlannedAnswer]]:
     """Return a plan for the links of each family: the same prompts in the same order, so that families can be compared.
 
     Raises:
@@ -90,7 +92,7 @@ def plans_by_family(env: DecisionEnv, answers: int, seed: int = 0) -> dict[str, 
     families: dict[str, list[int]] = {}
     for place, link in enumerate(env.links):
         families.setdefault(link.family, []).append(place)
-    return {family: make_plan(env, answers, seed, links=families[family]) for family in sorted(families)}
+    return {family: make_plan(env, answers, seed, preference, families[family]) for family in sorted(families)}
 
 
 def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> Answered:

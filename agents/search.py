@@ -16,7 +16,7 @@ from agents.base import Controller
 from agents.comparison import ADVICE, ELIGIBLE, warn_uncovered, worth
 from agents.evaluation import answer_all, make_plan
 from agents.rules import FixedRule
-from synera_env import DecisionEnv, UncoveredError
+from synera_env import DecisionEnv, Preference, UncoveredError
 
 FINALISTS = 3
 """Candidates that go to validation."""
@@ -108,8 +108,14 @@ def search_fixed(
         count = min(2 * count, episodes)
 
 
-def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[Any] | None = None) -> SearchResult:
-    """Search the best fixed knobs for the default preference on an environment's prompts and links.
+def grid_search(
+    env: DecisionEnv,
+    episodes: int,
+    seed: int = 0,
+    grid: Sequence[Any] | None = None,
+    preference: Preference | None = None,
+) -> SearchResult:
+    """Search the best fixed knobs for a preference on an environment's prompts and links.
 
     What a setting is worth where answers leave the recorded graphs: see :func:`agents.comparison.worth`. Warns where the
     best setting loses many.
@@ -119,11 +125,12 @@ def grid_search(env: DecisionEnv, episodes: int, seed: int = 0, grid: Sequence[A
         episodes: episodes of the last round.
         seed: draws the plan.
         grid: settings to try; None takes the schema's.
+        preference: of every answer; None is the default.
 
     Raises:
         UncoveredError: every setting loses too many answers to be chosen.
     """
-    plan = make_plan(env, episodes, seed)
+    plan = make_plan(env, episodes, seed, preference)
 
     def mean_rewards(settings: Sequence[Any], count: int) -> NDArray[np.float64]:
         rules = [FixedRule(knobs, env.schema) for knobs in settings]

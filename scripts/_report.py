@@ -18,6 +18,8 @@ from traces.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from scripts._document import Grid
+
 _COLUMNS = (
     ("quality", "quality", 1, 3),
     ("TTFT ms", "ttft_seconds", 1e3, 0),
@@ -54,6 +56,16 @@ def table(summaries: Summaries, title: str) -> Table:
                 cell += f" [{first['reward_low']:.2f}, {first['reward_high']:.2f}]"
             cells.append(cell)
         out.add_row(harmless(name), *cells)
+    return out
+
+
+def plain_table(grid: Grid, intervals: int) -> Table:
+    """A table of a report, for the console: of its columns so many keep their intervals."""
+    out = Table(title=harmless(grid.title))
+    for place, header in enumerate(grid.header):
+        out.add_column(harmless(header), justify="right" if place else "left")
+    for row in grid.rows:
+        out.add_row(*(harmless(cell if place < intervals else cell.partition(" [")[0]) for place, cell in enumerate(row)))
     return out
 
 

@@ -10,6 +10,7 @@ Examples:
     synera deploy --controller runs/mine/bundle --log runs/live/mine    # and write it down
     synera deploy --controller runs/rules/link-aware.json    # what synera fit-rules wrote
     synera deploy --controller my_rules:Mine        # a class of yours
+    synera deploy --controller always --prefer cost --max-offload 0.2   # of five chunks at most one is checked
     synera deploy --controller always --prompt "Describe Dunuham: river, feast, mayor, trade."
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --slm /models/small --graphs runs/own-graphs/test.safetensors --prompts prompts.jsonl   # a rule on own models
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.bundle import Bundle
+from agents.limits import NO_LIMIT, capped, check_limit
 from agents.policy import ControllerPolicy
 from agents.registry import controller, rules
 from agents.rule_file import SUFFIX, RuleFile
@@ -45,6 +47,7 @@ from scripts._links import check_filling, links_of
 from scripts._text import harmless
 from synera_env import Preference, Schema, synera_schema
 from synera_env.radio import Radio
+from synera_env.reward import Prefer, chosen_preference
 from synera_env.telemetry import DECISIONS
 from traces import bundled
 from traces.links.filling import Filling
@@ -95,8 +98,13 @@ class Arguments:
     """File or folder of recorded links to emulate instead; those for the test are taken (traces.links.splits says which)."""
     fill: Filling = field(default_factory=Filling)
     """With --links, your figures for what was not recorded."""
+    prefer: Prefer = "balanced"
+    """What the controller should value, by name: the weight of seconds (speed), cloud seconds (cost), joules (energy) or megabytes
+    (traffic) three times its default; or quality, with all of these a third."""
     preference: Preference = field(default_factory=Preference)
-    """What the controller should value."""
+    """What the controller should value, weight by weight."""
+    max_offload: float = NO_LIMIT
+    """A hard limit for any controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the verifier's certificate; required unless the verifier is on this machine."""
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
@@ -126,6 +134,8 @@ class Arguments:
             raise SettingError("log_prompts needs a folder to write to: name one with --log FOLDER")
         if self.prompt and self.prompts is not None:
             raise SettingError("prompt and prompts both say what is to be answered; give one of them")
+        check_limit(self.max_offload)
+        chosen_preference(self.prefer, self.preference)
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
         cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)
         if not self.temperature and cuts != Sampling():
@@ -135,6 +145,11 @@ class Arguments:
                 raise SettingError(f"prompt {number} is empty; write what is to be answered")
             if not text.isprintable() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
                 raise SettingError(f"prompt {number}, {shown(text)}, is not UTF-8")
+
+    @property
+    def valued(self) -> Preference:
+        """What the controller should value."""
+        return chosen_preference(self.prefer, self.preference)
 
     @property
     def sampling(self) -> Sampling | None:
@@ -172,13 +187,13 @@ def main(arguments: Arguments) -> None:
         if rule:
             rule.require(deployment_of(device))
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
-        policy = ControllerPolicy(chosen, schema, arguments.preference)
+        policy = ControllerPolicy(capped(chosen, schema, arguments.max_offload), schema, arguments.valued)
         alone = Alone(bundle.meta.fingerprints.get("llm") if bundle else None)
         with Connection(device, client, alone=alone) as connection:
             if connection.llm_fingerprint is None:
                 _say_alone(client.target)
             elif bundle:
-                bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.preference)
+                bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.valued)
             elif rule:
                 rule.require(deployment_of(device, connection.llm_fingerprint))
             _check_room(device.max_new_tokens, connection.limits.context)
@@ -215,7 +230,7 @@ def _answer(
     """Answer a prompt, show what was decided, and write it down where there is a run."""
     seed, sampling = arguments.seed + number, arguments.sampling
     link = radio.trace.name if radio else "real"
-    written = run.answer(text, len(tokens), preference=arguments.preference, seed=seed, link=link) if run else nullcontext()
+    written = run.answer(text, len(tokens), preference=arguments.valued, seed=seed, link=link) if run else nullcontext()
     with connection.open(radio, sampling and sampling.of_answer(number)) as session:
         with written as told:
             for step in drive(session, tokens, policy, seed):
@@ -240,7 +255,7 @@ def _live_run(arguments: Arguments, connection: Connection, schema: Schema, bund
     given = {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.name != "prompt"}
     configuration = {
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        | {"preference": asdict(arguments.preference), "fill": asdict(arguments.fill)},
+        | {"preference": asdict(arguments.valued), "fill": asdict(arguments.fill)},
         "device_profile": device.profile.name,
         "max_new_tokens": device.max_new_tokens,
         "versions": {name: version(name) for name in ("synera-env", "torch", "onnxruntime", "grpcio", "numpy")},
@@ -287,6 +302,7 @@ def _evaluation(arguments: Arguments, bundle: Bundle | None) -> str:
         given["bundle"] = (arguments.controller,)
     elif arguments.controller not in rules(synera_schema(exits=1)):  # which are evaluated anyway
         given["controller"] = (arguments.controller,)
+    given |= {name: getattr(arguments, name) for name in ("prefer", "preference", "max_offload")}
     return next_step("evaluate", **given, device_profile=arguments.profile, links=arguments.links, fill=arguments.fill)
 
 
@@ -306,7 +322,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: GraphSet |
         frame=evidence.frame,
     )
     if bundle:
-        bundle.require(deployment_of(device), arguments.preference)
+        bundle.require(deployment_of(device), arguments.valued)
     else:
         if evidence.slm_fingerprint is not None:
             device.require(evidence.slm_fingerprint, str(arguments.graphs))

@@ -12,47 +12,49 @@ Examples:
     synera evaluate --controller staged rejection=0.4 linucb runs/rules/link-aware.json my_rules:Mine
     synera evaluate --links traces/ --bundle runs/ppo/bundle   # on recorded links, a table for each family of them
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
+    synera evaluate --scenarios mix --search --bundle runs/mine-seed0/bundle runs/mine-seed1/bundle --report runs/report
     synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from agents.base import Controller
-from agents.bundle import Bundle
-from agents.comparison import ADVICE, covered_share, summarise_all
 from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
+from agents.limits import NO_LIMIT, capped, check_limit
 from agents.registry import controller, rules
-from agents.rule_file import SUFFIX, RuleFile
 from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.errors import SettingError
-from runtime.settings import shown, within
+from runtime.settings import within
 from scripts import _ablation
-from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
-from scripts._evaluation import Evaluation, FamilyResult, family_table, results_of
+from scripts._cli import check_output, check_seed, console, launch, progress, say
+from scripts._contestants import distinct_names, named_controllers, usable
 from scripts._growth import Grow, Grower, say_grown
 from scripts._links import LinksOf, check_filling, links_of
-from scripts._report import check_picture, pareto_picture, table
-from scripts._text import harmless
-from synera_env import SyneraReplayEnv, write_json
+from scripts._outcome import BEST_FIXED, report, say_what_comes_next
+from scripts._report import check_picture
+from synera_env import Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
+from synera_env.reward import Prefer, chosen_preference
 from traces import bundled
-from traces.links.filling import Filling, filled_by_family
+from traces.links.filling import Filling
 from traces.links.trace import LinkTrace
 from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
 
 _MOST_ANSWERS = 1_000_000
-_BEST_FIXED = "best fixed"
 _ALL = "all links"
+_SEARCHED_ANSWERS = 96
+"""Of each setting in the last round of a search, in each scenario."""
+_DEFAULT_REPORT = Path("runs/report")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,21 @@ class Arguments:
     workload: Path | None = None
     """Workload file (synera inspect-trace shows one): requests that the cloud serves beside the device, at the rate that they
     have in it; by default the cloud profile says how busy the cloud is, and each check draws it anew."""
+    prefer: Prefer = "balanced"
+    """What is valued, by name: the weight of seconds (speed), cloud seconds (cost), joules (energy) or megabytes (traffic) three times
+    its default; or quality, with all of these a third."""
+    preference: Preference = field(default_factory=Preference)
+    """What is valued, weight by weight."""
+    max_offload: float = NO_LIMIT
+    """A hard limit for every controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
+    scenarios: str | None = None
+    """Evaluate over scenarios, products of links, loads and preferences, into a report: `mix`, `quick`, or a YAML file with `links`
+    (round trips in ms, families, or `families`), `loads` (profile, idle, busy) and `preferences`. Bundles whose runs are alike up to
+    `-seedN` count as one policy; --answers are of each scenario; --search also tunes to each one."""
+    report: Path | None = None
+    """Folder of that report, HTML, Markdown, CSV and pictures; by default runs/report. Alone it takes the scenarios `mix`."""
+    bounds: Path | None = None
+    """With --scenarios, a JSON file of bounds (`agents.gaps.Bounds`), to report which share of the gap is closed."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -107,12 +124,9 @@ class Arguments:
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
         check_filling(self.links, self.fill)
-        if self.ablation and (self.bundle or self.controller or self.search):
-            raise SettingError(
-                "--ablation compares figures of the draft; leave out --bundle, --controller and --search, or --ablation"
-            )
-        if self.ablation and self.workload:
-            raise SettingError("--ablation compares figures of the draft; leave out --workload, or --ablation")
+        check_limit(self.max_offload)
+        chosen_preference(self.prefer, self.preference)
+        self._check_together()
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
         inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
@@ -120,6 +134,37 @@ class Arguments:
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
             raise SettingError("json and picture must be files of their own, as what is there is replaced")
+
+    def _check_together(self) -> None:
+        """Refuse options of one kind of evaluation in another."""
+        valued = self.prefer != "balanced" or self.preference != Preference() or self.max_offload != NO_LIMIT
+        if self.ablation and (self.bundle or self.controller or self.search):
+            raise SettingError(
+                "--ablation compares figures of the draft; leave out --bundle, --controller and --search, or --ablation"
+            )
+        if self.ablation and (self.workload or self.gridded or valued):
+            raise SettingError(
+                "--ablation compares figures of the draft; leave out --workload, --scenarios, --report, --prefer, --preference and "
+                "--max-offload, or --ablation"
+            )
+        if self.bounds is not None and not self.gridded:
+            raise SettingError("--bounds are of scenarios: name them with --scenarios")
+        stated = {"json": self.json, "picture": self.picture, "workload": self.workload, "prefer": self.valued != Preference()}
+        if self.gridded and (given := [f"--{name}" for name, value in stated.items() if value]):
+            raise SettingError(
+                f"{', '.join(given)} and --scenarios do not go together: preferences and loads are the scenarios', and what is found goes into the "
+                "folder of --report"
+            )
+
+    @property
+    def gridded(self) -> bool:
+        """Whether this is an evaluation over scenarios."""
+        return self.scenarios is not None or self.report is not None
+
+    @property
+    def valued(self) -> Preference:
+        """What is valued."""
+        return chosen_preference(self.prefer, self.preference)
 
     @property
     def drawn(self) -> Path:
@@ -133,7 +178,9 @@ def main(arguments: Arguments) -> None:
     Raises:
         SyneraError: a file cannot be used, a bundle does not fit, or no answer stays inside the graphs.
     """
-    for output in (arguments.drawn, arguments.json):
+    if arguments.gridded:
+        check_output(arguments.report or _DEFAULT_REPORT, folder=True)
+    for output in () if arguments.gridded else (arguments.drawn, arguments.json):
         if output is not None:
             check_output(output)
     device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
@@ -144,17 +191,22 @@ def main(arguments: Arguments) -> None:
     if arguments.ablation:
         _ablate(arguments, graphs, grower, {"train": links("train"), "test": tested}, device, cloud)
         return
+    if arguments.gridded:
+        _in_scenarios(arguments, graphs, grower, links, tested, device, cloud)
+        return
     load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
     env = SyneraReplayEnv(graphs, tested, device, cloud, cloud_load=load)
     baselines = rules(env.schema)
-    bundles = distinct_names(arguments.bundle, {*baselines, *arguments.controller, _BEST_FIXED})
-    learned = {name: _usable(path, env) for name, path in bundles.items()}
-    named = _named(arguments.controller, env)
+    bundles = distinct_names(arguments.bundle, {*baselines, *arguments.controller, BEST_FIXED})
+    learned = {name: usable(path, env) for name, path in bundles.items()}
+    named = named_controllers(arguments.controller, env)
     searched = _searched(arguments, env, grower, links) if arguments.search else {}
-    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed)}
+    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed, arguments.valued)}
     if arguments.links is not None:
-        plans = plans_by_family(env, arguments.answers, arguments.seed)
-    controllers = baselines | named | searched | learned
+        plans = plans_by_family(env, arguments.answers, arguments.seed, arguments.valued)
+    controllers = {
+        name: capped(each, env.schema, arguments.max_offload) for name, each in (baselines | named | searched | learned).items()
+    }
     answered: dict[str, dict[str, list[Answered]]] = {name: {} for name in plans}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers) * len(plans))
@@ -163,7 +215,7 @@ def main(arguments: Arguments) -> None:
                 answered[links_of_plan][name] = answer_all(env, each, plan)
                 bar.advance(task)
     say_grown({graphs.meta.split: graphs})
-    _report(arguments, env, bundles, answered)
+    report(arguments, env, bundles, answered)
 
 
 def _ablate(
@@ -181,146 +233,75 @@ def _ablate(
         for each, split in ((known, "train"), (graphs, "test"))
     )
     rule = _ablation.run(train, test, arguments.answers, arguments.seed, arguments.drawn, arguments.json)
-    _say_what_comes_next(arguments, test, rule)
+    say_what_comes_next(arguments, test, rule)
 
 
-def distinct_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str, Path]:
-    """Name bundles by their runs, with as many folders above as it takes to tell them from each other.
+def _in_scenarios(
+    arguments: Arguments,
+    graphs: GraphSet | GrowingGraphs,
+    grower: Grower,
+    links: LinksOf,
+    tested: Sequence[LinkTrace],
+    device: DeviceProfile,
+    cloud: CloudProfile,
+) -> None:
+    """Evaluate over scenarios, and write the report."""
+    from agents.gaps import Bounds  # only who asks for a report loads what makes it
+    from agents.stage import Stage
+    from scripts import _grid
+    from scripts._report import plain_table
+    from synera_env.mixes import Worlds, read_mix, scenarios_of
 
-    Args:
-        paths: folders of bundles; a last part `bundle` says nothing, and one that is given twice counts once.
-        taken: names that none of them may have.
-    """
-    folders: dict[tuple[str, ...], Path] = {}
-    for path in paths:
-        parts = Path(os.path.realpath(path)).parts
-        folders.setdefault(parts[:-1] if parts[-1] == "bundle" and len(parts) > 2 else parts, path)
-    taken, lengths = set(taken), dict.fromkeys(folders, 1)
-    while True:
-        names = {parts: "/".join(parts[-length:]) for parts, length in lengths.items()}
-        used = Counter(names.values())
-        longer = [p for p, name in names.items() if (name in taken or used[name] > 1) and lengths[p] < len(p)]
-        if not longer:
-            return {name: folders[parts] for parts, name in names.items()}
-        for parts in longer:
-            lengths[parts] += 1
-
-
-def _usable(path: Path, env: SyneraReplayEnv) -> Controller:
-    bundle = Bundle.load(path)
-    bundle.require(env.deployment())
-    return bundle.controller(env.schema)
-
-
-def _named(names: Sequence[str], env: SyneraReplayEnv) -> dict[str, Controller]:
-    """Controllers by the names that they were given; a bundle's folder is for --bundle, which names it by its run."""
-    for name in names:
-        if os.path.isdir(name):
-            raise SettingError(f"--controller {shown(name)} is a folder; name a bundle with --bundle")
-        if name.endswith(SUFFIX):
-            RuleFile.load(name).require(env.deployment())
-    return {name: controller(name, env.schema) for name in names}
+    mix = read_mix(arguments.scenarios or "mix")
+    scenarios = scenarios_of(mix, tested)
+    bounds = None if arguments.bounds is None else Bounds.load(arguments.bounds)
+    stage = Stage(Worlds(mix, graphs, tested, device, cloud, arguments.seed), arguments.answers, arguments.seed)
+    env = stage.env(scenarios[0])
+    taken = {*rules(env.schema), *arguments.controller, *_grid.NAMES}
+    learned = {name: usable(path, env) for name, path in distinct_names(arguments.bundle, taken).items()}
+    named_controllers(arguments.controller, env)  # refused before the work
+    made = {name: partial(controller, name, env.schema) for name in arguments.controller}
+    tuned = {}
+    if arguments.search:
+        known = {
+            name: grower(GraphSet.load(arguments.graphs.with_name(f"{name}.safetensors"))) for name in ("train", "validation")
+        }
+        stages = [
+            Stage(
+                Worlds(mix, each, links(name), device, cloud, arguments.seed, substitutes=tested),
+                _SEARCHED_ANSWERS,
+                arguments.seed,
+            )
+            for name, each in known.items()
+        ]
+        tuned = _grid.tune(env.schema, stages[0], stages[1], scenarios, arguments.max_offload)
+    contestants = _grid.contestants_of(made, learned, tuned, env.schema, arguments.max_offload)
+    contest = _grid.answer_grid(stage, scenarios, contestants)
+    say_grown({graphs.meta.split: graphs})
+    ours = tuple(dict.fromkeys(each.name for each in contestants if each.learned)) or arguments.controller or ("threshold",)
+    matter = _grid.Matter(
+        contest,
+        reference=BEST_FIXED if tuned else "threshold",
+        ours=ours,
+        title=f"{len(contest.answered)} controllers in {len(scenarios)} scenarios",
+        setting=_grid.setting_of(env, arguments.answers, arguments.max_offload, arguments.links),
+        bounds=bounds,
+        told=_grid.told_answers(stage, scenarios, contestants, ours),
+        tuned=[_grid.tuned_table(tuned, scenarios)] if tuned else [],
+    )
+    folder = arguments.report or _DEFAULT_REPORT
+    for grid in _grid.write_report(matter, folder):
+        console.print(plain_table(grid, intervals=4))
+    say("report", *(str(folder / name) for name in ("report.html", "report.md", "results.csv")))
+    say_what_comes_next(arguments, env, None)
 
 
 def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
     graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     world = SyneraReplayEnv(graphs, links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
-    found = grid_search(world, episodes=96)
+    found = grid_search(world, episodes=_SEARCHED_ANSWERS, preference=arguments.valued)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
-    return {_BEST_FIXED: FixedRule(found.knobs, env.schema)}
-
-
-def _report(
-    arguments: Arguments,
-    env: SyneraReplayEnv,
-    bundles: Mapping[str, Path],
-    answered: Mapping[str, Mapping[str, Sequence[Answered]]],
-) -> None:
-    """Print the tables and what they rest on, draw the picture, write the figures, say what comes next."""
-    families: dict[str, FamilyResult] = {}
-    if arguments.links is not None:
-        for family, of_family in answered.items():
-            families[family] = _family(arguments, env, family, bundles, of_family)
-    together = {name: [a for of in answered.values() for a in of[name]] for name in next(iter(answered.values()))}
-    planned = len(next(iter(together.values())))
-    found = summarise_all(together)
-    summaries = {name: {"replay": summary} for name, summary in found.items()}
-    where = f", links of {len(families)} families" if families else ""
-    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}"))
-    _say_what_was_lost(together)
-    results = results_of(together, found, bundles, _reference(together), arguments.controller)
-    for name, result in results.items():
-        for reference, difference in result.reward_minus.items():
-            console.print(f"reward of {name} minus {reference}, same plan, interval by prompt: {difference:+.3f}")
-    evaluation = Evaluation(
-        graphs=str(arguments.graphs),
-        split=env.graphs.meta.split,
-        device_profile=str(arguments.device_profile),
-        cloud_profile=str(arguments.cloud_profile),
-        workload=None if arguments.workload is None else str(arguments.workload),
-        seed=arguments.seed,
-        planned_answers=planned,
-        controllers=results,
-        links=None if arguments.links is None else str(arguments.links),
-        families=families,
-    )
-    pareto_picture(summaries, arguments.drawn, f"Replay on {env.graphs.meta.split} prompts{where}")
-    say("picture", str(arguments.drawn))
-    if arguments.json is not None:
-        write_json(arguments.json, asdict(evaluation))
-        say("figures", str(arguments.json))
-    compared = [name for name in (*bundles, *arguments.controller) if name in found]
-    best = max(compared, key=lambda name: found[name]["reward"], default=None)
-    _say_what_comes_next(arguments, env, None if best is None else str(bundles.get(best, best)))
-
-
-def _family(
-    arguments: Arguments,
-    env: SyneraReplayEnv,
-    family: str,
-    bundles: Mapping[str, Path],
-    answered: Mapping[str, Sequence[Answered]],
-) -> FamilyResult:
-    """Print the table of a family of links."""
-    links = [link for link in env.links if link.family == family]
-    seconds, filled = sum(link.seconds for link in links), filled_by_family(links).get(family, {})
-    console.print(family_table(family, links, answered, arguments.answers))
-    results = results_of(answered, summarise_all(answered), bundles, _reference(answered), arguments.controller)
-    return FamilyResult(len(links), seconds, filled, results)
-
-
-def _reference(answered: Mapping[str, object]) -> str:
-    """Whom bundles and named controllers are compared with."""
-    return _BEST_FIXED if _BEST_FIXED in answered else "threshold"
-
-
-def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
-    """Name what the means stand for, and who kept nothing at all."""
-    if all(covered_share(outcomes) == 1 for outcomes in answered.values()):
-        return
-    console.print(
-        "answers that left the recorded graphs (column uncovered) are stood for by those kept, of the same controller, to the same "
-        f"prompt or to prompts of the same kind: {ADVICE}",
-        style="yellow",
-    )
-    for name, outcomes in answered.items():
-        if not covered_share(outcomes):
-            console.print(
-                f"{harmless(name)} keeps none of its {len(outcomes)} answers; nothing can be said of it", style="yellow"
-            )
-
-
-def _say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller: str | None) -> None:
-    """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
-    notes = env.graphs.meta.notes
-    slm, llm = arguments.slm or notes.get("slm"), arguments.llm or notes.get("llm")
-    served = {"model": llm} if llm else {}
-    deployed: dict[str, object] = {"slm": slm, "graphs": arguments.graphs} if slm else {}
-    deployed |= {"links": arguments.links, "fill": arguments.fill}
-    if controller is not None:
-        deployed["controller"] = controller
-    deploy = next_step("deploy", **deployed, profile=arguments.device_profile)
-    say("next", next_step("serve", **served), f"{deploy}   # in another terminal")
+    return {BEST_FIXED: FixedRule(found.knobs, env.schema)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError, UncoveredError
@@ -160,7 +160,7 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         return [self]
 
-    def vector(self, rows: int) -> VectorEnv[Any, Any, Any] | None:
+    def vector(self, rows: int, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP) -> VectorEnv[Any, Any, Any] | None:
         """So many environments of this world, stepped together by compiled code; None where there is no such code."""
         return None
 
@@ -281,6 +281,11 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         if self._episode is None:
             raise RuntimeError("no answer is under way: call reset() first")
         return self._episode.session
+
+    @property
+    def radio(self) -> Radio | None:
+        """The network of the answer that was drawn last, with its outages; None before the first."""
+        return self._radio
 
     # ------------------------------------------------------------ pieces
 

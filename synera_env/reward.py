@@ -6,14 +6,16 @@ Following the papers only in what is traded (quality, latency, cloud cost); the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
 from runtime.session import Cost
-from runtime.settings import shown, within
+from runtime.settings import one_of, shown, within
 from synera_env import chance
 
 TERMS = ("quality", "latency", "cost", "energy", "traffic")
@@ -52,6 +54,37 @@ class Preference:
         quality, *costs = cls().weights  # quality is the unit of account
         drawn = (chance.uniform(seed, chance.WEIGHT, number) for number in range(1, 1 + len(costs)))
         return cls(quality, *(weight(base, each, spread) for base, each in zip(costs, drawn, strict=True)))
+
+
+Prefer = Literal["balanced", "quality", "speed", "cost", "energy", "traffic"]
+"""Names of preferences."""
+
+
+def named_preferences() -> Mapping[str, Preference]:
+    """Return the preferences that have a name, in the order of :data:`Prefer`; the names and weights are ours.
+
+    `balanced` has the default weights. `speed`, `cost`, `energy` and `traffic` have :data:`SPREAD` times the default for seconds,
+    cloud seconds, joules and megabytes. `quality`, the unit of account, has all these divided by it. So each lies at an end of
+    what :meth:`Preference.sample` draws, and a controller that was trained on that can serve it.
+    """
+    base = Preference()
+    ends = {"latency": "speed", "cost": "cost", "energy": "energy", "traffic": "traffic"}
+    raised = {name: replace(base, **{term: getattr(base, term) * SPREAD}) for term, name in ends.items()}
+    quality, *costs = base.weights
+    named = {"balanced": base, "quality": Preference(quality, *(each / SPREAD for each in costs)), **raised}
+    return {name: named[name] for name in get_args(Prefer)}
+
+
+def chosen_preference(prefer: str, explicit: Preference) -> Preference:
+    """Return what a user asks for who may name a preference or state the weights, and leaves the other at its default.
+
+    Raises:
+        SettingError: there is no preference of this name, or both were given.
+    """
+    one_of("prefer", prefer, tuple(named_preferences()))
+    if prefer != "balanced" and explicit != Preference():
+        raise SettingError(f"prefer={prefer} and weights of a preference both say what is valued; give one of them")
+    return explicit if prefer == "balanced" else named_preferences()[prefer]
 
 
 def weight(base: float, uniform: float, spread: float) -> float:

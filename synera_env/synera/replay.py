@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import logger
 from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode
 
 from runtime.clock import SimulatedClock
 from runtime.deadline import CHECK_DEADLINE, check_factor
@@ -163,11 +164,11 @@ class SyneraReplayEnv(SyneraEnv, EzPickle):
             other._episode, other._point, other._paid, other._np_random = None, None, {}, None
         return [self, *others]
 
-    def vector(self, rows: int) -> SyneraReplayVectorEnv:
+    def vector(self, rows: int, autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP) -> SyneraReplayVectorEnv:
         """See :class:`synera_env.base.DecisionEnv`."""
         from synera_env.synera.vector import SyneraReplayVectorEnv  # only who steps many loads numba
 
-        return SyneraReplayVectorEnv.of(self, rows)
+        return SyneraReplayVectorEnv.of(self, rows, autoreset_mode)
 
     def growth(self) -> Mapping[str, float]:
         """See :class:`synera_env.base.DecisionEnv` and :class:`traces.synera.growing.Growth`."""

@@ -27,7 +27,7 @@ from synera_env.synera.alone import leaves_alone
 from synera_env.synera.kernel.pool import Pool
 from synera_env.synera.kernel.sight import METRICS
 from synera_env.synera.kernel.state import NOTHING, new_state
-from synera_env.synera.kernel.step import NEXT_STEP, RESET, SAME_STEP, Out, new_out, step
+from synera_env.synera.kernel.step import DISABLED, NEXT_STEP, RESET, SAME_STEP, Out, new_out, step
 from synera_env.synera.kernel.world import KNOBS, world_of
 from synera_env.synera.replay import SyneraReplayEnv
 from traces.profile import CloudProfile, DeviceProfile
@@ -36,7 +36,11 @@ from traces.synera.growing import GrowingGraphs
 
 MOST_ENVS = 65_536
 _SEEDS = 64  # of answers, drawn ahead for each row
-_MODES = {AutoresetMode.SAME_STEP: SAME_STEP, AutoresetMode.NEXT_STEP: NEXT_STEP}
+_MODES = {
+    AutoresetMode.SAME_STEP: SAME_STEP,
+    AutoresetMode.NEXT_STEP: NEXT_STEP,
+    AutoresetMode.DISABLED: DISABLED,
+}
 Arrays = NDArray[Any]
 Transitions = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -56,7 +60,8 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
 
     `AutoresetMode.SAME_STEP`: an answer that is over is followed by the next one within the step; `info["final_obs"]` then has
     its last observation and `info["final_info"]` how it ended. With `NEXT_STEP` the next step begins it, whatever its action, with
-    reward 0, and knobs of NaN in `info`.
+    reward 0, and knobs of NaN in `info`. With `DISABLED` a row whose answer is over stands still until `reset` begins all rows anew: its
+    observation stays, it earns nothing, and the step that ended it is the only one that says so.
 
     ## Info
 
@@ -95,7 +100,7 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
             render_mode: None; there is nothing to look at.
             check_deadline: see there.
             cloud_load: see there.
-            autoreset_mode: `SAME_STEP` or `NEXT_STEP`.
+            autoreset_mode: `SAME_STEP`, `NEXT_STEP` or `DISABLED`.
 
         Raises:
             SettingError: an argument is of a wrong type or out of range.
@@ -139,19 +144,22 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         self._state = new_state(num_envs, *sizes)
         self._generators: list[np.random.Generator] = []
         self._no_actions = np.zeros((num_envs, len(KNOBS)), np.float32)
-        self._drawn = np.full(3 + len(TERMS), np.nan)  # nothing is chosen
+        self._drawn = np.full((num_envs, 3 + len(TERMS)), np.nan)  # nothing is chosen
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an answer in every row; `options` are those of the scalar environment, and hold for all rows.
+        """Begin an answer in every row; `options` are those of the scalar environment: one mapping for all rows, or one for each.
 
         Raises:
             SettingError: a seed or an option is unknown, of a wrong type or out of range.
         """
-        chosen = self.scalar.reset_options(options)
+        chosen = self._chosen_by_row(options)
         self._seed(self._seeds_of(seed))
-        out = self._call(self._no_actions, RESET, self._chosen(chosen))
+        out = self._call(self._no_actions, RESET, chosen)
         rows = self._state.rows
         meta, links = self.scalar.graphs.meta, self.scalar.links
         info = {
@@ -195,6 +203,11 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         """[rows]: whether the last chunk was checked, and the check was answered in time."""
         rows = self._state.rows
         return rows["asked"] & rows["verdict"]
+
+    def answers(self) -> list[tuple[int, ...]]:
+        """Return the tokens of each row's answer so far."""
+        rows = self._state.rows
+        return [tuple(tokens[:count].tolist()) for tokens, count in zip(self._state.token, rows["generated"], strict=True)]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing is held that would have to be released."""
@@ -279,6 +292,14 @@ class SyneraReplayVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], 
         for row in rows:
             self._state.seeds[row] = self._generators[row].integers(2**64, size=_SEEDS, dtype=np.uint64)
             self._state.rows["taken"][row] = 0
+
+    def _chosen_by_row(self, options: dict[str, Any] | Sequence[Mapping[str, Any]] | None) -> Arrays:
+        """What is chosen of each row's answer, [rows, places]; NaN is drawn."""
+        if not isinstance(options, Sequence):
+            return np.tile(self._chosen(self.scalar.reset_options(options)), (self.num_envs, 1))
+        if len(options) != self.num_envs:
+            raise SettingError(f"options must be one mapping, or {self.num_envs}, one a row; they are {len(options)}")
+        return np.stack([self._chosen(self.scalar.reset_options(each)) for each in options])
 
     def _chosen(self, options: ResetOptions) -> Arrays:
         places = (options.prompt, options.link, options.link_offset_seconds)

@@ -25,6 +25,7 @@ from runtime.sampling import Sampling
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
+from synera_env.reward import named_preferences
 from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
@@ -369,3 +370,33 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(given: 
         deploy.main(Arguments(**given | {"log": tmp_path, "slm": tmp_path / "none"}))
     with pytest.raises(SettingError, match="log_prompts needs a folder"):
         Arguments(log_prompts=True)
+
+
+# ---------------------------------------------------------------- what is valued, and how much may be sent
+
+
+@pytest.mark.parametrize(("share", "controller"), [(0.0, "always"), (0.5, "always"), (0.4, "linucb")])
+def test_a_hard_limit_holds_live_for_any_controller(
+    share: float, controller: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.main(
+        Arguments(**given | {"controller": controller, "max_offload": share, "max_new_tokens": 12, "log": tmp_path / "run"})
+    )
+    (logged,) = read_run(tmp_path / "run").answers
+    sent = [record.offloaded for record in logged.records]
+    assert len(sent) > 2
+    for t in range(1, len(sent) + 1):
+        assert sum(sent[:t]) <= math.ceil(round(share * t, 9))
+    assert any(sent) == (share > 0 and controller == "always") or controller != "always"
+
+
+def test_what_is_preferred_by_name_is_what_is_valued_and_evaluated(given: dict[str, Any], tmp_path: Path) -> None:
+    deploy.main(Arguments(**given | {"prefer": "cost", "log": tmp_path / "run"}))
+    (logged,) = read_run(tmp_path / "run").answers
+    assert logged.preference == named_preferences()["cost"]
+    line = deploy._evaluation(Arguments(controller="staged", prefer="cost", max_offload=0.2), None)
+    assert line == "synera evaluate --controller staged --prefer cost --max-offload 0.2"
+    with pytest.raises(SettingError, match="both say what is valued"):
+        Arguments(prefer="cost", preference=Preference(latency=1.0))
+    with pytest.raises(SettingError, match=r"max_offload=1\.5"):
+        Arguments(max_offload=1.5)

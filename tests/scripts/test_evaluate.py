@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents import tuning
 from agents.ablation import CRITERIA, RANDOM, Curve, Point
 from agents.base import Controller
 from agents.bundle import Bundle
@@ -24,8 +26,10 @@ from agents.signals import Signal, Signals
 from runtime.errors import SettingError, UncoveredError
 from scripts import _ablation, _report, _utility, evaluate
 from scripts._ablation import AblationFile, worth_deploying
-from scripts.evaluate import Arguments, Evaluation, distinct_names
-from synera_env import DecisionEnv, SyneraReplayEnv
+from scripts._contestants import distinct_names
+from scripts._evaluation import Evaluation
+from scripts.evaluate import Arguments
+from synera_env import DecisionEnv, Preference, SyneraReplayEnv, mixes
 from synera_env.radio import Outages
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, trained
 from traces.errors import TraceError
@@ -260,6 +264,129 @@ def test_the_plan_does_not_depend_on_who_is_compared(files: Path) -> None:
     alone, beside = evaluated(), evaluated(bundle=(Path("one/mine/bundle"),))
     assert all(alone.controllers[rule] == beside.controllers[rule] for rule in RULES)
     assert np.isfinite(alone.controllers["random"].means["reward"] or np.nan)
+
+
+# ---------------------------------------------------------------- what is valued, and how much may be sent
+
+
+def test_everybody_is_paid_by_what_is_preferred_and_keeps_to_the_limit(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    balanced, dear = evaluated(), evaluated(prefer="cost")
+    one, other = (found.controllers["always"].means for found in (balanced, dear))
+    assert one["quality"] == other["quality"]
+    assert one["cloud_seconds"] is not None
+    assert (one["reward"] or 0) - (other["reward"] or 0) == pytest.approx(4.0 * one["cloud_seconds"])
+    assert "--prefer cost" in capsys.readouterr().out
+    limited = evaluated(max_offload=0.0)
+    assert {result.means["offload_rate"] for result in limited.controllers.values()} == {0.0}
+    half = evaluated(max_offload=0.5, bundle=(Path("one/mine/bundle"),)).controllers
+    assert 0 < (half["always"].means["offload_rate"] or 0) < (one["offload_rate"] or 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prefer": "cost", "preference": Preference(latency=1.0)}, "both say what is valued"),
+        ({"max_offload": 2.0}, "max_offload=2"),
+        ({"max_offload": float("nan")}, "max_offload=nan"),
+    ],
+)
+def test_what_is_valued_and_limited_is_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        arguments(**given)
+
+
+# ---------------------------------------------------------------- over scenarios
+
+
+@pytest.fixture
+def splits(files: Path, pair: Recorded) -> Path:
+    for split in ("train", "validation"):
+        pair.graphs.save(files / f"{split}.safetensors")
+    for seed in range(2):
+        shutil.copytree("one/mine/bundle", f"own-seed{seed}/bundle")
+    (files / "mine.yaml").write_text("links: [20, markov]\nloads: [idle]\npreferences: [balanced]\n")
+    return files
+
+
+def gridded(**more: Any) -> Path:
+    given = {"json": None, "scenarios": "mine.yaml", "report": Path("report")} | more
+    evaluate.main(arguments(**given))
+    return Path("report")
+
+
+def test_scenarios_make_a_report(splits: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "FAMILIES", {"margin": ["margin=0.3", "margin=0.6"]})
+    monkeypatch.setattr(evaluate, "_SEARCHED_ANSWERS", 6)
+    bundles = tuple(Path(f"own-seed{seed}/bundle") for seed in range(2))
+    folder = gridded(bundle=bundles, controller=("staged", "linucb"), search=True, max_offload=0.5)
+    names = {each.name for each in folder.iterdir()}
+    assert {
+        "report.html",
+        "report.md",
+        "results.csv",
+        "rewards.png",
+        "fronts.png",
+        "differences.png",
+        "answer-1-1.png",
+    } <= names
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    tuned = {"best fixed", "best fixed of each scenario", "margin, tuned to each scenario"}
+    assert {row["controller"] for row in rows} == {*RULES, "staged", "linucb", "own", *tuned}
+    assert {row["seed"] for row in rows if row["controller"] == "own"} == {"all", "0", "1"}
+    assert {row["scenario"] for row in rows} == {"all", "20 ms / idle / balanced", "markov / idle / balanced"}
+    rates = [float(row["mean"]) for row in rows if row["measure"] == "offload_rate" and row["kind"] == row["scenario"] == "all"]
+    assert 0.3 < max(rates) <= 0.75, "ceil(t / 2) of few chunks"
+    best = {
+        row["controller"]: float(row["mean"])
+        for row in rows
+        if (row["measure"], row["kind"], row["scenario"]) == ("reward", "all", "all") and row["seed"] == "all"
+    }
+    assert best["best fixed of each scenario"] >= best["never"] - 0.05
+    said = capsys.readouterr().out
+    assert "report: report/report.html" in said
+    assert "own" in (folder / "report.md").read_text()
+    assert "No controller sends more than 0.5" in (folder / "report.html").read_text()
+
+
+def test_a_report_alone_takes_the_mix_and_without_a_search_holds_all_against_the_threshold(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(mixes.BUILT_IN, "mix", mixes.Mix((75.0,)))
+    folder = gridded(scenarios=None)
+    assert "minus threshold" in (folder / "report.md").read_text()
+    assert "own-seed" not in (folder / "report.md").read_text()
+
+
+def test_bounds_are_reported_as_shares_of_gaps(splits: Path) -> None:
+    Path("b.json").write_text('{"bounds": {"clairvoyant": {"20 ms / idle / balanced": 2.0}}}')
+    assert "clairvoyant" in (gridded(bounds=Path("b.json")) / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"scenarios": "mix", "json": Path("x.json")}, "--json and --scenarios do not go together"),
+        ({"scenarios": "mix", "json": None, "picture": Path("x.png")}, "--picture and --scenarios"),
+        ({"scenarios": "mix", "json": None, "prefer": "cost"}, "--prefer and --scenarios"),
+        ({"report": Path("r"), "json": None, "workload": Path("w.csv")}, "--workload and --scenarios"),
+        ({"scenarios": "mix", "json": None, "ablation": True}, "leave out --workload, --scenarios, --report, --prefer"),
+        ({"ablation": True, "max_offload": 0.5}, "leave out --workload, --scenarios, --report, --prefer"),
+        ({"bounds": Path("b.json")}, "--bounds are of scenarios"),
+    ],
+)
+def test_what_does_not_go_with_scenarios_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        arguments(**given)
+
+
+def test_scenarios_that_are_none_and_a_folder_that_cannot_be_written_are_refused_before_the_work(splits: Path) -> None:
+    with pytest.raises(TraceError, match="no scenarios 'none'"):
+        gridded(scenarios="none")
+    Path("file").write_text("")
+    with pytest.raises(TraceError, match="cannot write to"):
+        gridded(report=Path("file"))
+    with pytest.raises(SettingError, match="no controller 'nope'"):
+        gridded(controller=("nope",))
 
 
 # ---------------------------------------------------------------- the ablation

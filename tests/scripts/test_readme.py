@@ -37,6 +37,9 @@ SHORTER = {
     "synera evaluate --ablation": "--answers 2",
     "synera fit-rules --graphs runs/graphs": "--rules budget link-aware --budgets 0.2 --answers 2 --validation-answers 2",
     "synera evaluate --controller my_rules:NearAndUnsure runs/rules/link-aware.json staged linucb": "--graphs runs/graphs/test.safetensors --answers 2",
+    "synera evaluate --scenarios mix --search --controller staged rejection=0.4 until-unsure --report runs/report": (
+        "--graphs runs/graphs/test.safetensors --answers 2 --scenarios quick --no-search"
+    ),
     "synera deploy --controller my_rules:NearAndUnsure": "--unpaced --no-emulate-link",
     "synera evaluate --bundle runs/my-sac --links my-links": "--answers 1",
     "synera deploy --controller runs/my-sac --links my-links": "--unpaced",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runtime.errors import SettingError
 from runtime.session import Cost
 from runtime.synera.chunk import ChunkRecord
-from synera_env.reward import Preference, PreferenceRange, reward_terms
+from synera_env.reward import SPREAD, Preference, PreferenceRange, chosen_preference, named_preferences, reward_terms
 from tests.support.records import record, verdict
 
 
@@ -88,3 +88,31 @@ def test_a_range_says_what_is_outside() -> None:
 def test_a_range_that_makes_no_sense_is_refused(low: Any, high: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         PreferenceRange(low, high)
+
+
+# ---------------------------------------------------------------- preferences by name
+
+
+def test_named_preferences_are_at_the_ends_of_what_training_draws() -> None:
+    named, default = named_preferences(), Preference()
+    assert list(named) == ["balanced", "quality", "speed", "cost", "energy", "traffic"]
+    assert named["balanced"] == default
+    assert len(set(named.values())) == len(named)
+    for name, preference in named.items():
+        assert PreferenceRange.of(None).outside(preference) == "", name
+        ratios = np.array(preference.weights) / default.weights
+        assert ratios[0] == 1
+        assert np.isclose(ratios, 1).sum() in (4 if name not in ("balanced", "quality") else 5 if name == "balanced" else 1,)
+        assert set(np.round(ratios, 9)) <= {1.0, SPREAD, round(1 / SPREAD, 9)}
+    assert named["speed"].latency == pytest.approx(SPREAD * default.latency)
+    assert named["quality"].latency == pytest.approx(default.latency / SPREAD)
+
+
+def test_a_preference_is_named_or_stated_but_not_both() -> None:
+    stated = Preference(latency=0.7)
+    assert chosen_preference("balanced", stated) == stated
+    assert chosen_preference("energy", Preference()) == named_preferences()["energy"]
+    with pytest.raises(SettingError, match="prefer=energy and weights of a preference both say"):
+        chosen_preference("energy", stated)
+    with pytest.raises(SettingError, match="prefer='best' is not one of balanced, quality, speed"):
+        chosen_preference("best", Preference())

@@ -24,8 +24,8 @@ from synera_env.synera.kernel.sight import METRICS, encode, measure
 from synera_env.synera.kernel.state import NOTHING
 from synera_env.synera.kernel.world import KNOBS
 
-RESET, SAME_STEP, NEXT_STEP = range(3)
-"""What a call does: begin all rows; or step, and begin those whose answer is over within the same or with the next step."""
+RESET, SAME_STEP, NEXT_STEP, DISABLED = range(4)
+"""What a call does: begin all rows; or step, and begin those whose answer is over within the same or with the next step, or not."""
 
 
 class Out(NamedTuple):
@@ -131,7 +131,12 @@ def _kernel(version: int):
             out.reward[row], out.terminated[row], out.truncated[row], out.offloaded[row] = 0.0, False, False, False
             out.quality_known[row] = True
             over = mode == RESET or r.over
-            if not over:
+            if r.over and mode == DISABLED:
+                over = False
+                for place in range(len(knobs)):
+                    out.knobs[place, row] = math.nan
+                no_reward(out, row)
+            elif not over:
                 choose_knobs(tables, actions[row], knobs)
                 for place in range(len(knobs)):
                     out.knobs[place, row] = knobs[place]
@@ -154,7 +159,7 @@ def _kernel(version: int):
                 no_reward(out, row)
             if over:
                 r.over = False
-                begin(graphs, links, tables, figures, state, row, r, chosen)
+                begin(graphs, links, tables, figures, state, row, r, chosen[row])
                 if r.wanted != NOTHING:
                     continue
                 encode(graphs, tables, r, state.seen[row])

@@ -31,7 +31,16 @@ from traces.synera.record_models import Models
 from traces.workload.generators import poisson
 
 OWN = CounterfactualSettings(
-    learning_rate=3e-3, hidden=8, answers=6, epochs=2, entropy=0.002, weight_decay=1.5, imitation=3, load_spread=1.0
+    learning_rate=3e-3,
+    hidden=8,
+    answers=6,
+    epochs=2,
+    entropy=0.002,
+    weight_decay=1.5,
+    imitation=3,
+    load_spread=1.0,
+    loss="policy-gradient",
+    future="policy",
 )
 TINY = Recipe.of("counterfactual", OWN, steps=4, validation_answers=6, validate_every=2, seed=1)
 
@@ -129,7 +138,9 @@ def test_a_checkpoint_of_another_training_or_none_is_refused(finished: Path, pai
 
 
 def test_one_policy_for_all_preferences(pair: Recorded, tmp_path: Path) -> None:
-    config = replace(TINY, steps=1, preference="sampled", settings=replace(OWN, load_spread=3.0))
+    config = replace(
+        TINY, steps=1, preference="sampled", settings=replace(OWN, load_spread=3.0, loss="policy-gradient", future="policy")
+    )
     meta = Bundle.load(_train(pair, tmp_path / "all", config)).meta
     assert meta.preferences == PreferenceRange.of(None)
     places = pair.env().schema.places("weight_latency")
