@@ -21,6 +21,7 @@ from agents import callbacks, export, learned
 from agents.bundle import Bundle, BundleError
 from agents.evaluation import Answered, answer, evaluate, make_plan
 from agents.learned import PPOConfig, train_ppo
+from agents.networks import Decider
 from agents.rules import RandomRule
 from synera_env import EpisodeMetrics, Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
 from tests.support.recorded import TINY_RUN, Recorded
@@ -203,9 +204,8 @@ def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
     raised: type[BaseException] = KeyboardInterrupt
     if ending == "the export":
         raised = BundleError
-        monkeypatch.setattr(
-            export.Actor, "forward", lambda self, observation: self.head(self.latent(self.scaling(observation))) * 0.9
-        )
+        acts_otherwise = Decider(torch.nn.Sequential(torch.nn.Linear(len(SCHEMA.low), len(SCHEMA.rows))))
+        monkeypatch.setattr(export, "network_of", lambda policy: acts_otherwise)
     if ending == "validation":
         raised = UncoveredError
 
