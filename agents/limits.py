@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.base import Controller, Learner, Limited, Seeded
+from agents.base import Controller, Learner, Limited, Masked, Seeded
 from runtime.errors import SettingError
 from runtime.settings import within
 from synera_env import Preference, Schema
@@ -36,9 +36,12 @@ class Capped:
     ) -> tuple[NDArray[np.float32], Any]:
         """See :class:`agents.base.Controller`."""
         action, state = self.controller.predict(observation, state, episode_start, deterministic)
+        return self._within(action), state
+
+    def _within(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         action = np.array(action, np.float32)
         action[..., self._place] = np.minimum(action[..., self._place], self._most)
-        return action, state
+        return action
 
     def initial_state(self, seed: int) -> Any:
         """See :class:`agents.base.Seeded`; None, as at any start, for a controller that draws nothing."""
@@ -59,6 +62,28 @@ class CappedLearner(Capped):
         self.controller.settled(record, preference, state)
 
 
+class CappedMasked(Capped):
+    """The same of a controller that is told what cannot be done; implements :class:`agents.base.Masked`."""
+
+    def masks(self, point: Any) -> NDArray[np.bool_]:
+        """See :class:`agents.base.Masked`."""
+        assert isinstance(self.controller, Masked)
+        return self.controller.masks(point)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.float32], Any]:
+        """See :class:`agents.base.Masked`."""
+        assert isinstance(self.controller, Masked)
+        action, state = self.controller.predict(observation, state, episode_start, deterministic, action_masks)
+        return self._within(action), state
+
+
 def capped(controller: Controller, schema: Schema, share: float = NO_LIMIT) -> Controller:
     """Return a controller that sends at most so many of its chunks, at every chunk of every answer, in any world.
 
@@ -73,6 +98,8 @@ def capped(controller: Controller, schema: Schema, share: float = NO_LIMIT) -> C
     check_limit(share)
     if share >= NO_LIMIT:
         return controller
+    if isinstance(controller, Masked):
+        return CappedMasked(controller, schema, share)
     return (CappedLearner if isinstance(controller, Learner) else Capped)(controller, schema, share)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from agents.base import Controller, Learner, Limited, Seeded
+from agents.base import Controller, Learner, Limited, Masked, Seeded
 from agents.evaluation import Answered, PlannedAnswer, answer_all
 from synera_env import DecisionEnv, EpisodeMetrics
 
@@ -42,7 +42,7 @@ class Rows:
     def answers(self, controller: Controller, plan: Sequence[PlannedAnswer], together: bool = True) -> list[Answered]:
         """Let a controller decide every answer of a plan, in its order.
 
-        One that learns while it answers does so in the scalar way, one answer after the other.
+        One that learns while it answers, or must be told what cannot be done, does so in the scalar way, one answer after the other.
 
         Args:
             controller: who decides.
@@ -55,7 +55,7 @@ class Rows:
         """
         begun = [place for place, planned in enumerate(plan) if planned.prompt in self._startable]
         vector = self._vector(min(self._rows, max(1, len(begun))))
-        if vector is None or isinstance(controller, Learner):
+        if vector is None or isinstance(controller, Learner | Masked):
             return answer_all(self.env, controller, plan)
         if isinstance(controller, Limited):
             for preference in {planned.preference for planned in plan}:

@@ -1,6 +1,6 @@
 """Hyperparameters: what each agent has of its own, what each may be, and where a search looks for better ones.
 
-What does not live here: their values (agents/tuned/AGENT.yaml), how files are read (settings_file.py), and what all agents share (recipe.py).
+What does not live here: their values (agents/tuned/), how files are read (settings_file.py), and what all agents share (recipe.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from agents.limits import Capped, capped
 from agents.registry import controller
 from agents.rows import Rows
 from runtime.rules import wants_offload
-from synera_env import Preference, SettingError, synera_schema
+from synera_env import Outages, Preference, SettingError, synera_schema
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded
 
@@ -90,6 +90,35 @@ def test_what_a_controller_offers_it_still_offers(name: str, pair: Recorded) -> 
     # What is drawn is drawn by the same seeds: all knobs but the budget are those that it sets without a limit.
     first = [answer(other, controller(name, env.schema), plan[0]).records[0].knobs, found[0].records[0].knobs]
     assert [knobs.draft_length for knobs in first] == [first[0].draft_length] * 2
+
+
+class Greedy:
+    """The last of the choices that can be done, which is to send and draft the most; in need of masks."""
+
+    def __init__(self) -> None:
+        self.actions = np.stack([SCHEMA.action(each) for each in SCHEMA.choices])
+
+    def masks(self, point: Any) -> Any:
+        return np.array([not SCHEMA.impossible(point, each) for each in SCHEMA.choices])
+
+    def predict(
+        self, observation: Any, state: Any = None, start: Any = None, sure: bool = False, action_masks: Any = None
+    ) -> Any:
+        assert action_masks is not None
+        return self.actions[np.flatnonzero(action_masks)[-1]], state
+
+
+def test_who_must_be_told_what_cannot_be_done_is_told_with_a_limit_and_by_rows_too(pair: Recorded) -> None:
+    """In a world that is cut off so often that sending is shut at some decisions."""
+    env = pair.env(outages=Outages(1.0, 2.0, 0.3))
+    plan = make_plan(env, 6, seed=4)
+    free = [answer(env, Greedy(), each) for each in plan]
+    assert any(not record.offloaded for each in free for record in each.records)
+    assert [each.tokens for each in Rows(env, 6).answers(Greedy(), plan)] == [each.tokens for each in free]
+    for each in plan:
+        records = answer(env, capped(Greedy(), env.schema, 0.3), each).records
+        assert sent_at_most([record.offloaded for record in records], 0.3)
+        assert any(record.offloaded for record in records)
 
 
 def test_a_limit_that_limits_nothing_changes_nothing() -> None:
