@@ -212,7 +212,7 @@ class Validation(BaseCallback):
             self._measure()
 
     def _on_training_end(self) -> None:
-        if self.judge.stopped is None:
+        if self.judge.stopped is None and self.judge.best.steps < self.num_timesteps:
             self._measure()
         self.judge.warn()
 

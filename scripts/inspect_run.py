@@ -19,9 +19,9 @@ from rich.table import Table
 from runtime.errors import SettingError
 from runtime.settings import shown, whole
 from scripts._cli import console, launch, say
+from scripts._contestants import distinct_names
 from scripts._report import table
 from scripts._text import harmless
-from scripts.evaluate import distinct_names
 from synera_env import TraceError, summarise
 from synera_env.telemetry import DECISIONS, LoggedAnswer, RunLog, read_run
 

@@ -34,11 +34,11 @@ from runtime.errors import SettingError
 from runtime.settings import whole, within
 from scripts import _graph_view, _link_view, _workload_view
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
+from scripts._contestants import distinct_names
 from scripts._links import check_filling, links_of
 from scripts._report import check_picture
 from scripts._text import harmless
 from scripts._tree_view import draw as draw_tree
-from scripts.evaluate import distinct_names
 from synera_env import SyneraReplayEnv, write_json
 from traces.links.filling import Filling
 from traces.links.inspection import FamilyFigures, figures_by_family

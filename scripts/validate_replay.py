@@ -27,11 +27,11 @@ from agents.validation import Validated, both_ways, validate
 from runtime.errors import SettingError
 from runtime.settings import within
 from scripts._cli import check_output, check_seed, console, launch, next_step, say
+from scripts._contestants import distinct_names
 from scripts._links import check_filling, links_of
 from scripts._live_world import live_world
 from scripts._report import validation_picture
 from scripts._text import harmless
-from scripts.evaluate import distinct_names
 from synera_env import Outages, SyneraReplayEnv, write_json
 from traces import bundled
 from traces.links.filling import Filling

@@ -84,7 +84,7 @@ def test_what_the_bundle_says_of_itself(bundle: Path, pair: Recorded) -> None:
     assert len(meta.seen.low) == len(meta.seen.high) == len(SCHEMA.low)
     assert meta.policy_sha256 == sha256((bundle / "policy.onnx").read_bytes()).hexdigest()
     assert meta.tables_sha256 == sha256((bundle / "tables.safetensors").read_bytes()).hexdigest()
-    assert meta.provenance["algorithm"] == "PPO"
+    assert meta.provenance["algorithm"] == "ppo"
     assert meta.provenance["config"]["seed"] == TINY_RUN.seed
 
 
@@ -387,7 +387,7 @@ def test_a_bundle_of_one_preference_serves_no_other(bundle: Path, env: SyneraRep
     ):
         tried(None)
         tried(Preference())
-        with pytest.raises(BundleError, match=r"'run' was not trained for the preference .*--ppo\.preference sampled"):
+        with pytest.raises(BundleError, match=r"'run' was not trained for the preference .*--preference sampled"):
             tried(OTHERS[other])
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import tyro
-from agents.learned import PPOConfig
 from transformers import AutoModelForCausalLM
 
 from runtime.errors import CheckpointError
@@ -335,7 +334,8 @@ def test_growth_trains_on_a_pair_of_its_own_and_says_what_it_cost(
     monkeypatch.setattr(growth, "_PROMPTS", 4)
     monkeypatch.setattr(growth, "_VALIDATION", 4)
     monkeypatch.setattr(growth, "_NEW_TOKENS", 8)
-    monkeypatch.setattr(growth, "_PPO", PPOConfig(envs=2, rollout=32, minibatch=32, epochs=1, hidden=8, validation_answers=2))
+    monkeypatch.setattr(growth, "_ENVS", 2)
+    monkeypatch.setattr(growth, "_OWN", replace(growth._OWN, minibatch=32, epochs=1, hidden=8))
     figures = {f.name: f for f in growth.measure(Setting(tmp_path, 2, 1))}
     assert {"wall time", "nodes run", "share of the time in models", "mean wave", "peak memory"} <= set(figures)
     assert figures["nodes run"].value > 20

@@ -13,7 +13,7 @@ import pytest
 from agents.evaluation import Answered
 from runtime.errors import CloudUnavailableError, SettingError
 from runtime.session import Cost, StepRecord
-from scripts import demo
+from scripts import _live_world, demo
 from scripts.demo import Arguments
 from traces.errors import TraceError
 
@@ -77,7 +77,7 @@ def test_a_verifier_that_dies_under_the_demo_ends_it_at_the_next_answer(
             on_answer()
         return []
 
-    monkeypatch.setattr(demo, "verifier_process", process)
+    monkeypatch.setattr(_live_world, "verifier_process", process)
     monkeypatch.setattr(demo, "run_fleet", fleet)
     graphs = demo._Graphs(*[demo.GraphSet.load(demo.bundled.graphs("test"))] * 4)  # type: ignore[arg-type]
     profile = demo.DeviceProfile.load(demo.bundled.profile("phone"))

@@ -12,7 +12,7 @@ from agents.rules.fixed import Fixed
 from agents.rules.levels import Levels
 from runtime.errors import SettingError
 from scripts import evaluate, fit_rules
-from scripts.evaluate import Evaluation
+from scripts._evaluation import Evaluation
 from scripts.fit_rules import Arguments
 from tests.support.recorded import GPU, PHONE, Recorded, recorded
 from traces.schemas import read_json

@@ -12,10 +12,10 @@ import pytest
 
 from runtime.errors import SettingError
 from scripts import evaluate, train
+from scripts._evaluation import Evaluation
 from scripts._growth import Grow, Grower
-from scripts.evaluate import Evaluation
 from tests.support.growing import bare
-from tests.support.recorded import GPU, PHONE, TINY_RUN, Recorded, recorded
+from tests.support.recorded import GPU, PHONE, Recorded, recorded, tiny_training
 from traces import bundled
 from traces.errors import TraceError
 from traces.schemas import read_json
@@ -140,7 +140,7 @@ def test_sets_share_the_models(opened: GraphSet) -> None:
 
 
 def trained(**more: Any) -> None:
-    train.main(train.Arguments(**({"name": "mine", "graphs": Path("graphs"), "ppo": TINY_RUN} | WORLD | more)))
+    train.main(train.Arguments(**({"name": "mine", "graphs": Path("graphs"), **tiny_training(Path("."))} | WORLD | more)))
 
 
 def test_a_training_keeps_what_its_graphs_have_grown_to_and_a_later_one_goes_on_from_there(
@@ -167,7 +167,8 @@ def test_a_training_keeps_what_its_graphs_have_grown_to_and_a_later_one_goes_on_
 
 def test_they_need_not_be_kept_and_need_not_grow(files: Path) -> None:
     trained(save_graphs=False)
-    assert sorted(p.name for p in Path("runs/mine").iterdir()) == ["bundle", "config.json", "tb", "validation.jsonl"]
+    kept = ["bundle", "checkpoint.safetensors", "config.json", "tb", "validation.jsonl"]
+    assert sorted(p.name for p in Path("runs/mine").iterdir()) == kept
     with pytest.raises(TraceError, match=r"of none of the 6 prompts .* the first chunk was recorded"):
         trained(grow="no")
 

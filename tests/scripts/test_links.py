@@ -15,13 +15,13 @@ import tyro
 from runtime.errors import SettingError
 from scripts import demo, deploy, evaluate, inspect_trace, train, validate_replay
 from scripts._cli import next_step
+from scripts._evaluation import Evaluation
 from scripts._link_view import MOST_DRAWN
 from scripts._links import links_of
-from scripts.evaluate import Evaluation
 from scripts.inspect_trace import LinkInspection
 from synera_env import SyneraReplayEnv
 from tests.support.link_files import FAMILIES, every_form
-from tests.support.recorded import GPU, PHONE, TINY_RUN, recorded, trained
+from tests.support.recorded import GPU, PHONE, recorded, tiny_training, trained
 from traces import bundled
 from traces.errors import TraceError
 from traces.links.filling import Filling
@@ -150,7 +150,7 @@ def test_an_ablation_takes_the_links_too(files: Path, monkeypatch: pytest.Monkey
 def test_a_training_writes_down_what_was_filled_and_leads_on_with_its_links(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.main(train.Arguments(name="mine", ppo=TINY_RUN, **world(graphs=Path("."), fill=Filling(rtt_ms=44.0))))
+    train.main(train.Arguments(name="mine", **tiny_training(Path(".")), **world(graphs=Path("."), fill=Filling(rtt_ms=44.0))))
     said = capsys.readouterr().out
     assert "links from links, for train: " in said
     assert "links from links, for validation: " in said
@@ -168,7 +168,7 @@ def test_a_training_writes_down_what_was_filled_and_leads_on_with_its_links(
 def test_links_that_cannot_be_divided_are_refused_before_a_run_is_begun(files: Path) -> None:
     save_links([constant_link()], files / "one.json")
     with pytest.raises(TraceError, match="too few to be cut"):
-        train.main(train.Arguments(name="mine", ppo=TINY_RUN, **world(graphs=Path("."), links=Path("one.json"))))
+        train.main(train.Arguments(name="mine", **tiny_training(Path(".")), **world(graphs=Path("."), links=Path("one.json"))))
     assert not Path("runs").exists()
 
 

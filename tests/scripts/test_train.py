@@ -15,11 +15,10 @@ import pytest
 import tyro
 
 from agents.learning.recipe import Recipe
-from agents.learning.settings_file import write_settings
 from runtime.errors import SettingError, UncoveredError
 from scripts import train
 from scripts.train import Arguments
-from tests.support.recorded import GPU, PHONE, TINY_PPO, TINY_RUN, Recorded, recorded
+from tests.support.recorded import GPU, PHONE, TINY_RUN, Recorded, recorded, tiny_training
 from traces.workload.generators import poisson
 from traces.workload.store import save_workload
 
@@ -40,16 +39,12 @@ def files(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         pair.graphs.save(folder / "graphs" / f"{split}.safetensors")
     PHONE.save(folder / "phone.json")
     GPU.save(folder / "gpu.json")
-    write_settings(folder / "tiny.yaml", TINY_PPO, "tiny")
     return folder
 
 
 def arguments(files: Path, **more: Any) -> Arguments:
     world = {"graphs": files / "graphs", "device_profile": files / "phone.json", "cloud_profile": files / "gpu.json"}
-    return Arguments(**{"name": "mine", "settings": files / "tiny.yaml"} | _SHARED | world | more)
-
-
-_SHARED = {name: getattr(TINY_RUN, name) for name in ("steps", "envs", "validation_answers", "validate_every", "seed")}
+    return Arguments(**{"name": "mine"} | tiny_training(files) | world | more)
 
 
 def script(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -209,12 +204,12 @@ def test_settings_are_the_agents_a_files_or_changed_one_by_one(files: Path) -> N
             "--agent",
             "ppo",
             "--settings",
-            str(files / "tiny.yaml"),
+            str(tiny_training(files)["settings"]),
             "--set",
             "learning_rate=2e-4",
             "--set",
             "actions=choices",
         ],
     )
-    assert told.recipe().settings == replace(TINY_PPO, learning_rate=2e-4, actions="choices")
+    assert told.recipe().settings == replace(TINY_RUN.settings, learning_rate=2e-4, actions="choices")
     assert (told.recipe().steps, Arguments(agent="counterfactual").recipe().steps) == (120_000, 400)

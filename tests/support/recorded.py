@@ -7,10 +7,12 @@ import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from agents.learning.recipe import Recipe
 from agents.learning.run import train
 from agents.learning.settings import PPOSettings
+from agents.learning.settings_file import write_settings
 from runtime.device import Device
 from runtime.synera.lens import Lens
 from synera_env.radio import Outages
@@ -126,3 +128,10 @@ def trained(llm: Path) -> Path:
     pair, folder = recorded(llm), llm.parent / "run"
     train(lambda preference: pair.env(preference=preference), pair.env(), TINY_RUN, folder)
     return folder
+
+
+def tiny_training(folder: Path) -> dict[str, Any]:
+    """Options of `synera train` that train as :data:`TINY_RUN` says; its own settings are written into a folder."""
+    write_settings(folder / "tiny.yaml", TINY_RUN.settings, "")
+    shared = ("steps", "envs", "validation_answers", "validate_every", "seed")
+    return {"settings": folder / "tiny.yaml"} | {name: getattr(TINY_RUN, name) for name in shared}

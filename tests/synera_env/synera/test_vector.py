@@ -122,7 +122,7 @@ def test_what_it_returned_stays_what_it_was(world: dict[str, Any]) -> None:
     [
         ("num_envs", 0, "num_envs=0"),
         ("render_mode", "rgb_array", "render_mode='rgb_array' is not supported here"),
-        ("autoreset_mode", "Disabled", "autoreset_mode='Disabled' is not one of SameStep, NextStep"),
+        ("autoreset_mode", "Sometimes", "autoreset_mode='Sometimes' is not one of SameStep, NextStep, Disabled"),
         ("check_deadline", 0.5, "check_deadline=0.5"),
     ],
 )
