@@ -58,8 +58,10 @@ def check_contents(wheel: Path) -> None:
 
 
 def is_shipped(path: str) -> bool:
-    """Modules, the wire contract, what is bundled and the agents' settings; not the pictures of the README."""
-    return path.endswith((".py", ".pyi", ".proto")) or path.startswith(("traces/bundled/", "agents/tuned/"))
+    """Modules, the wire contract, what is bundled, the agents' settings and the report's page; not the pictures of the README."""
+    return path.endswith((".py", ".pyi", ".proto")) or path.startswith(
+        ("traces/bundled/", "agents/tuned/", "scripts/templates/")
+    )
 
 
 def check_use(venv: Path) -> None:
