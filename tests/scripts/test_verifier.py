@@ -53,10 +53,17 @@ def fake(started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 
 
 def gone(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process, and all that it started, are no more (or dead and waited for by nobody)."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
-    groups = [line.split() for line in listed.splitlines()]
-    return process.returncode is not None and not any(int(group) == process.pid and state[0] != "Z" for group, state in groups)
+    """Whether a process, and all that it started, are no more (or dead and waited for by nobody).
+
+    One that was killed may take a moment to die where much else runs.
+    """
+    for _ in range(100):
+        listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+        groups = [line.split() for line in listed.splitlines()]
+        if not any(int(group) == process.pid and state[0] != "Z" for group, state in groups):
+            return process.returncode is not None
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.parametrize(
