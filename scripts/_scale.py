@@ -76,6 +76,7 @@ def spread(
     ray: str | None = None,
     *,
     fresh: bool = True,
+    gpus: int = 0,
     on_wait: Callable[[], object] = lambda: None,
 ) -> Iterator[Ended[Result]]:
     """Do something with each of some items; yields what came of each as it ends.
@@ -89,6 +90,7 @@ def spread(
         at_once: most that are under way; None is one for each core of this machine, or of the cluster.
         ray: None for processes of this machine, each of one item; else as :func:`connected` takes it.
         fresh: whether each task of Ray has a process of its own.
+        gpus: of each task of Ray.
         on_wait: called about twice a second.
 
     Raises:
@@ -96,7 +98,8 @@ def spread(
     """
     if ray is None:
         return _by_processes(work, items, at_once or os.cpu_count() or 1, on_wait)
-    return _by_ray(work, items, at_once, ray, fresh, on_wait)
+    options = {"max_calls": int(fresh), "num_gpus": gpus}
+    return _by_ray(work, items, at_once, ray, options, on_wait)
 
 
 def in_order(ended: Iterator[Ended[Result]]) -> Iterator[Result]:
@@ -285,11 +288,11 @@ def _by_ray(
     items: Sequence[Item],
     at_once: int | None,
     address: str,
-    fresh: bool,
+    options: dict[str, int],
     on_wait: Callable[[], object],
 ) -> Iterator[Ended[Result]]:
     with connected(address) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0, max_calls=1 if fresh else 0)(_there)
+        task = ray.remote(num_cpus=1, max_retries=0, **options)(_there)
         waiting, running = deque(enumerate(items)), dict[Any, int]()
         at_once = at_once or int(ray.cluster_resources().get("CPU", 1))
         try:
