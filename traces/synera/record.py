@@ -157,6 +157,7 @@ class Recorder:
         scores, name = [float(self._score(graph.prompt, answer)) for answer in answers], shown(graph.prompt, 60)
         for score in scores:
             within(f"the score of an answer to {name}", score, 0.0, 1.0)
+        graph.score = graph.score.copy()  # of a graph that came from elsewhere it may be read-only
         graph.score[nodes] = scores
 
     def _meta(self, prompts: Sequence[Prompt], graphs: Sequence[_Arrays], split: str) -> GraphMeta:
