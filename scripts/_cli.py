@@ -57,13 +57,18 @@ console = _Console(soft_wrap=True, highlight=False, markup=False, emoji=False, w
 
 def launch(arguments: type[Arguments], main: Callable[[Arguments], None], description: str | None) -> None:
     """Parse the command line into `arguments` and run `main`; end as :func:`scripts._ending.ending` says."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.showwarning = _warn
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    prepare()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal's encoding lacks
     with ending():
         main(_parsed(arguments, description))
+
+
+def prepare() -> None:
+    """Let warnings of this process be a line each, and libraries silent about what is no user's business."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = _warn
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 def progress() -> Progress:

@@ -3,6 +3,7 @@
 Examples:
     synera record                                   # train, validation and test graphs of the bundled tasks
     synera record --splits test --per-kind 50
+    synera record --per-kind 250 --ray              # batches of prompts as tasks of Ray
     synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs
     synera record --slm Qwen/Qwen2.5-0.5B --llm Qwen/Qwen2.5-1.5B --prompts prompts.jsonl --score final-number
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +22,7 @@ from rich.table import Table
 from runtime.errors import SettingError
 from runtime.settings import one_of, within
 from scripts._cli import Dtype, check_output, console, launch, next_step, progress, say
+from scripts._scale import RayAddress, check_ray, connected
 from scripts._text import harmless
 from traces import bundled
 from traces.tasks import scoring
@@ -28,7 +31,7 @@ from traces.tasks.splits import Prompt, bundled_prompts, own_prompts, read_promp
 if TYPE_CHECKING:  # torch loads only after the arguments are understood
     from runtime.model.frame import Frame
     from traces.synera.graph import GraphSet
-    from traces.synera.record import Recorder
+    from traces.synera.record import Expand, Recorder
     from traces.synera.record_models import Models
 
 Split = Literal["train", "validation", "test"]
@@ -79,6 +82,9 @@ class Arguments:
     """cpu, cuda, cuda:N, or auto: CUDA where it is there, else the CPU."""
     dtype: Dtype = "float32"
     """Arithmetic type of both models; float32 makes what is recorded independent of the batch."""
+    ray: RayAddress = None
+    """Record batches of prompts as tasks of Ray, on this machine or where ADDRESS says: auto, or HOST:PORT of a cluster whose
+    machines have the models' folders and this one under the same paths. On machines of one kind the graphs are the same."""
 
     def __post_init__(self) -> None:
         if not self.splits:
@@ -141,6 +147,7 @@ def main(arguments: Arguments) -> None:
     from traces.synera.record import Recorder
 
     check_output(arguments.out, folder=True)
+    check_ray(arguments.ray)
     task = _Task.of(arguments)
     scoring.scorer(task.score, {}, arguments.score)  # a function that cannot be imported is found out before the work
     lens = Lens.load(arguments.lens) if arguments.lens else None
@@ -159,16 +166,18 @@ def main(arguments: Arguments) -> None:
         "tokens inside",
         *(f"answers inside: {w}" for w in _WALKS),
     )
-    for name, prompts in task.splits.items():
-        references = _references(task.score, prompts, models, arguments.max_new_tokens)
-        score = scoring.scorer(task.score, references, arguments.score)
-        recorder = Recorder(models, score, arguments.max_new_tokens, budget, lens, arguments.threads)
-        graphs = _described(record(recorder, prompts, name, batch), task.score, references, models.frame)
-        if own:  # where an evaluation of them finds the models to deploy, and a training those to grow them with
-            graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))
-        lens = Lens.from_tensors(graphs.lens_tensors)
-        graphs.save(arguments.out / f"{name}.safetensors")
-        table.add_row(name, *_row(graphs))
+    expand = _elsewhere(arguments, models, budget)
+    with connected(arguments.ray) if arguments.ray else nullcontext():
+        for name, prompts in task.splits.items():
+            references = _references(task.score, prompts, models, arguments.max_new_tokens)
+            score = scoring.scorer(task.score, references, arguments.score)
+            recorder = Recorder(models, score, arguments.max_new_tokens, budget, lens, arguments.threads, expand)
+            graphs = _described(record(recorder, prompts, name, batch), task.score, references, models.frame)
+            if own:  # where an evaluation of them finds the models to deploy, and a training those to grow them with
+                graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))
+            lens = Lens.from_tensors(graphs.lens_tensors)
+            graphs.save(arguments.out / f"{name}.safetensors")
+            table.add_row(name, *_row(graphs))
     console.print(table)
     _say_what_comes_next(arguments, own)
 
@@ -184,6 +193,16 @@ def record(recorder: Recorder, prompts: Sequence[Prompt], split: str, batch: int
                 return state
             bar.update(task, completed=state)
     raise AssertionError("the recorder ended without its graphs")
+
+
+def _elsewhere(arguments: Arguments, models: Models, budget: int) -> Expand | None:
+    """What runs batches on Ray; None where that is not asked for."""
+    from scripts._record_there import Elsewhere
+
+    a = arguments
+    if a.ray is None:
+        return None
+    return Elsewhere(a.slm, a.llm, models.placement, models.frame, a.max_new_tokens, budget, a.ray)
 
 
 def _models(arguments: Arguments, task: _Task) -> Models:

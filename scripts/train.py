@@ -20,25 +20,25 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from agents.bundle import TABLES
 from agents.learning.around import Around
-from agents.learning.imitation import Beginning
 from agents.learning.recipe import AGENTS, Recipe
 from agents.learning.run import train as train_agent
 from agents.learning.run_folder import CHECKPOINT, CONFIG, check_run_name, unfinished
 from agents.learning.settings_file import changed, read_settings, tuned
 from scripts._cli import console, launch, next_step, progress, say
 from scripts._growth import save_grown, say_grown
-from scripts._world import Agent, Opened, World
+from scripts._training import Training
+from scripts._world import Agent, Opened
 from synera_env import SettingError
 
 
 @dataclass(frozen=True)
-class Arguments(World):
+class Arguments(Training):
     """Train a controller."""
 
     agent: Agent = "ppo"
@@ -49,33 +49,10 @@ class Arguments(World):
     """YAML file with all of the agent's own settings, instead of agents/tuned/AGENT.yaml."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: another value for one of the agent's own settings; give it again for others."""
-    steps: int | None = None
-    """Environment steps (chunks); of counterfactual training, batches. By default as suits the agent: 120,000, or 400."""
-    validate_every: int | None = None
-    """Steps between validations, likewise: 8,192, or 50."""
-    envs: int | None = None
-    """Environments stepped side by side, likewise: 16."""
-    preference: Literal["default", "sampled"] = "default"
-    """`default`: the default weights in every episode; `sampled`: drawn for each, so one policy serves all."""
-    validation_answers: int = 64
-    """Answers of each validation; the best weights are kept."""
-    stop_when: Literal["steps", "beats-rules"] = "steps"
-    """`beats-rules`: stop as soon as validation says, with its 95 % interval, that the policy beats every rule."""
-    against: tuple[str, ...] = ()
-    """Controllers that count as rules to beat, beside those that need no figures: files of fitted rules, names, bundles."""
-    patience: int | None = None
-    """Stop after so many validations in a row that brought nothing better."""
-    imitate: str | None = None
-    """Begin by imitating this controller: the name of a rule, the file of a fitted one, or a bundle."""
-    begin_from: Path | None = None
-    """Begin with the network of this finished counterfactual run; for agents of choices, such as ppo with --set actions=choices."""
     resume: Path | None = None
     """Go on with an unfinished run, runs/NAME.part-*; its agent, settings and options are as they were, the world is to be named again."""
     seed: int = 0
     """Of everything that is drawn."""
-    save_graphs: bool = True
-    """Keep what graphs have grown to in runs/NAME/graphs, at every validation and at the end; a later training goes on from there
-    with --graphs."""
 
     def recipe(self) -> Recipe:
         """How to train; of a run that is gone on with, as it was.
@@ -85,15 +62,14 @@ class Arguments(World):
             SettingError: a setting is out of range, or is given to a run that has its own.
         """
         kind = AGENTS[self.agent].settings
-        given = {name: getattr(self, name) for name in _SHARED}
         if self.resume is not None:
             return self._resumed(self.resume)
         settings = tuned(self.agent, kind) if self.settings is None else read_settings(self.settings, kind)
-        return Recipe.of(self.agent, changed(settings, self.set), **given)
+        return Recipe.of(self.agent, changed(settings, self.set), **self.shared(), seed=self.seed)
 
     def _resumed(self, path: Path) -> Recipe:
         default = Arguments()
-        names = ("agent", "name", "settings", "set", *_SHARED, "imitate", "begin_from")
+        names = ("agent", "name", "settings", "set", *self.shared(), "seed", "imitate", "begin_from")
         if given := [name for name in names if getattr(self, name) != getattr(default, name)]:
             option = given[0].replace("_", "-")
             raise SettingError(f"--resume goes on with the run's own recipe; leave out --{option}")
@@ -112,10 +88,7 @@ class Arguments(World):
         """
         if self.resume is not None:
             return unfinished(self.resume)[0]
-        return _run_folder(self.agent if self.name is None else self.name)
-
-
-_SHARED = ("steps", "validate_every", "envs", "preference", "validation_answers", "stop_when", "patience", "seed")
+        return run_folder_of(self.agent if self.name is None else self.name)
 
 
 def main(arguments: Arguments) -> None:
@@ -124,10 +97,9 @@ def main(arguments: Arguments) -> None:
     if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
         raise SettingError(f"the run {folder.name} would replace the graphs in {folder}; name another run with --name")
     recipe = arguments.recipe()
-    begins = arguments.imitate is not None or arguments.begin_from is not None
     around = Around(
         resume=None if arguments.resume is None else unfinished(arguments.resume)[1],
-        beginning=Beginning(arguments.imitate, arguments.begin_from) if begins else None,
+        beginning=arguments.beginning(),
         against=arguments.against,
     )
 
@@ -213,7 +185,7 @@ def _say_what_came(bundle: Path) -> None:
     )
 
 
-def _run_folder(name: str) -> Path:
+def run_folder_of(name: str) -> Path:
     """Return the folder of a run, before any work is done for it.
 
     Raises:

@@ -110,13 +110,25 @@ def require_same(what: str, stated: Mapping[str, Any], wanted: Mapping[str, Any]
     Raises:
         SettingError: one of the values differs.
     """
+    if differs := difference(stated, wanted):
+        raise SettingError(f"the checkpoint is of a {what} with {differs}; go on with the same")
+
+
+def difference(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return the first value that is not the one that is wanted, as `NAME=VALUE, not VALUE`; None where all are.
+
+    Args:
+        stated: as it was read from JSON.
+        wanted: plain data.
+    """
     for name, value in wanted.items():
-        if isinstance(value, Mapping) and isinstance(stated.get(name), Mapping):
-            require_same(what, stated[name], value)
-        elif stated.get(name) != json.loads(json.dumps(value)):
-            raise SettingError(
-                f"the checkpoint is of a {what} with {name}={shown(stated.get(name))[:80]}, not {shown(value)[:80]}; go on with the same"
-            )
+        there = stated.get(name)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            if inner := difference(there, value):
+                return inner
+        elif there != json.loads(json.dumps(value)):
+            return f"{name}={shown(there)[:80]}, not {shown(value)[:80]}"
+    return None
 
 
 def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:

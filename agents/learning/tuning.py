@@ -6,7 +6,7 @@ What does not live here: where each setting is looked for (settings.py), and the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,29 @@ class Tried:
     """Those that were looked for."""
     reward: float | None
     """Best of validation; None where the trial was given up before its end."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial as it is to be trained, wherever that is."""
+
+    recipe: Recipe
+    before: tuple[optuna.trial.FrozenTrial, ...]
+    """Trials that came to their end before any of its round began; it is given up below their median."""
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """What came of one."""
+
+    judged: dict[int, float]
+    """Reward of each validation, by steps."""
+    reward: float | None
+    """See :class:`Tried`."""
+
+
+Attempts = Callable[[Sequence[Attempt]], Iterable[Attempted]]
+"""Trains the trials of a round; in their order."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,8 @@ def tune(
     trials: int,
     on_trial: Callable[[Tried], object] = lambda tried: None,
     on_step: Callable[[int], object] = lambda steps: None,
+    at_once: int = 1,
+    attempts: Attempts | None = None,
 ) -> Found:
     """Try settings, each in a training by the recipe; the first are the recipe's own, as far as they lie where a search looks.
 
@@ -88,7 +113,10 @@ def tune(
         folder: of the search; an earlier one there, by the same recipe, goes on.
         trials: how many more.
         on_trial: called after each.
-        on_step: called with the steps of the trial under way.
+        on_step: called with the steps of the trial under way, unless `attempts` are given.
+        at_once: trials of a round: all are drawn, and judged, by what was known before it. What is found depends on it, not on
+            where they are trained.
+        attempts: trains those of a round, by :func:`attempt`; None does so here, one after the other.
 
     Raises:
         SettingError: the search in the folder is by another recipe.
@@ -98,17 +126,11 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, recipe)
 
-    def objective(trial: optuna.Trial) -> float:
-        try:
-            tried = replace(recipe, settings=suggest(trial, recipe.settings))
-        except SettingError:
-            raise optuna.TrialPruned from None  # such as a minibatch larger than its rollout
-        return _reward(make_env, validation, tried, trial, on_step)
+    def here(asked: Sequence[Attempt]) -> Iterator[Attempted]:
+        return (attempt(make_env, validation, each, on_step) for each in asked)
 
-    def over(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        on_trial(_tried(trial))
-
-    study.optimize(objective, n_trials=trials, callbacks=[over])
+    for first in range(0, trials, at_once):
+        _round(study, recipe, min(at_once, trials - first), attempts or here, on_trial)
     done = [_tried(trial) for trial in study.trials if trial.state.is_finished()]
     ranked = sorted(done, key=lambda tried: float("inf") if tried.reward is None else -tried.reward)
     if not ranked or ranked[0].reward is None:
@@ -121,6 +143,53 @@ def tune(
     return Found(best, tuple(ranked), file)
 
 
+def attempt(
+    make_env: MakeEnv, validation: DecisionEnv, asked: Attempt, on_step: Callable[[int], object] = lambda steps: None
+) -> Attempted:
+    """Train one trial; for the arguments see :func:`tune`.
+
+    Raises:
+        SyneraError: as a training raises.
+    """
+    optuna.logging.set_verbosity(logging.WARNING)
+    study = optuna.create_study(direction="maximize", pruner=_pruner(asked.recipe))
+    study.add_trials(asked.before)
+    trial = study.ask()
+    try:
+        reward: float | None = _reward(make_env, validation, asked.recipe, trial, on_step)
+    except optuna.TrialPruned:
+        reward = None
+    return Attempted(study.trials[-1].intermediate_values, reward)
+
+
+def _round(study: optuna.Study, recipe: Recipe, trials: int, attempts: Attempts, on_trial: Callable[[Tried], object]) -> None:
+    """Draw trials, have them trained, and write down what came of each; those that are not trained failed."""
+    states = optuna.trial.TrialState
+    before = tuple(study.get_trials(deepcopy=False, states=(states.COMPLETE,)))
+    asked: list[tuple[optuna.Trial, Attempt]] = []
+    for _ in range(trials):
+        trial = study.ask()
+        try:
+            asked.append((trial, Attempt(replace(recipe, settings=suggest(trial, recipe.settings)), before)))
+        except SettingError:  # such as a minibatch larger than its rollout
+            on_trial(_tried(study.tell(trial, state=states.PRUNED)))
+    left = [trial for trial, _ in asked]
+    try:
+        for came in attempts([each for _, each in asked]):
+            trial = left.pop(0)
+            for steps, reward in came.judged.items():
+                trial.report(reward, steps)
+            state = states.PRUNED if came.reward is None else states.COMPLETE
+            on_trial(_tried(study.tell(trial, came.reward, state)))
+    finally:
+        for trial in left:
+            study.tell(trial, state=states.FAIL)
+
+
+def _pruner(recipe: Recipe) -> optuna.pruners.BasePruner:
+    return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=recipe.validate_every)
+
+
 def _study(folder: Path, recipe: Recipe) -> optuna.Study:
     stated = recipe.as_stated()
     sampler = optuna.samplers.TPESampler(seed=recipe.seed, n_startup_trials=8)
@@ -130,7 +199,6 @@ def _study(folder: Path, recipe: Recipe) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=sampler,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=recipe.validate_every),
     )
     before = study.user_attrs.get(_RECIPE)
     if before is None:

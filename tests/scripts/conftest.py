@@ -15,3 +15,12 @@ def _logging_as_it_was() -> Iterator[None]:
     handlers, level = list(root.handlers), root.level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this machine; whoever asks for one takes it."""
+    from scripts._scale import LOCAL, connected
+
+    with connected(LOCAL):
+        yield

@@ -28,6 +28,7 @@ NAMES = (
     "measure-profiles",
     "record",
     "serve",
+    "sweep",
     "train",
     "train-pair",
     "validate-load",

@@ -68,6 +68,10 @@ SHORTER = {
     "synera tune --agent maskable-ppo --trials 20": (
         "--trials 1 --steps 64 --envs 8 --validation-answers 2 --set hidden=8 --graphs runs/graphs"
     ),
+    "synera sweep --agent counterfactual ppo --seeds 5 --name best": (
+        "--agent ppo --seeds 1 --steps 256 --envs 2 --validation-answers 2 --set rollout=64 --set minibatch=64 --set hidden=8"
+        " --graphs runs/graphs"
+    ),
     "synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs": "--max-new-tokens 6",
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",

@@ -141,3 +141,13 @@ def test_a_system_message_is_part_of_what_graphs_state(pair: OwnPair, tmp_path: 
     assert "Answer in\none word." in frame.before
     assert frame.ends == (4,)
     assert 4 in graphs.meta.eos_ids
+
+
+def test_ray_records_the_same_files(pair: OwnPair, tmp_path: Path, ray_here: None) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 48)
+    files = []
+    for name, ray in (("plain", None), ("ray", "local")):
+        recorded(tmp_path / name, pair, prompts, splits=("train", "test"), ray=ray, node_budget=12)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name / "graphs").iterdir()})
+    assert sorted(files[0]) == ["test.safetensors", "train.safetensors"]
+    assert files[0] == files[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,30 @@ from traces.synera.record_texts import token_texts
 from traces.tasks.splits import Prompt
 
 _Arrays = dict[str, NDArray[Any]]
+Batches = Sequence[Sequence[Prompt]]
 FIT_NODES = 4096
 """Run for what sketches are made with, at most; their hidden states are kept for so long."""
 _MOST_PROMPTS = 32  # of a batch: so many share a budget nearly as well as all would, and fewer leave workers idle
 _CACHE_BYTES = 2**30  # of keys and values, of all batches that run side by side
 _FIT_SHARE = 16  # of the budget, one part at most goes into that
+
+
+class Ending(NamedTuple):
+    """A graph that is recorded, but for what its answers are worth."""
+
+    graph: GrowingGraph
+    ends: NDArray[np.intp]
+    """Its nodes at which an answer ends."""
+
+
+Expand = Callable[[Lens, Batches], Iterator[list[Ending]]]
+"""Records batches of prompts with a lens; yields each batch's graphs, in the order of the batches."""
+
+
+def expanded(models: Models, max_new_tokens: int, node_budget: int, lens: Lens, prompts: Sequence[Prompt]) -> list[Ending]:
+    """Record one batch; for the arguments see :class:`Recorder`."""
+    batch = Batch(models, lens, prompts, max_new_tokens, node_budget * len(prompts))
+    return [Ending(graph, batch.ends(graph)) for graph in batch.expand()]
 
 
 class Recorder:
@@ -46,6 +65,7 @@ class Recorder:
         node_budget: int = 6000,
         lens: Lens | None = None,
         workers: int = 1,
+        expand: Expand | None = None,
     ) -> None:
         """See the class.
 
@@ -58,6 +78,7 @@ class Recorder:
             lens: the lens to use; None fits one, its directions on the likeliest nodes of some prompts, its importance on all
                 that is recorded.
             workers: batches of prompts run side by side, one thread each; set torch to one thread with more than one.
+            expand: how batches are run instead, by :func:`expanded` wherever that is; answers are scored here all the same.
 
         Raises:
             SettingError: a limit is below 1.
@@ -70,7 +91,7 @@ class Recorder:
             lens.require_fit(len(models.slm.config.exit_layers), models.slm.config.hidden)
         self._models, self._score = models, score
         self._max_new, self._budget, self._lens = max_new_tokens, node_budget, lens
-        self._workers = workers
+        self._workers, self._expand = workers, expand or self._in_threads
 
     def record(self, prompts: Sequence[Prompt], split: str, batch: int | None = None) -> Iterator[int | GraphSet]:
         """Record; yields the number of finished prompts after each batch, and last the graph set.
@@ -93,10 +114,11 @@ class Recorder:
         batches = [mixed[first : first + size] for first in range(0, len(mixed), size)]
         lens = self._lens or self._directions(mixed, max(size, self._together(longest, _CACHE_BYTES)))
         graphs: list[_Arrays] = []
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="recorder") as pool:
-            for recorded in pool.map(partial(self._expand, lens), batches):
-                graphs += recorded
-                yield len(graphs)
+        for recorded in self._expand(lens, batches):
+            for graph, ends in recorded:
+                self._end(graph, ends)
+                graphs.append(graph.arrays())
+            yield len(graphs)
         meta = self._meta(mixed, graphs, split)
         graph_set = GraphSet.build(meta, graphs, lens.tensors())
         if self._lens is None:
@@ -124,13 +146,10 @@ class Recorder:
         nodes = max(len(some), min(FIT_NODES, self._budget * len(prompts) // _FIT_SHARE, self._budget * len(some)))
         return fit_directions(self._models, some, self._max_new, nodes, together)
 
-    def _expand(self, lens: Lens, prompts: Sequence[Prompt]) -> list[_Arrays]:
-        """Record one batch."""
-        batch = Batch(self._models, lens, prompts, self._max_new, self._budget * len(prompts))
-        graphs = batch.expand()
-        for graph in graphs:
-            self._end(graph, batch.ends(graph))
-        return [graph.arrays() for graph in graphs]
+    def _in_threads(self, lens: Lens, batches: Batches) -> Iterator[list[Ending]]:
+        one = partial(expanded, self._models, self._max_new, self._budget, lens)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="recorder") as pool:
+            yield from pool.map(one, batches)
 
     def _end(self, graph: GrowingGraph, nodes: NDArray[np.intp]) -> None:
         """Score the answers that end at some nodes."""
@@ -138,6 +157,7 @@ class Recorder:
         scores, name = [float(self._score(graph.prompt, answer)) for answer in answers], shown(graph.prompt, 60)
         for score in scores:
             within(f"the score of an answer to {name}", score, 0.0, 1.0)
+        graph.score = graph.score.copy()  # of a graph that came from elsewhere it may be read-only
         graph.score[nodes] = scores
 
     def _meta(self, prompts: Sequence[Prompt], graphs: Sequence[_Arrays], split: str) -> GraphMeta:
