@@ -18,8 +18,9 @@ from synera_env import DecisionEnv
 from traces.links.generators import breaking_link, constant_link
 from traces.links.trace import SHORTEST_STEP, LinkTrace
 
-SOUND, BROKEN = constant_link(40.0, 20.0, 20.0), constant_link(1500.0, 0.2, 0.2)
-"""The link before it breaks and afterwards; ours."""
+SOUND, BROKEN = constant_link(40.0, 20.0, 20.0), constant_link(600.0, 1.0, 1.0)
+"""The link before it breaks and afterwards; ours. It stays fast enough for checks to be waited for (`runtime.deadline`): whether they
+are still worth it is then the controller's to notice, while a cloud that is silent is left alone by the runtime, whoever decides."""
 _ALONE = "never"
 
 

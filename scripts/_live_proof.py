@@ -68,6 +68,8 @@ def prove(arguments: Arguments, replay: SyneraReplayEnv, ready: Mapping[str, Con
 
     makers: Makers = {name: partial(make, name) for name in ready}
     slm, llm = (required_folder(name, getattr(arguments, name), replay.graphs) for name in ("slm", "llm"))
+    models = Models(slm, llm, arguments.score)
+    models.require(replay.graphs.meta)
     unseen = _unseen(replay.links)
     plan = make_plan(replay, arguments.answers, arguments.seed, arguments.valued, unseen)
     breaks = Breaks.of(replay, plan) if arguments.break_link else None
@@ -79,7 +81,7 @@ def prove(arguments: Arguments, replay: SyneraReplayEnv, ready: Mapping[str, Con
     with progress() as bar:
         task = bar.add_task("replay", total=len(makers) * len(worlds))
         replayed = [Replayed.of(env, planned, makers, lambda: bar.advance(task)) for env, planned in worlds]
-    both, *broken = _live(arguments, replayed, Models(slm, llm, arguments.score))
+    both, *broken = _live(arguments, replayed, models)
     families = tuple(sorted({replay.links[place].family for place in unseen}))
     proof = Proof(both, reference_of(makers), arguments.live or 1, families, breaks, broken[0] if broken else None)
     if breaks is not None:

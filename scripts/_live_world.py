@@ -18,7 +18,7 @@ from synera_env import DecisionEnv, Outages
 from traces import bundled
 from traces.links.trace import LinkTrace
 from traces.profile import DeviceProfile
-from traces.synera.graph import GraphSet
+from traces.synera.graph import GraphMeta, GraphSet
 from traces.synera.growing import GrowingGraphs
 from traces.tasks.scoring import scorer_of
 
@@ -31,6 +31,22 @@ class Models:
     llm: Path = bundled.PAIR / "llm"
     score: str | None = None
     """The user's own function that graphs were scored by; see `traces.tasks.scoring`."""
+
+    def require(self, meta: GraphMeta) -> None:
+        """Refuse models that graphs were not recorded with.
+
+        Raises:
+            CheckpointError: so they are, or a folder holds no model.
+        """
+        from runtime.model.loading import fingerprint
+
+        for name, folder in (("slm", self.slm), ("llm", self.llm)):
+            wanted, found = getattr(meta, f"{name}_fingerprint"), fingerprint(folder)
+            if found != wanted:
+                raise CheckpointError(
+                    f"the {meta.split} graphs were recorded with the {name.upper()} {wanted}, that in {folder} is {found}; name the folder of "
+                    f"the one with --{name}"
+                )
 
 
 @contextmanager
@@ -63,19 +79,14 @@ def live_world(
 
     from runtime.client import CloudClient
     from runtime.model.frame import Frame
-    from runtime.model.loading import fingerprint
     from runtime.synera.lens import Lens
     from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
 
     torch.set_num_threads(1)  # devices go side by side
     models, meta, paced = models or Models(), graphs.meta, cloud_profile is not None
+    models.require(meta)
     lens, limit, frame = Lens.from_tensors(graphs.lens_tensors), meta.max_new_tokens, Frame.of(meta.frame)
     device = load_device(models.slm, lens=lens, profile=device_profile, max_new_tokens=limit, paced=paced, frame=frame)
-    device.require(meta.slm_fingerprint, "the recorded graphs")
-    if (found := fingerprint(models.llm)) != meta.llm_fingerprint:
-        raise CheckpointError(
-            f"the graphs were recorded with the LLM {meta.llm_fingerprint}, in {models.llm} is {found}; name the folder of the one with --llm"
-        )
     score = scorer_of(meta, models.score)
     prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
     with (
