@@ -1,6 +1,6 @@
 """A link that breaks in the middle of an answer: the plan that meets it, and what a controller makes of it in time.
 
-What does not live here: the link (traces/links/generators.py), and the answers (worlds.py).
+What does not live here: the network (synera_env/radio.py), and the answers (worlds.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from agents.comparison import Estimate, mean_of, resampled, resampled_means
 from agents.evaluation import Answered, PlannedAnswer, answer_all
 from agents.rules import FixedRule
 from synera_env import DecisionEnv
-from traces.links.generators import breaking_link, constant_link
-from traces.links.trace import SHORTEST_STEP, LinkTrace
+from synera_env.radio import SOUND, Radio, breaking
 
-SOUND, BROKEN = constant_link(40.0, 20.0, 20.0), constant_link(600.0, 1.0, 1.0)
-"""The link before it breaks and afterwards; ours. It stays fast enough for checks to be waited for (`runtime.deadline`): whether they
-are still worth it is then the controller's to notice, while a cloud that is silent is left alone by the runtime, whoever decides."""
-_ALONE = "never"
+_ALONE, _SOONEST = "never", 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,10 +26,10 @@ class Breaks:
 
     at_seconds: tuple[float, ...]
     """When the link of each answer breaks: halfway through what the device alone takes for it."""
-    links: tuple[LinkTrace, ...]
-    """The one that holds, and one for each answer."""
+    radios: tuple[Radio, ...]
+    """The network that holds, and one for each answer."""
     plan: tuple[PlannedAnswer, ...]
-    """Of those links: the answers on the link that holds, then the same on those that break."""
+    """On the links of the radios: the answers on the one that holds, then the same on those that break."""
 
     @classmethod
     def of(cls, replay: DecisionEnv, plan: Sequence[PlannedAnswer]) -> Breaks:
@@ -49,10 +45,10 @@ class Breaks:
         alone = answer_all(replay, FixedRule(replay.schema.presets[_ALONE], replay.schema), plan)
         mean = mean_of(alone, "seconds")
         middles = [(a.metrics.seconds if a.metrics else mean) / 2 for a in alone]
-        at_seconds = tuple(max(SHORTEST_STEP, round(each, 3)) for each in middles)
-        links = (SOUND, *(breaking_link(each, SOUND, BROKEN) for each in at_seconds))
+        at_seconds = tuple(max(_SOONEST, round(each, 3)) for each in middles)
+        radios = (SOUND, *map(breaking, at_seconds))
         held = [replace(planned, link=0, link_offset_seconds=0.0) for planned in plan]
-        return cls(at_seconds, links, (*held, *(replace(each, link=number) for number, each in enumerate(held, 1))))
+        return cls(at_seconds, radios, (*held, *(replace(each, link=number) for number, each in enumerate(held, 1))))
 
     def adaptation(self, answered: Sequence[Answered]) -> Adaptation:
         """Say what a controller made of it.

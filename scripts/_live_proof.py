@@ -35,7 +35,6 @@ from scripts._report import pareto_picture, plain_table
 from scripts._text import harmless
 from scripts._told import tell
 from synera_env import Outages, SyneraReplayEnv, write_json
-from synera_env.radio import Radio
 from traces import bundled
 from traces.files import write_bytes
 from traces.links.trace import LinkTrace
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 _MOST_TOLD, _TOLD_ELSE = 2, ("threshold",)
 _WORLD_SECONDS = 5.0
 """About what a verifier and the devices take until they are ready."""
+_LATE = 1.2
 
 
 def prove(arguments: Arguments, replay: SyneraReplayEnv, ready: Mapping[str, Controller], bundles: Collection[str]) -> Proof:
@@ -75,7 +75,7 @@ def prove(arguments: Arguments, replay: SyneraReplayEnv, ready: Mapping[str, Con
     breaks = Breaks.of(replay, plan) if arguments.break_link else None
     worlds = [(replay, plan)]
     if breaks is not None:
-        links = list(breaks.links)
+        links = [radio.trace for radio in breaks.radios]
         still = SyneraReplayEnv(replay.graphs, links, replay.device, replay.cloud, outages=Outages.never())
         worlds.append((still, list(breaks.plan)))
     with progress() as bar:
@@ -110,7 +110,12 @@ def _live(arguments: Arguments, replayed: Sequence[Replayed], models: Models) ->
         world = live_world(env.graphs, env.links, env.device, arguments.cloud_profile, number, env.outages, models=models)
         with world as (make_env, answered):
             found.append(each.live(make_env, devices, answered))
-    console.print(f"live: took {time.monotonic() - began:.0f} s")
+    took = time.monotonic() - began
+    console.print(f"live: took {took:.0f} s")
+    if took > _LATE * seconds:
+        console.print(
+            "that is longer than the replay says: was this machine busy? Then live times are too long", style="yellow"
+        )
     return found
 
 
@@ -123,7 +128,7 @@ def _told(proof: Proof, replay: SyneraReplayEnv, breaks: Breaks, ours: Sequence[
         longest = max(range(number), key=lambda each: len(answered[each].tokens))
         planned, at = breaks.plan[number + longest], breaks.at_seconds[longest]
         title = f"{name}, live: {answered[longest].kind}, the link breaks after {at:.2f} s"
-        prompt, radio = replay.graphs.meta.prompts[planned.prompt], Radio(breaks.links[planned.link])
+        prompt, radio = replay.graphs.meta.prompts[planned.prompt], breaks.radios[planned.link]
         text = replay.graphs.text
         found.append(tell(f"broken-{place}", title, prompt, answered[longest], planned.preference, text, replay.schema, radio))
     return found
@@ -139,7 +144,7 @@ def _show(proof: Proof) -> None:
             console.print(harmless(f"{name}: {difference}"), style="red")
     if proof.adaptations:
         console.print(plain_table(breaks_table(proof), intervals=9))
-        console.print(harmless(breaks_said()))
+        console.print(harmless(breaks_said(proof)))
 
 
 def write_live(arguments: Arguments, proof: Proof) -> None:

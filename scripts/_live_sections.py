@@ -6,18 +6,20 @@ What does not live here: how the answers came about (_live_proof.py), and the fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pydantic import ConfigDict
 
-from agents.breaks import BROKEN, SOUND, Adaptation, Breaks
+from agents.breaks import Adaptation, Breaks
 from agents.comparison import Estimate, reward_difference, summarise_answers
 from agents.ranking import Ranked, rank_correlation
 from agents.worlds import BothWorlds
 from scripts import _charts
 from scripts._document import Grid, Section, Told
-from traces.links.trace import LinkTrace
+from synera_env import UncoveredError
+from synera_env.radio import BROKEN, SOUND, Radio
 from traces.schemas import EXACT
 
 _METRICS = (
@@ -75,17 +77,18 @@ class Proof:
         """By controller and world, what it made of the links that broke."""
         if self.breaks is None or self.broken is None:
             return {}
-        return {
-            name: {world: self.breaks.adaptation(answers) for world, answers in self.broken.worlds(name).items()}
-            for name in self.ranked.rewards
-        }
+        found = {}
+        for name in self.broken.live:
+            with suppress(UncoveredError):  # nothing can be said of it, which the words below the table do say
+                found[name] = {world: self.breaks.adaptation(answers) for world, answers in self.broken.worlds(name).items()}
+        return found
 
 
 def sections_of(proof: Proof) -> list[Section]:
     """Return what a report has of it."""
     found = [Section("Replay against live", said_of(proof), [worlds_table(proof)], [_charts.worlds(proof.ranked)])]
     if proof.adaptations:
-        found.append(Section("A link that breaks", (breaks_said(),), [breaks_table(proof)], answers=proof.told))
+        found.append(Section("A link that breaks", (breaks_said(proof),), [breaks_table(proof)], answers=proof.told))
     return found
 
 
@@ -122,17 +125,19 @@ def worlds_table(proof: Proof) -> Grid:
     return Grid("Replay and live", header, rows, "Intervals, 95 %, by prompt.")
 
 
-def breaks_said() -> str:
-    """Return what breaks, and how the table is to be read."""
+def breaks_said(proof: Proof) -> str:
+    """Return what breaks, how the table is to be read, and who is not in it."""
+    silent = [name for name in proof.worlds.live if name not in proof.adaptations]
+    left_out = f" Without answers in one of the worlds: {', '.join(silent)}." if silent else ""
     return (
         f"Each answer twice: on a link that holds ({_speed(SOUND)}), and on one that becomes {_speed(BROKEN)} halfway through what the device "
         "alone takes for the answer. Offload rates are of the chunks that were begun before and after that time; beside them, of those begun after "
-        "it where the link holds. Differences are the broken link minus the one that holds, intervals by prompt."
+        f"it where the link holds. Differences are the broken link minus the one that holds, intervals by prompt.{left_out}"
     )
 
 
-def _speed(link: LinkTrace) -> str:
-    return f"{link.rtt_ms[0]:g} ms, {link.uplink_mbps[0]:g} Mbit/s"
+def _speed(radio: Radio) -> str:
+    return f"{radio.trace.rtt_ms[0]:g} ms, {radio.trace.uplink_mbps[0]:g} Mbit/s"
 
 
 def breaks_table(proof: Proof) -> Grid:

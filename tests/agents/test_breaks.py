@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from agents.base import Controller
-from agents.breaks import BROKEN, SOUND, Adaptation, Breaks
+from agents.breaks import Adaptation, Breaks
 from agents.evaluation import answer_all, make_plan
 from agents.registry import rules
 from synera_env import UncoveredError
-from synera_env.radio import Outages
+from synera_env.radio import BROKEN, SOUND, Outages
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.recorded import Recorded
 
@@ -35,7 +35,9 @@ def world(pair: Recorded) -> tuple[Breaks, SyneraReplayEnv]:
     env = pair.env()
     slow = SyneraReplayEnv(env.graphs, env.links, replace(env.device, layer_ms=100.0), env.cloud, outages=Outages.never())
     breaks = Breaks.of(slow, make_plan(slow, 6))
-    return breaks, SyneraReplayEnv(slow.graphs, list(breaks.links), slow.device, slow.cloud, outages=Outages.never())
+    return breaks, SyneraReplayEnv(
+        slow.graphs, [radio.trace for radio in breaks.radios], slow.device, slow.cloud, outages=Outages.never()
+    )
 
 
 def adapted(world: tuple[Breaks, SyneraReplayEnv], controller: Controller) -> Adaptation:
@@ -53,15 +55,15 @@ def test_each_answer_is_given_twice_and_its_link_breaks_halfway_through_what_the
     breaks, env = world
     held, broken = breaks.plan[:6], breaks.plan[6:]
     assert [(a.prompt, a.seed) for a in held] == [(b.prompt, b.seed) for b in broken]
-    assert breaks.links[0] is SOUND
+    assert breaks.radios[0] is SOUND
     assert {each.link for each in held} == {0}
     assert [each.link for each in broken] == [1, 2, 3, 4, 5, 6]
     assert {each.link_offset_seconds for each in breaks.plan} == {0.0}
     alone = answer_all(env, rules(env.schema)["never"], held)
     assert breaks.at_seconds == pytest.approx([a.metrics.seconds / 2 for a in alone if a.metrics], abs=1e-3)
-    for link, at in zip(breaks.links[1:], breaks.at_seconds, strict=True):
-        assert link.uplink_seconds(at - 1e-4, 0) == pytest.approx(SOUND.rtt_ms[0] / 2e3)
-        assert link.uplink_seconds(at, 0) == pytest.approx(BROKEN.rtt_ms[0] / 2e3)
+    for radio, at in zip(breaks.radios[1:], breaks.at_seconds, strict=True):
+        assert radio.uplink_seconds(at - 1e-4, 0) == SOUND.uplink_seconds(0.0, 0) == pytest.approx(0.02)
+        assert radio.uplink_seconds(at, 0) == BROKEN.uplink_seconds(0.0, 0) == pytest.approx(0.3)
 
 
 def test_who_never_sends_loses_nothing(world: tuple[Breaks, SyneraReplayEnv]) -> None:
