@@ -6,6 +6,7 @@ the answers.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,21 @@ class Models:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let whoever ends this process end it as Ctrl-C does, so that the verifier's process is stopped, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def live_world(
     graphs: GraphSet | GrowingGraphs,
     links: Sequence[LinkTrace],
@@ -90,6 +106,7 @@ def live_world(
     score = scorer_of(meta, models.score)
     prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
     with (
+        _interruptible(),
         verifier_process(model=models.llm, pace=cloud_profile, log=log) as verifier,
         CloudClient(verifier.target) as client,
         progress() as bar,

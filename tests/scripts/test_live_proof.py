@@ -107,6 +107,24 @@ def test_a_verifier_that_is_killed_ends_it_in_a_sentence_and_leaves_nothing_behi
     assert not (folder / "runs").exists()
 
 
+def test_a_process_that_is_told_to_end_ends_its_verifier(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Verifier] = []
+
+    @contextmanager
+    def told(**given: Any) -> Iterator[Verifier]:
+        with verifier_process(**given) as verifier:
+            started.append(verifier)
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield verifier
+
+    monkeypatch.setattr(_live_world, "verifier_process", told)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(arguments(pair, grow="no"))
+    assert [each._process.poll() is not None for each in started] == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_other_models_are_refused_before_anybody_answers(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_live_proof, "make_plan", lambda *_: pytest.fail("it began"))
     with pytest.raises(CheckpointError, match=r"recorded with the LLM .* name the folder of the one with --llm"):
