@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -74,3 +75,11 @@ def run_fleet(
     if failures:
         raise failures[0]
     return [outcomes[i] for i in range(len(plan))]
+
+
+def fleet_seconds(seconds: Sequence[float], devices: int) -> float:
+    """Return how long so many devices take for answers of so many seconds, each device taking the next one of the plan."""
+    free = [0.0] * devices
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)

@@ -26,6 +26,30 @@ _ENOUGH_INSIDE = 0.95
 times as fast, and a decision that leaves the graphs is not taken there, which biases nothing (`synera_env.SyneraEnv`)."""
 
 
+def model_folder(name: str, named: Path | None, meta: GraphMeta) -> Path | None:
+    """Where the `slm` or `llm` of graphs is: as the user says, as the graphs say, or as it is bundled; None where nobody says."""
+    if said := named or meta.notes.get(name):
+        return Path(str(said))
+    from runtime.model.loading import fingerprint
+
+    bundled_one = bundled.PAIR / name
+    return bundled_one if fingerprint(bundled_one) == getattr(meta, f"{name}_fingerprint") else None
+
+
+def required_folder(name: str, named: Path | None, graphs: GraphSet | GrowingGraphs) -> Path:
+    """Return where it is.
+
+    Raises:
+        SettingError: nobody says.
+    """
+    if (folder := model_folder(name, named, graphs.meta)) is None:
+        raise SettingError(
+            f"{graphs.path or 'the graph set'} does not say where the {name.upper()} is that it was recorded with, and it is "
+            f"not the bundled one; name its folder with --{name}"
+        )
+    return folder
+
+
 class Grower:
     """Lets sets of graphs grow where that is wanted; their models are loaded once, for the first of them."""
 
@@ -69,7 +93,7 @@ class Grower:
             return False
         if learned_on and meta.coverage.get("random_steps", 0.0) >= _ENOUGH_INSIDE:
             return False
-        folders = [self._folder(name, meta) for name in self._named]
+        folders = [model_folder(name, named, meta) for name, named in self._named.items()]
         missing = [str(folder) for folder in folders if folder is not None and not folder.is_dir()]
         if missing:
             console.print(
@@ -78,29 +102,13 @@ class Grower:
             )
         return not missing and None not in folders
 
-    def _folder(self, name: str, meta: GraphMeta) -> Path | None:
-        """Where a model is: as the user says, as the graphs say, or as it is bundled; None where nobody says."""
-        if named := self._named[name] or meta.notes.get(name):
-            return Path(str(named))
-        from runtime.model.loading import fingerprint
-
-        bundled_one = bundled.PAIR / name
-        return bundled_one if fingerprint(bundled_one) == getattr(meta, f"{name}_fingerprint") else None
-
     def _loaded(self, graphs: GraphSet) -> PairRuns:
         from runtime.model.placement import Placement
         from traces.synera.growing_runs import PairRuns
         from traces.synera.record_models import Models
 
-        meta, folders = graphs.meta, dict[str, Path]()
-        for name in self._named:
-            folder = self._folder(name, meta)
-            if folder is None:
-                raise SettingError(
-                    f"{graphs.path or 'the graph set'} does not say where the {name.upper()} is that it was recorded with, and it is "
-                    f"not the bundled one; name its folder with --{name}"
-                )
-            folders[name] = folder
+        meta = graphs.meta
+        folders = {name: required_folder(name, named, graphs) for name, named in self._named.items()}
         device = "auto" if str(meta.notes.get("device")).startswith("cuda") else "cpu"
         placement = Placement.of(device, str(meta.notes.get("dtype") or "float32"))
         models = Models.load(folders["slm"], folders["llm"], placement)

@@ -6,18 +6,63 @@ the answers.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.errors import CheckpointError
 from scripts._cli import progress
 from scripts._verifier import verifier_process
 from synera_env import DecisionEnv, Outages
 from traces import bundled
 from traces.links.trace import LinkTrace
 from traces.profile import DeviceProfile
-from traces.synera.graph import GraphSet
+from traces.synera.graph import GraphMeta, GraphSet
 from traces.synera.growing import GrowingGraphs
+from traces.tasks.scoring import scorer_of
+
+
+@dataclass(frozen=True)
+class Models:
+    """Whose answers they are; by default the bundled pair's."""
+
+    slm: Path = bundled.PAIR / "slm"
+    llm: Path = bundled.PAIR / "llm"
+    score: str | None = None
+    """The user's own function that graphs were scored by; see `traces.tasks.scoring`."""
+
+    def require(self, meta: GraphMeta) -> None:
+        """Refuse models that graphs were not recorded with.
+
+        Raises:
+            CheckpointError: so they are, or a folder holds no model.
+        """
+        from runtime.model.loading import fingerprint
+
+        for name, folder in (("slm", self.slm), ("llm", self.llm)):
+            wanted, found = getattr(meta, f"{name}_fingerprint"), fingerprint(folder)
+            if found != wanted:
+                raise CheckpointError(
+                    f"the {meta.split} graphs were recorded with the {name.upper()} {wanted}, that in {folder} is {found}; name the folder of "
+                    f"the one with --{name}"
+                )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let whoever ends this process end it as Ctrl-C does, so that the verifier's process is stopped, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -29,19 +74,19 @@ def live_world(
     answers: int,
     outages: Outages | None = None,
     log: Path | None = None,
+    models: Models | None = None,
 ) -> Iterator[tuple[Callable[[], DecisionEnv], Callable[[], None]]]:
     """Yield what makes a device's environment, and what is to be called after each answer: it moves a bar, and minds the verifier.
 
-    The bundled pair answers the prompts of the graphs.
-
     Args:
-        graphs: recorded with the bundled pair; prompts, lens and length of answers are theirs.
+        graphs: recorded with the same models; prompts, lens, frame and length of answers are theirs.
         links: that are emulated.
         device_profile: that devices are paced to.
         cloud_profile: that the verifier is paced to; None leaves verifier and devices unpaced.
         answers: in all.
         outages: of the links; None is the default.
         log: of the verifier.
+        models: those that answer; None is the bundled pair.
 
     Raises:
         SyneraError: the graphs are of other models, or the verifier does not start.
@@ -49,17 +94,20 @@ def live_world(
     import torch
 
     from runtime.client import CloudClient
+    from runtime.model.frame import Frame
     from runtime.synera.lens import Lens
     from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
-    from traces.tasks import scorers
 
     torch.set_num_threads(1)  # devices go side by side
-    lens, limit, paced = Lens.from_tensors(graphs.lens_tensors), graphs.meta.max_new_tokens, cloud_profile is not None
-    device = load_device(lens=lens, profile=device_profile, max_new_tokens=limit, paced=paced)
-    device.require(graphs.meta.slm_fingerprint, "the recorded graphs")
-    prompts = [LivePrompt(text, kind) for text, kind in zip(graphs.meta.prompts, graphs.meta.kinds, strict=True)]
+    models, meta, paced = models or Models(), graphs.meta, cloud_profile is not None
+    models.require(meta)
+    lens, limit, frame = Lens.from_tensors(graphs.lens_tensors), meta.max_new_tokens, Frame.of(meta.frame)
+    device = load_device(models.slm, lens=lens, profile=device_profile, max_new_tokens=limit, paced=paced, frame=frame)
+    score = scorer_of(meta, models.score)
+    prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
     with (
-        verifier_process(model=bundled.PAIR / "llm", pace=cloud_profile, log=log) as verifier,
+        _interruptible(),
+        verifier_process(model=models.llm, pace=cloud_profile, log=log) as verifier,
         CloudClient(verifier.target) as client,
         progress() as bar,
     ):
@@ -69,4 +117,4 @@ def live_world(
             verifier.check()  # devices go on alone without it, so it would be noticed nowhere else
             bar.advance(task)
 
-        yield lambda: SyneraLiveEnv(client, device, prompts, scorers.score, links, outages=outages or Outages()), answered
+        yield lambda: SyneraLiveEnv(client, device, prompts, score, links, outages=outages or Outages()), answered

@@ -65,9 +65,14 @@ def report(
     if arguments.json is not None:
         write_json(arguments.json, asdict(evaluation))
         say("figures", str(arguments.json))
-    compared = [name for name in (*bundles, *arguments.controller) if name in found]
-    best = max(compared, key=lambda name: found[name]["reward"], default=None)
-    say_what_comes_next(arguments, env, None if best is None else str(bundles.get(best, best)))
+    say_what_comes_next(arguments, env, best_of(arguments, bundles, {name: each["reward"] for name, each in found.items()}))
+
+
+def best_of(arguments: Arguments, bundles: Mapping[str, Path], rewards: Mapping[str, float]) -> str | None:
+    """Return the bundle's folder, or the controller that was named, of the highest reward; None where none of them has any."""
+    compared = [name for name in (*bundles, *arguments.controller) if name in rewards]
+    best = max(compared, key=lambda name: rewards[name], default=None)
+    return None if best is None else str(bundles.get(best, best))
 
 
 def _family(

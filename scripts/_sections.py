@@ -1,24 +1,23 @@
 """What the report of a contest says: its tables, pictures and words, and the tidy CSV.
 
-What does not live here: the figures (agents/), the forms (_document.py), and who answered (_grid.py).
+What does not live here: the figures (agents/), the forms (_document.py), who answered (_grid.py), and live answers (_live_sections.py).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from agents.aggregates import Means, aggregates_of, scores_of
 from agents.comparison import ADVICE, ENOUGH, Estimate, covered_share
 from agents.contest import MEASURES, ONLY, Contest
-from agents.evaluation import Answered
 from agents.fronts import SYNERA_QUALITY, SYNERA_SAVED, on_par
 from agents.gaps import Bounds, closed
-from agents.ranking import Ranked, rank_correlation
 from scripts import _charts
 from scripts._document import Document, Grid, Section, Told
+from scripts._live_sections import Proof, sections_of
 from synera_env import UncoveredError
 
 CSV_HEADER = (
@@ -46,10 +45,8 @@ class Matter:
     setting: Sequence[str]
     """What the worlds are made of, a sentence each."""
     bounds: Bounds | None = None
-    live: Mapping[str, Sequence[Answered]] | None = None
-    """By controller, answers of the live world to one plan."""
-    replayed: Mapping[str, Sequence[Answered]] = field(default_factory=dict)
-    """Likewise, those of the replay."""
+    live: Proof | None = None
+    """Answers to one plan in replay and live."""
     told: Sequence[Told] = ()
     tuned: Sequence[Grid] = ()
     """What was searched for whom."""
@@ -64,7 +61,7 @@ def document_of(matter: Matter) -> tuple[Document, Means]:
     if matter.bounds is not None:
         sections.append(_gaps(matter, means, matter.bounds))
     if matter.live is not None:
-        sections.append(_worlds(rank_correlation(matter.replayed, matter.live)))
+        sections += sections_of(matter.live)
     if matter.told:
         text = ("Each token in the colour of where it comes from; the picture has the same over time.",)
         sections.append(Section("Answers, token by token", text, answers=matter.told))
@@ -190,15 +187,6 @@ def _gaps(matter: Matter, means: Means, bounds: Bounds) -> Section:
     ]
     text = (f"Share of the way from {matter.reference} to the bound, over the scenarios for which the bound is known.",)
     return Section("Gaps closed", text, [Grid("Gaps", ("controller", "bound", "share closed", "scenarios"), rows)])
-
-
-def _worlds(ranked: Ranked) -> Section:
-    rows = [[name, _of(replay, 3), _of(live, 3)] for name, (replay, live) in ranked.rewards.items()]
-    text = [f"Spearman's rank correlation over {len(rows)} controllers: {ranked.correlation:.3f}."]
-    if ranked.left_out:
-        text.append(f"Without answers in one of the worlds: {', '.join(ranked.left_out)}.")
-    table = Grid("Mean reward", ("controller", "replay", "live"), rows)
-    return Section("Replay against live", text, [table], [_charts.worlds(ranked)])
 
 
 def _of(each: Estimate | None, digits: int, sign: str = "") -> str:

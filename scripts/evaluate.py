@@ -1,7 +1,8 @@
 """Evaluate controllers in replay on test prompts and links that no training saw.
 
 Where answers leave the recorded graphs, those that a controller keeps stand for those that it loses, to the same prompt or
-to prompts of the same kind; how many each one loses is shown beside it. With --ablation, instead, rules that look at one
+to prompts of the same kind; how many each one loses is shown beside it. With --live the same plan is answered in replay and by so
+many devices against a verifier that is started here, and both are compared. With --ablation, instead, rules that look at one
 figure of the draft (its confidence, importance, margin, entropy) are compared at the same offload rates, with chance and with
 each other, and by what they take of what a single decision is worth to a clairvoyant.
 
@@ -13,6 +14,7 @@ Examples:
     synera evaluate --links traces/ --bundle runs/ppo/bundle   # on recorded links, a table for each family of them
     synera evaluate --graphs runs/graphs/test.safetensors --answers 400 --json runs/eval.json
     synera evaluate --scenarios mix --search --bundle runs/mine-seed0/bundle runs/mine-seed1/bundle --report runs/report
+    synera evaluate --live 8 --answers 16 --bundle runs/ppo/bundle --break-link   # in real time, and on a link that breaks
     synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
 """
 
@@ -37,7 +39,8 @@ from scripts._cli import check_output, check_seed, console, launch, progress, sa
 from scripts._contestants import distinct_names, named_controllers, usable
 from scripts._growth import Grow, Grower, say_grown
 from scripts._links import LinksOf, check_filling, links_of
-from scripts._outcome import BEST_FIXED, report, say_what_comes_next
+from scripts._live_proof import prove, write_live
+from scripts._outcome import BEST_FIXED, best_of, report, say_what_comes_next
 from scripts._report import check_picture
 from synera_env import Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
@@ -51,6 +54,7 @@ from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
 
 _MOST_ANSWERS = 1_000_000
+_MOST_DEVICES = 256
 _ALL = "all links"
 _SEARCHED_ANSWERS = 96
 """Of each setting in the last round of a search, in each scenario."""
@@ -109,13 +113,19 @@ class Arguments:
     `-seedN` count as one policy; --answers are of each scenario; --search also tunes to each one."""
     report: Path | None = None
     """Folder of that report, HTML, Markdown, CSV and pictures; by default runs/report. Alone it takes the scenarios `mix`."""
+    live: int | None = None
+    """Answer the plan in replay and live, with so many devices side by side on a verifier that is started for it: in real time, paced
+    to the profiles, over emulated links of families that no bundled training link is of, where there are such. A class of yours is
+    asked from several threads."""
+    break_link: bool = False
+    """With --live, answer each prompt twice more, on a link that holds and on one that breaks in the middle of the answer."""
     bounds: Path | None = None
     """With --scenarios, a JSON file of bounds (`agents.gaps.Bounds`), to report which share of the gap is closed."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
     """Also write the figures here; the fields are those of `scripts._evaluation.Evaluation`, with --ablation of
-    `scripts._ablation.AblationFile`."""
+    `scripts._ablation.AblationFile`, with --live of `scripts._live_sections.LiveFile`."""
     picture: Path | None = None
     """Quality against time, with --ablation against offload rate, as PNG, PDF or SVG; by default runs/evaluate.png or
     runs/ablation.png."""
@@ -125,6 +135,8 @@ class Arguments:
         check_seed(self.seed)
         check_filling(self.links, self.fill)
         check_limit(self.max_offload)
+        if self.live is not None:
+            within("live", self.live, 1, _MOST_DEVICES)
         chosen_preference(self.prefer, self.preference)
         self._check_together()
         check_picture(self.drawn)
@@ -147,6 +159,12 @@ class Arguments:
                 "--ablation compares figures of the draft; leave out --workload, --scenarios, --report, --prefer, --preference and "
                 "--max-offload, or --ablation"
             )
+        if self.live is not None and (self.ablation or self.workload):
+            raise SettingError(
+                "--live answers beside a verifier that waits as the cloud profile says; leave out --ablation and --workload, or --live"
+            )
+        if self.break_link and self.live is None:
+            raise SettingError("--break-link is of live answers: say with --live how many devices give them")
         if self.bounds is not None and not self.gridded:
             raise SettingError("--bounds are of scenarios: name them with --scenarios")
         stated = {"json": self.json, "picture": self.picture, "workload": self.workload, "prefer": self.valued != Preference()}
@@ -201,12 +219,17 @@ def main(arguments: Arguments) -> None:
     learned = {name: usable(path, env) for name, path in bundles.items()}
     named = named_controllers(arguments.controller, env)
     searched = _searched(arguments, env, grower, links) if arguments.search else {}
-    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed, arguments.valued)}
-    if arguments.links is not None:
-        plans = plans_by_family(env, arguments.answers, arguments.seed, arguments.valued)
+    if arguments.live is not None:
+        proof = prove(arguments, env, baselines | named | searched | learned, bundles)
+        write_live(arguments, proof)
+        say_what_comes_next(arguments, env, best_of(arguments, bundles, proof.live_rewards))
+        return
     controllers = {
         name: capped(each, env.schema, arguments.max_offload) for name, each in (baselines | named | searched | learned).items()
     }
+    plans = {_ALL: make_plan(env, arguments.answers, arguments.seed, arguments.valued)}
+    if arguments.links is not None:
+        plans = plans_by_family(env, arguments.answers, arguments.seed, arguments.valued)
     answered: dict[str, dict[str, list[Answered]]] = {name: {} for name in plans}
     with progress() as bar:
         task = bar.add_task("evaluate", total=len(controllers) * len(plans))
@@ -248,6 +271,7 @@ def _in_scenarios(
     """Evaluate over scenarios, and write the report."""
     from agents.gaps import Bounds  # only who asks for a report loads what makes it
     from agents.stage import Stage
+    from agents.tuning import FIXED, families
     from scripts import _grid
     from scripts._report import plain_table
     from synera_env.mixes import Worlds, read_mix, scenarios_of
@@ -259,7 +283,7 @@ def _in_scenarios(
     env = stage.env(scenarios[0])
     taken = {*rules(env.schema), *arguments.controller, *_grid.NAMES}
     learned = {name: usable(path, env) for name, path in distinct_names(arguments.bundle, taken).items()}
-    named_controllers(arguments.controller, env)  # refused before the work
+    named = named_controllers(arguments.controller, env)  # refused before the work
     made = {name: partial(controller, name, env.schema) for name in arguments.controller}
     tuned = {}
     if arguments.search:
@@ -275,6 +299,11 @@ def _in_scenarios(
             for name, each in known.items()
         ]
         tuned = _grid.tune(env.schema, stages[0], stages[1], scenarios, arguments.max_offload)
+    live = None
+    if arguments.live is not None:
+        single = {BEST_FIXED: families(env.schema)[FIXED][tuned[FIXED].single]} if tuned else {}
+        world = SyneraReplayEnv(graphs, tested, device, cloud)
+        live = prove(arguments, world, rules(env.schema) | named | single | learned, learned)
     contestants = _grid.contestants_of(made, learned, tuned, env.schema, arguments.max_offload)
     contest = _grid.answer_grid(stage, scenarios, contestants)
     say_grown({graphs.meta.split: graphs})
@@ -286,6 +315,7 @@ def _in_scenarios(
         title=f"{len(contest.answered)} controllers in {len(scenarios)} scenarios",
         setting=_grid.setting_of(env, arguments.answers, arguments.max_offload, arguments.links),
         bounds=bounds,
+        live=live,
         told=_grid.told_answers(stage, scenarios, contestants, ours),
         tuned=[_grid.tuned_table(tuned, scenarios)] if tuned else [],
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from runtime.settings import above, within
 from synera_env import chance
+from traces.links.generators import breaking_link, constant_link
 from traces.links.trace import LinkTrace
 
 Windows = tuple[tuple[float, float], ...]
@@ -107,3 +108,17 @@ class Radio:
     def downlink_seconds(self, at_seconds: float, size_bytes: int) -> float:
         """See `LinkTrace`; `at_seconds` counts from the answer's start."""
         return self.trace.downlink_seconds(self.offset_seconds + at_seconds, size_bytes)
+
+
+SOUND, BROKEN = Radio(constant_link(40.0, 20.0, 20.0)), Radio(constant_link(600.0, 1.0, 1.0))
+"""A network before it breaks and afterwards; ours. It stays fast enough for checks to be waited for (`runtime.deadline`): whether they
+are still worth it is then the controller's to notice, while a cloud that is silent is left alone by the runtime, whoever decides."""
+
+
+def breaking(at_seconds: float) -> Radio:
+    """Return a network that is :data:`SOUND` until so many seconds after an answer's start, and :data:`BROKEN` from then on.
+
+    Raises:
+        SettingError: the time is outside 1e-3..3600.
+    """
+    return Radio(breaking_link(at_seconds, SOUND.trace, BROKEN.trace))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.evaluation import answer, make_plan
-from agents.fleet import run_fleet
+from agents.fleet import fleet_seconds, run_fleet
 from agents.rules import RandomRule
 from synera_env import SettingError, SyneraError
 from synera_env.synera.replay import SyneraReplayEnv
@@ -156,3 +156,11 @@ def test_an_empty_plan_asks_nobody(pair: Recorded, env: SyneraReplayEnv) -> None
     fleet = Fleet(pair)
     assert run_fleet(fleet, RandomRule(env.schema), [], 2) == []
     assert not fleet.made
+
+
+@pytest.mark.parametrize(
+    ("seconds", "devices", "takes"),
+    [([], 2, 0.0), ([3.0, 1.0, 1.0, 2.0], 1, 7.0), ([3.0, 1.0, 1.0, 2.0], 2, 4.0), ([3.0, 1.0], 5, 3.0)],
+)
+def test_a_fleet_takes_as_long_as_its_slowest_device(seconds: list[float], devices: int, takes: float) -> None:
+    assert fleet_seconds(seconds, devices) == takes

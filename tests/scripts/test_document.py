@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from agents.aggregates import Means
+from agents.agreement import Agreement
 from agents.contest import ONLY, Contest
 from agents.evaluation import answer
 from agents.gaps import Bounds
 from agents.registry import controller
 from agents.stage import Stage
+from agents.worlds import BothWorlds
 from scripts import _charts
 from scripts._document import Document, Grid, Picture, Section, Told, to_html, to_markdown, write_document
+from scripts._live_sections import Proof
 from scripts._sections import CSV_HEADER, Matter, document_of, to_csv
 from scripts._told import tell, tell_replayed
 from synera_env.mixes import Mix, Worlds, scenarios_of
@@ -135,7 +138,9 @@ def test_a_report_says_who_won_who_lost_answers_and_how_worlds_rank() -> None:
     found = some(lost=[[None] * 10, [0.2] * 10], poor=[[0.9] + [None] * 9, [0.9] + [None] * 9])
     one = found.scenarios[0].name
     replay = {name: answered([x, x + 0.1]) for name, x in (("never", 0.1), ("always", 0.2), ("mine", 0.3))}
-    matter = Matter(found, "never", ("mine",), "T", ["S."], Bounds({"clairvoyant": {one: 1.0}}), live=replay, replayed=replay)
+    alike = Agreement(tokens_identical=0.5, same_knobs=1.0, same_tokens=1.0, replay_error={}, differences=())
+    both = Proof(BothWorlds(replay, replay, dict.fromkeys(replay, alike)), "never", 3, ("remote",))
+    matter = Matter(found, "never", ("mine",), "T", ["S."], Bounds({"clairvoyant": {one: 1.0}}), live=both)
     document, _ = document_of(matter)
     assert document.summary[0] == "Highest mean reward: mine, 0.555 [0.550, 0.560]."
     sections = {section.title: section for section in document.sections}
@@ -146,7 +151,11 @@ def test_a_report_says_who_won_who_lost_answers_and_how_worlds_rank() -> None:
     assert "lost keeps no answer in some scenario" in said
     assert "so with care: poor" in said
     assert "1.20 to 5.47 times the baselines' quality" in said
-    assert "Spearman's rank correlation over 3 controllers: 1.000" in said
+    assert "Spearman's rank correlation of mean rewards over 3 controllers, interval by prompt: 1.000" in said
+    assert "live: 3 devices at a time on one verifier" in said
+    assert "whose tokens the replay reproduces from the live knobs: 0.500" in said
+    best, *_ = sections["Replay against live"].tables[0].rows
+    assert best[:4] == ["mine", "0.350", "0.350 [0.300, 0.400]", "+0.200 [+0.200, +0.200]"]
     (gap,) = (row for row in sections["Gaps closed"].tables[0].rows if row[0] == "mine")
     assert gap[:2] == ["mine", "clairvoyant"]
     assert gap[2].startswith("0.510")

@@ -40,6 +40,9 @@ SHORTER = {
     "synera evaluate --scenarios mix --search --controller staged rejection=0.4 until-unsure --report runs/report": (
         "--graphs runs/graphs/test.safetensors --answers 2 --scenarios quick --no-search"
     ),
+    "synera evaluate --live 8 --answers 16 --break-link --controller until-unsure staged --bundle runs/mine/bundle": (
+        "--graphs runs/graphs/test.safetensors --answers 1 --no-break-link"
+    ),
     "synera deploy --controller my_rules:NearAndUnsure": "--unpaced --no-emulate-link",
     "synera evaluate --bundle runs/my-sac --links my-links": "--answers 1",
     "synera deploy --controller runs/my-sac --links my-links": "--unpaced",

@@ -1,16 +1,26 @@
-"""Links that are made up: one that never changes, one that alternates between two states, and any link with outages put into it.
+"""Links that are made up: one that never changes, one that breaks once, one that alternates, and any link with outages put into it.
 
 What does not live here: the trace itself (trace.py) and link files (store.py).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runtime.settings import within
-from traces.links.trace import FASTEST_MBPS, LONGEST_RTT_MS, LONGEST_STEP, MOST_SAMPLES, SHORTEST_STEP, SLOWEST_MBPS, LinkTrace
+from traces.links.trace import (
+    FASTEST_MBPS,
+    LONGEST_RTT_MS,
+    LONGEST_STEP,
+    MOST_SAMPLES,
+    SERIES,
+    SHORTEST_STEP,
+    SLOWEST_MBPS,
+    LinkTrace,
+)
 
 
 def constant_link(rtt_ms: float = 60.0, uplink_mbps: float = 10.0, downlink_mbps: float = 30.0) -> LinkTrace:
@@ -22,6 +32,25 @@ def constant_link(rtt_ms: float = 60.0, uplink_mbps: float = 10.0, downlink_mbps
     _require_speed(rtt_ms, uplink_mbps, downlink_mbps)
     one = np.ones(1)
     return LinkTrace(f"constant-{rtt_ms:g}ms", "constant", 1.0, rtt_ms * one, uplink_mbps * one, downlink_mbps * one)
+
+
+def breaking_link(at_seconds: float, sound: LinkTrace, broken: LinkTrace, seconds: float = 600.0) -> LinkTrace:
+    """A link that is like the start of one link until it breaks, and like the start of another from then on.
+
+    Args:
+        at_seconds: when, 1e-3 to 3600; to be met there, an answer must start where the link does.
+        sound: what it is like before.
+        broken: what it is like afterwards.
+        seconds: how long it stays broken, at least; then it repeats.
+
+    Raises:
+        SettingError: a time that is out of its range.
+    """
+    within("at_seconds", at_seconds, SHORTEST_STEP, LONGEST_STEP)
+    within("seconds", seconds, at_seconds, (MOST_SAMPLES - 1) * at_seconds)
+    after = math.ceil(seconds / at_seconds)
+    rtt, up, down = (np.repeat([getattr(each, name)[0] for each in (sound, broken)], (1, after)) for name in SERIES)
+    return LinkTrace(f"breaking-{at_seconds:g}s", "breaking", float(at_seconds), rtt, up, down)
 
 
 def _require_speed(rtt_ms: float, uplink_mbps: float, downlink_mbps: float) -> None:

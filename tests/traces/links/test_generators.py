@@ -1,4 +1,4 @@
-"""Outages that are put into a link; the other generators are tested with the trace (test_trace.py)."""
+"""Outages that are put into a link, and a link that breaks; the other generators are tested with the trace (test_trace.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import SettingError
 from traces.errors import TraceError
-from traces.links.generators import constant_link, markov_link, with_outages
+from traces.links.generators import breaking_link, constant_link, markov_link, with_outages
 
 LINK = markov_link(1, seconds=4000.0)
 
@@ -44,3 +44,21 @@ def test_what_makes_no_sense_is_refused() -> None:
             with_outages(LINK, **({"seed": 0} | wrong))  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="0 throughout"):
         with_outages(constant_link(), 0, every_seconds=1e-3, mean_seconds=1e6)
+
+
+def test_a_link_breaks_once_and_then() -> None:
+    sound, broken = constant_link(40.0, 20.0, 10.0), constant_link(1000.0, 0.5, 1.0)
+    link = breaking_link(0.75, sound, broken, seconds=100.0)
+    for at, like in ((0.0, sound), (0.749, sound), (0.75, broken), (100.0, broken)):
+        for one_way in ("uplink_seconds", "downlink_seconds"):
+            assert getattr(link, one_way)(at, 64) == pytest.approx(getattr(like, one_way)(0.0, 64))
+    assert 100.75 <= link.seconds < 102.0  # then it repeats
+    np.testing.assert_array_equal(link.downlink_mbps[:2], [10.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("at", "seconds"), [(0.0, 1.0), (1e-4, 1.0), (4000.0, 5000.0), (1.0, 0.5), (0.001, 1e4), (float("nan"), 1.0)]
+)
+def test_a_time_at_which_no_link_can_break_is_refused(at: float, seconds: float) -> None:
+    with pytest.raises(SettingError):
+        breaking_link(at, constant_link(), constant_link(), seconds)
