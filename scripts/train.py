@@ -8,6 +8,7 @@ Examples:
     synera train --imitate runs/rules/link-aware.json    # begins as that rule, and goes on from there
     synera train --resume runs/ppo.part-1a2b3c4d    # goes on with what was interrupted
     synera train --preference sampled               # one policy for any preference weights
+    synera train --bounds runs/bounds.json          # shows how much of the gap to what synera bounds found is closed
     synera train --links traces/                    # recorded links, of any form that is known
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
@@ -25,6 +26,7 @@ from typing import Annotated, Literal
 import tyro
 
 from agents.bundle import TABLES
+from agents.gaps import Bounds
 from agents.learning.around import Around
 from agents.learning.imitation import Beginning
 from agents.learning.recipe import AGENTS, Recipe
@@ -63,6 +65,8 @@ class Arguments(World):
     """`beats-rules`: stop as soon as validation says, with its 95 % interval, that the policy beats every rule."""
     against: tuple[str, ...] = ()
     """Controllers that count as rules to beat, beside those that need no figures: files of fitted rules, names, bundles."""
+    bounds: Path | None = None
+    """What synera bounds found for these validation answers: TensorBoard then shows which share of the gap to each is closed."""
     patience: int | None = None
     """Stop after so many validations in a row that brought nothing better."""
     imitate: str | None = None
@@ -129,10 +133,12 @@ def main(arguments: Arguments) -> None:
         resume=None if arguments.resume is None else unfinished(arguments.resume)[1],
         beginning=Beginning(arguments.imitate, arguments.begin_from) if begins else None,
         against=arguments.against,
+        bounds=None if arguments.bounds is None else Bounds.load(arguments.bounds),
     )
 
     def say_how_to_go_on(part: Path) -> None:
-        say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, against=arguments.against))
+        beside = {"against": arguments.against, "bounds": arguments.bounds}
+        say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, **beside))
 
     bundle = train(arguments.opened(), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
     say("bundle", str(bundle))
