@@ -21,11 +21,10 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from agents.scalars import CONFIGURATION, Means, configuration_table
+from agents.scalars import CONFIGURATION, LAYOUT, Means, configuration_table, paid_by_step
 from runtime.settings import shown
 from synera_env import Preference, Schema, SettingError, StepRecord, TraceError, write_json
 from synera_env.metrics import EpisodeMetrics, episode_metrics
-from synera_env.reward import reward_terms
 from synera_env.telemetry import DECISIONS, AppendFile, Begun, DecisionLog, Ended, Settled, prompt_hash
 
 
@@ -48,13 +47,14 @@ class LiveScalars:
         Raises:
             OSError: the file cannot be made.
         """
-        from torch.utils.tensorboard.summary import text  # only who logs waits for it
+        from torch.utils.tensorboard.summary import custom_scalars, text  # only who logs waits for it
 
         self._file = AppendFile(folder / f"events.out.tfevents.{time.time():010.0f}.{secrets.token_hex(6)}")
         self._lock = threading.Lock()
         self._means, self._decisions = Means(), 0
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(summary=text(CONFIGURATION, configuration_table(configuration))))
+        self._write(Event(summary=custom_scalars(LAYOUT)))
 
     @property
     def lost(self) -> int:
@@ -75,7 +75,7 @@ class LiveScalars:
                 self._decisions += 1
                 self._means.decided({f.name: getattr(record.knobs, f.name) for f in fields(record.knobs)})
             if metrics is not None:
-                for terms in _terms(records, metrics.quality, preference):
+                for terms in paid_by_step(records, metrics.quality, preference):
                     self._means.paid(terms)
                 self._means.ended(vars(metrics))
             self._show()
@@ -92,14 +92,6 @@ class LiveScalars:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         RecordWriter(self._file).write(event.SerializeToString())
-
-
-def _terms(records: Sequence[StepRecord], quality: float, preference: Preference) -> Iterator[dict[str, float]]:
-    """The reward's terms by step, as the environment pays them; without that of a quality that nobody can tell."""
-    known = quality == quality
-    for number, record in enumerate(records, 1):
-        terms = reward_terms(record.cost, quality if known and number == len(records) else 0.0, preference)
-        yield terms if known else {name: value for name, value in terms.items() if name != "quality"}
 
 
 class LiveAnswer:

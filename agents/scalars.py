@@ -1,25 +1,43 @@
 """What TensorBoard shows of decisions and answers, and under which tags: the same for a training and for a live run.
 
-What does not live here: who gathers them (callbacks.py, live_run.py), and what a metric is (synera_env/metrics.py).
+What does not live here: who gathers them (callbacks.py, live_run.py), what validations add (story.py), and what a metric is
+(synera_env/metrics.py).
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.settings import plain
+from synera_env import Preference, StepRecord
+from synera_env.reward import reward_terms
 
 CONFIGURATION = "run/configuration"
 """Tag of the text that says how a run is configured."""
 GROUPS = ("episode", "reward_terms", "knobs")
 """First parts of the tags of :class:`Means`."""
 _LONGEST_VALUE = 500
+LAYOUT = {
+    "story": {
+        "reward, the best rule, the bounds": [
+            "Multiline",
+            ["story/reward", "story/best_rule", "story/bound_.*", "episode/reward"],
+        ],
+        "share of the gap closed": ["Multiline", ["gaps/.*"]],
+        "quality": ["Multiline", ["story/quality", "episode/quality"]],
+        "seconds an answer": ["Multiline", ["story/seconds", "episode/seconds"]],
+        "offload rate": ["Multiline", ["story/offload_rate", "episode/offload_rate"]],
+        "terms of the reward": ["Multiline", ["story/term_.*", "reward_terms/.*"]],
+    }
+}
+"""Of the tab Custom Scalars (its address ends with `#custom_scalars`): `story/*` and `gaps/*` are of a training's validations, the
+others of its rollouts or of a live run, which so stand side by side."""
 
 
 class _Mean:
@@ -101,6 +119,14 @@ class Means:
             self._metrics.clear()
             self._ended = self._uncovered = 0
         return found
+
+
+def paid_by_step(records: Sequence[StepRecord], quality: float, preference: Preference) -> Iterator[dict[str, float]]:
+    """The reward's terms by step, as the environment pays them; without that of a quality that nobody can tell, NaN."""
+    known = quality == quality
+    for number, record in enumerate(records, 1):
+        terms = reward_terms(record.cost, quality if known and number == len(records) else 0.0, preference)
+        yield terms if known else {name: value for name, value in terms.items() if name != "quality"}
 
 
 def configuration_table(configuration: Mapping[str, Any]) -> str:

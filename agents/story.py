@@ -1,22 +1,28 @@
 """What TensorBoard tells of a training beside its curves: what the policy chose, its way past the rules, and the gaps that it closed.
 
 What does not live here: the means of rollouts (scalars.py, callbacks.py), and what an answer is worth (comparison.py). Made once a
-run, told of each validation, and closed with what came of it.
+run, told of each validation and of what came of it; all goes into the run's one event file, so that TensorBoard follows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stable_baselines3.common.logger import Figure as Shown
+from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat, configure
 
-from agents.comparison import covered_share, mean_of
-from agents.evaluation import Answered
+from agents.comparison import answer_weights, covered_share, mean_of
+from agents.evaluation import Answered, PlannedAnswer
+from agents.gaps import LEAST_GAP
+from agents.scalars import LAYOUT, paid_by_step
 from runtime.settings import shown
 from synera_env import SettingError
+from synera_env.reward import TERMS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,34 +30,40 @@ if TYPE_CHECKING:
 BOUNDS = ("clairvoyant", "informed")
 """What a gap can be to."""
 _SIGHTS = ("reward", "quality", "seconds", "offload_rate", "cloud_seconds")
-_LAYOUT = {
-    "story": {
-        "validation reward, the best rule, the bounds": ["Multiline", ["story/reward", "story/best_rule", "story/bound_.*"]],
-        "share of the gap closed": ["Multiline", ["gaps/.*"]],
-        "quality": ["Multiline", ["story/quality"]],
-        "offload rate": ["Multiline", ["story/offload_rate"]],
-        "terms of the reward": ["Multiline", ["reward_terms/.*"]],
-    }
-}
-"""Of the tab Custom Scalars (its address ends with `#custom_scalars`)."""
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[Logger]:
+    """What a training tells TensorBoard, in the folder's `tb`: it begins with the layout, and is closed however the block ends."""
+    logger = configure(str(folder / "tb"), ["tensorboard"])
+    try:
+        for output in logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_custom_scalars(LAYOUT)
+        yield logger
+    finally:
+        logger.close()
 
 
 class Story:
-    """Writes beside a training's own event file, into the same folder, so TensorBoard shows both as one run.
+    """Tells of the validations of a training.
 
-    Each validation gives `story/*` (means over its answers, by the weights of `agents.comparison`), `gaps/NAME_closed` =
-    (reward - best rule) / (bound - best rule), a histogram `chosen/KNOB` of each knob over its decisions, and the picture
-    `pareto`.
+    Each gives `story/*` (means over its answers, by the weights of `agents.comparison`; `story/term_*` are the terms of
+    the reward, whose sum it is), `gaps/NAME_closed` = (reward - best rule) / (bound - best rule) where that gap is
+    one, a histogram `chosen/KNOB` of each knob over its decisions, and the picture `pareto`.
     """
 
     def __init__(
-        self, folder: Path, rules: Mapping[str, Sequence[Answered]], bounds: Mapping[str, float] | None = None
+        self,
+        plan: Sequence[PlannedAnswer],
+        rules: Mapping[str, Sequence[Answered]],
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         """Begin.
 
         Args:
-            folder: of the run's TensorBoard files.
-            rules: by name, what came of each on the plan of the validations; the one with the highest mean reward is the best rule.
+            plan: of the validations.
+            rules: by name, what came of each on that plan; the one with the highest mean reward is the best rule.
                 One of which no answer was kept is left out; none at all draws the policy alone.
             bounds: of `BOUNDS`, mean rewards on that plan.
 
@@ -60,61 +72,53 @@ class Story:
         """
         if unknown := set(bounds or {}) - set(BOUNDS):
             raise SettingError(f"bounds={shown(sorted(unknown))} must be of {', '.join(BOUNDS)}")
-        from torch.utils.tensorboard import SummaryWriter  # only who logs waits for it
-
-        self._bounds = dict(bounds or {})
+        self._plan, self._bounds = plan, dict(bounds or {})
         self._rules = {name: sights(answered) for name, answered in rules.items() if covered_share(answered)}
         self._best = max((each["reward"] for each in self._rules.values()), default=None)
         self._path: list[dict[str, float]] = []
-        self._writer: Any = SummaryWriter(str(folder))
-        self._writer.add_custom_scalars(_LAYOUT)
 
-    def validated(self, steps: int, answered: Sequence[Answered]) -> dict[str, float]:
-        """Tell of a validation.
+    def validated(self, answered: Sequence[Answered], logger: Logger) -> dict[str, float]:
+        """Tell of a validation; whoever dumps the logger says after how many steps it was.
 
         Args:
-            steps: of training so far, as the run counts them.
-            answered: what came of its plan.
+            answered: what came of the plan.
+            logger: gets it.
 
         Returns:
-            What was written as scalars, by tag; nothing where no answer was kept.
+            What was told as scalars, by tag; nothing where no answer was kept.
         """
         if not covered_share(answered):
             return {}
         found = sights(answered)
         self._path.append(found)
-        told = {f"story/{name}": value for name, value in found.items()} | self._compared(found["reward"])
+        terms = {f"story/term_{name}": value for name, value in terms_of(answered, self._plan).items()}
+        told = {f"story/{name}": value for name, value in found.items()} | terms | self._compared(found["reward"])
         for tag, value in told.items():
-            self._writer.add_scalar(tag, value, steps)
+            logger.record(tag, value)
         for name, values in chosen(answered).items():
-            self._writer.add_histogram(f"chosen/{name}", values, steps)
-        self._writer.add_figure("pareto", self._picture(), steps)
-        self._writer.flush()
+            logger.record(f"chosen/{name}", values)
+        logger.record("pareto", Shown(self._picture(), close=True))
         return told
 
-    def ended(self, configuration: Mapping[str, Any], reward: float) -> None:
-        """Tell what came of it, for the tab HParams, and close.
+    def ended(self, configuration: Mapping[str, Any], results: Mapping[str, float], logger: Logger) -> None:
+        """Tell what came of it, for the tab HParams; to be dumped.
 
         Args:
-            configuration: settings by name; what is neither a number nor a text is written as text.
-            reward: on validation, of the weights that were kept.
+            configuration: settings by name, one in another with a dot; what is neither a number nor a text is told as text.
+            results: by name.
+            logger: gets it.
         """
-        plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in configuration.items()
-        }
-        self._writer.add_hparams(plain, {"hparam/validation_reward": reward}, run_name=".")
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
+        metrics = {f"hparam/{name}": value for name, value in results.items()}
+        for tag, value in metrics.items():
+            logger.record(tag, value)
+        logger.record("hparams", HParam(_flat(configuration), metrics))
 
     def _compared(self, reward: float) -> dict[str, float]:
         told = {f"story/bound_{name}": bound for name, bound in self._bounds.items()}
         if self._best is None:
             return told
         gaps = {name: bound - self._best for name, bound in self._bounds.items()}
-        closed = {f"gaps/{name}_closed": (reward - self._best) / gap for name, gap in gaps.items() if gap > 0}
+        closed = {f"gaps/{name}_closed": (reward - self._best) / gap for name, gap in gaps.items() if gap >= LEAST_GAP}
         return told | {"story/best_rule": self._best} | closed
 
     def _picture(self) -> Figure:
@@ -140,9 +144,30 @@ def sights(answered: Sequence[Answered]) -> dict[str, float]:
     return {name: mean_of(answered, name) for name in _SIGHTS}
 
 
+def terms_of(answered: Sequence[Answered], plan: Sequence[PlannedAnswer]) -> dict[str, float]:
+    """Return the mean of each term of the reward over the answers of a plan, of which at least one was kept."""
+    paid = np.zeros((len(answered), len(TERMS)))
+    for row, each, planned in zip(paid, answered, plan, strict=True):
+        if each.metrics is not None:
+            for terms in paid_by_step(each.records, each.metrics.quality, planned.preference):
+                row += [terms[name] for name in TERMS]
+    return dict(zip(TERMS, np.average(paid, 0, answer_weights(answered)).tolist(), strict=True))
+
+
 def chosen(answered: Sequence[Answered]) -> dict[str, np.ndarray]:
     """Return each knob's values over the decisions of the answers that were kept, by its name."""
     knobs = [record.knobs for each in answered if each.metrics is not None for record in each.records]
     return (
         {each.name: np.array([getattr(one, each.name) for one in knobs], float) for each in fields(knobs[0])} if knobs else {}
     )
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, bool | str | float | None]:
+    """Values that the tab can hold, by their names with those above them."""
+    found: dict[str, bool | str | float | None] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found

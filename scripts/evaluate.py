@@ -120,7 +120,7 @@ class Arguments:
     break_link: bool = False
     """With --live, answer each prompt twice more, on a link that holds and on one that breaks in the middle of the answer."""
     bounds: Path | None = None
-    """With --scenarios, a JSON file of bounds (`agents.gaps.Bounds`), to report which share of the gap is closed."""
+    """With --scenarios, a JSON file of bounds, as synera bounds --scenarios writes it, to report which share of the gap is closed."""
     seed: int = 0
     """Draws links and offsets."""
     json: Path | None = None
@@ -269,7 +269,7 @@ def _in_scenarios(
     cloud: CloudProfile,
 ) -> None:
     """Evaluate over scenarios, and write the report."""
-    from agents.gaps import Bounds  # only who asks for a report loads what makes it
+    from agents.gaps import Bounds, plan_hash  # only who asks for a report loads what makes it
     from agents.stage import Stage
     from agents.tuning import FIXED, families
     from scripts import _grid
@@ -280,6 +280,9 @@ def _in_scenarios(
     scenarios = scenarios_of(mix, tested)
     bounds = None if arguments.bounds is None else Bounds.load(arguments.bounds)
     stage = Stage(Worlds(mix, graphs, tested, device, cloud, arguments.seed), arguments.answers, arguments.seed)
+    if bounds is not None:
+        for each in scenarios:
+            bounds.of(each.name, plan_hash(stage.env(each), stage.plan(each)))
     env = stage.env(scenarios[0])
     taken = {*rules(env.schema), *arguments.controller, *_grid.NAMES}
     learned = {name: usable(path, env) for name, path in distinct_names(arguments.bundle, taken).items()}

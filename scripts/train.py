@@ -8,6 +8,7 @@ Examples:
     synera train --imitate runs/rules/link-aware.json    # begins as that rule, and goes on from there
     synera train --resume runs/ppo.part-1a2b3c4d    # goes on with what was interrupted
     synera train --preference sampled               # one policy for any preference weights
+    synera train --bounds runs/bounds.json          # shows how much of the gap to what synera bounds found is closed
     synera train --links traces/                    # recorded links, of any form that is known
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
@@ -25,6 +26,7 @@ from typing import Annotated
 import tyro
 
 from agents.bundle import TABLES
+from agents.gaps import Bounds
 from agents.learning.around import Around
 from agents.learning.recipe import AGENTS, Recipe
 from agents.learning.run import train as train_agent
@@ -49,6 +51,8 @@ class Arguments(Training):
     """YAML file with all of the agent's own settings, instead of agents/tuned/AGENT.yaml."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: another value for one of the agent's own settings; give it again for others."""
+    bounds: Path | None = None
+    """What synera bounds found for these validation answers: TensorBoard then shows which share of the gap to each is closed."""
     resume: Path | None = None
     """Go on with an unfinished run, runs/NAME.part-*; its agent, settings and options are as they were, the world is to be named again."""
     seed: int = 0
@@ -101,10 +105,12 @@ def main(arguments: Arguments) -> None:
         resume=None if arguments.resume is None else unfinished(arguments.resume)[1],
         beginning=arguments.beginning(),
         against=arguments.against,
+        bounds=None if arguments.bounds is None else Bounds.load(arguments.bounds),
     )
 
     def say_how_to_go_on(part: Path) -> None:
-        say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, against=arguments.against))
+        beside = {"against": arguments.against, "bounds": arguments.bounds}
+        say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, **beside))
 
     bundle = train(arguments.opened(), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
     say("bundle", str(bundle))

@@ -4,7 +4,8 @@ Policy iteration over the decision process. A round walks through many answers a
 exactly what every action gains over the policy at each state on the way, if the policy goes on from there, and fits trees to that; the next
 policy takes what they promise most of. Prompts lie in folds: the trees that decide the answers of one fold were fitted on the
 others, so that neither a policy's value nor what actions gain over it flatters trees that know the outcomes by heart. The
-bound is one for policies of the same observations and actions, at so many prompts: more of them can raise it.
+bound is one for policies of the same observations and actions, at so many prompts: more of them can raise it. What one run finds differs
+from seed to seed, so several are made and their trees averaged.
 
 What does not live here: the trees (trees.py), and courses through the process (choices.py).
 """
@@ -29,6 +30,7 @@ from synera_env.synera.decisions.sight import Sight
 
 _RULE_ANSWERS = 256
 _COUNTS = {
+    "fits": (1, 100),
     "rounds": (1, 100),
     "answers": (1, 1000),
     "walks": (1, 1000),
@@ -44,8 +46,10 @@ _COUNTS = {
 class InformedConfig:
     """How the bound is found."""
 
+    fits: int = 3
+    """Runs of policy iteration, each with draws of its own; the policy takes what their trees promise on the mean."""
     rounds: int = 4
-    """Of policy iteration."""
+    """Of each."""
     answers: int = 3
     """To each prompt in a round, each in a scenario of its own."""
     walks: int = 2
@@ -115,15 +119,28 @@ def informed(
         ranges: of scenarios.
         config: how.
         prompts: to fit on; None is all that have states.
-        on_round: called after each.
+        on_round: called after each round of each fit.
 
     Raises:
         SettingError: there are fewer prompts than folds.
     """
-    rng = np.random.default_rng([config.seed, 29])
     of = np.asarray(sight.work.process.startable if prompts is None else prompts, np.int64)
     if len(of) < config.folds:
         raise SettingError(f"{len(of)} prompts cannot lie in folds={config.folds}; give more prompts, or fewer folds")
+    fits = [_one_fit(sight, ranges, config, of, fit, on_round) for fit in range(config.fits)]
+    return Informed(Trees.mean(fits), len(of))
+
+
+def _one_fit(
+    sight: Sight,
+    ranges: Ranges,
+    config: InformedConfig,
+    of: NDArray[np.int64],
+    fit: int,
+    on_round: Callable[[Round], object],
+) -> Trees:
+    """One run of policy iteration."""
+    rng = np.random.default_rng([config.seed, 29, fit])
     folds = np.array_split(rng.permutation(of), config.folds)
     rule = best_rule(sight, ranges, _RULE_ANSWERS, rng)
     policies: list[Scorer] = [RuleScorer(rule, sight.schema, sight.work.process.actions.ways)] * config.folds
@@ -133,13 +150,14 @@ def informed(
             for fold, p in zip(folds, policies, strict=True)
         ]
         fitted = [
-            _fit([each for place, each in enumerate(met) if place != out], config, number, out) for out in range(len(met))
+            _fit([each for place, each in enumerate(met) if place != out], config, fit * config.rounds + number, out)
+            for out in range(len(met))
         ]
         held_out = float(np.concatenate([each.answers for each in met]).mean())
         done = Round(Trees.mean(fitted), held_out, sum(len(each.seen) for each in met))
         policies = list(fitted)
         on_round(done)
-    return Informed(done.policy, len(of))
+    return done.policy
 
 
 class _Met(NamedTuple):

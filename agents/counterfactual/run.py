@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import Logger
 
 from agents.bundle import Training
 from agents.counterfactual.checkpoint import load, save
@@ -25,6 +25,7 @@ from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
 from agents.learning.settings import CounterfactualSettings
 from agents.scalars import CONFIGURATION, configuration_table
+from agents.story import tensorboard
 from synera_env import Preference, SettingError, SyneraReplayEnv, write_json
 from synera_env.synera.decisions.scenarios import Ranges
 from synera_env.synera.decisions.sight import sight_of
@@ -58,7 +59,7 @@ def train(
 
     Raises:
         SettingError: the folder's name is none for a run, training and validation are of different models, the graphs grow, the
-            cloud serves others, or the checkpoint is of another training.
+            cloud serves others, the checkpoint is of another training, or the bounds of other answers.
         TraceError: the folder cannot be written.
         UncoveredError: no validation answer stays inside the recorded graphs.
         BundleError: the export failed its parity check.
@@ -118,8 +119,9 @@ class _Run:
         self._learner = Learner(self._net, self._sight, ranges, *how)
         self._controller = ChoiceController(self._net, actions, env.schema)
         plan = validation_plan(validation, recipe)
+        bounds = None if around.bounds is None else around.bounds.of_validation(validation, plan)
         rival, stop = best_rival(validation, plan, around.against), Stop(recipe.stop_when, recipe.patience)
-        self._judge = Judge(validation, plan, self._controller, rival, stop, began, around.on_judged)
+        self._judge = Judge(validation, plan, self._controller, rival, stop, began, around.on_judged, bounds)
         self._judge.log = folder / LOG
         self._provenance = provenance(recipe.agent, recipe.as_stated(), env, validation, ("stable-baselines3", "numba"))
         self._provenance["states"] = len(self._sight.work.process.states.node)
@@ -130,8 +132,7 @@ class _Run:
         recipe, judge = self._recipe, self._judge
         if resume is not None:
             judge.go_on(load(resume, self._learner, recipe))
-        logger = configure(str(self._folder / "tb"), ["tensorboard"])
-        try:
+        with tensorboard(self._folder) as logger:
             logger.record(CONFIGURATION, configuration_table(self._provenance))
             if resume is None:
                 self._begin()
@@ -143,8 +144,7 @@ class _Run:
                 if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
                     self._measure(step + 1, logger)
                 on_step(step + 1)
-        finally:
-            logger.close()
+            judge.end(recipe, logger)
 
     def _begin(self) -> None:
         recipe, learner = self._own, self._learner

@@ -49,6 +49,15 @@ class Bounds:
         values, prompts = zip(*known, strict=True)
         return resampled_means(np.array(values), np.array(prompts))
 
+    def mean(self, end: str = "lower") -> float:
+        """Return the mean of :meth:`clairvoyant`, each answer counting once.
+
+        Raises:
+            UncoveredError: as there.
+        """
+        known = [getattr(each, end) for each in self.brackets if each]
+        return float(np.mean(known)) if known else float(self.clairvoyant(end)[0])
+
     def closed(self, ours: Sequence[Answered], reference: Sequence[Answered]) -> dict[str, Estimate | None]:
         """Return the share of each gap that a controller closes, by the name of the bound; None where there is nothing to close.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.gaps import Bounds
 from agents.learning.imitation import Beginning
 
 
@@ -33,3 +34,5 @@ class Around:
     """What the first weights are fitted to or taken from; of no account where a training is gone on with."""
     against: Sequence[str] = ()
     """Controllers that count as rules to beat, beside those that need no figures."""
+    bounds: Bounds | None = None
+    """Of the answers of its validation, for TensorBoard to show which share of the way to them is gone."""

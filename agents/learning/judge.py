@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
 from agents.learning.checkpoint import Best, Tensors
 from agents.learning.recipe import Recipe
 from agents.registry import controller, rules
+from agents.story import Story
 from synera_env import DecisionEnv, Preference, UncoveredError
 
 BEATS_RULES = "beats-rules"
@@ -43,6 +44,8 @@ class Rival:
     name: str
     reward: float
     answered: Sequence[Answered]
+    others: Mapping[str, Sequence[Answered]] = field(default_factory=dict)
+    """By name, what came of all rules that were asked, this one among them."""
 
 
 def best_rival(env: DecisionEnv, plan: Sequence[PlannedAnswer], against: Sequence[str] = ()) -> Rival | None:
@@ -60,7 +63,7 @@ def best_rival(env: DecisionEnv, plan: Sequence[PlannedAnswer], against: Sequenc
     answered = {name: answer_all(env, each, plan) for name, each in candidates.items()}
     best = max(answered, key=lambda name: worth(answered[name]))
     value = worth(answered[best])
-    return None if value == float("-inf") else Rival(best, value, answered[best])
+    return None if value == float("-inf") else Rival(best, value, answered[best], answered)
 
 
 def validation_plan(env: DecisionEnv, recipe: Recipe) -> list[PlannedAnswer]:
@@ -96,6 +99,7 @@ class Judge:
         stop: Stop = Stop(),
         began: float | None = None,
         told: Callable[[int, Mapping[str, Any]], object] = lambda steps, found: None,
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         """See the class.
 
@@ -107,7 +111,12 @@ class Judge:
             stop: when to stop.
             began: when the training did, on the monotonic clock; None is now.
             told: called with the steps and what was found, after each validation.
+            bounds: of the plan, see :class:`agents.story.Story`.
+
+        Raises:
+            SettingError: a bound is of an unknown name.
         """
+        self._story = Story(plan, rival.others if rival else {}, bounds)
         self.env, self._plan, self._controller = env, plan, controller
         self.log: Path | None = None
         """JSON lines file; one line a validation."""
@@ -149,6 +158,7 @@ class Judge:
             minus = reward_difference(answered, self.rival.answered)
             self._compare(minus, covered, logger)
             found["minus_best_rule"] = [minus.mean, minus.low, minus.high]
+        self._story.validated(answered, logger)
         logger.dump(steps)
         if self.log is not None:
             with self.log.open("a") as log:
@@ -174,6 +184,12 @@ class Judge:
             best.beat_at = best.steps, round(best.seconds, 1)
         if self._stop.when == BEATS_RULES:
             self.stopped = f"beats the rule {self.rival.name} by {minus:+.3f}" if self.rival else None
+
+    def end(self, recipe: Recipe, logger: Logger) -> None:
+        """Tell TensorBoard what came of a recipe."""
+        best = self.best
+        self._story.ended(recipe.as_stated(), {"validation_reward": best.best_reward, "train_seconds": best.seconds}, logger)
+        logger.dump(best.steps)
 
     def said(self) -> dict[str, Any]:
         """Return what came of it, for the run's provenance."""

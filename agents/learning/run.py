@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,6 +38,7 @@ from agents.learning.choices import with_choices
 from agents.learning.judge import Judge, Stop, best_rival, validation_plan
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT, CONFIG, LOG, check_run_name, check_same_models, provenance, run_folder
+from agents.story import tensorboard
 from agents.vector import CompiledVecEnv, SideBySideVecEnv
 from synera_env import DecisionEnv, DiscreteChoices, Preference, SettingError, SyneraReplayEnv, write_json
 
@@ -66,7 +66,7 @@ def train(make_env: MakeEnv, validation: DecisionEnv, recipe: Recipe, folder: Pa
 
     Raises:
         SettingError: the folder's name is none for a run, training and validation are of different models, the agent cannot be
-            trained in this world or begin so, or the checkpoint is of another training.
+            trained in this world or begin so, the checkpoint is of another training, or the bounds of other answers.
         TraceError: the folder cannot be written.
         UncoveredError: no validation answer stays inside the recorded graphs.
         BundleError: the export failed its parity check.
@@ -137,6 +137,7 @@ class Run:
             self.provenance["beginning"] = around.beginning.as_stated()
         self.model = build(recipe, world.stepped, first.schema)
         plan = validation_plan(validation, recipe)
+        bounds = None if around.bounds is None else around.bounds.of_validation(validation, plan)
         rival = best_rival(validation, plan, around.against)
         self.judge = Judge(
             validation,
@@ -146,6 +147,7 @@ class Run:
             Stop(recipe.stop_when, recipe.patience),
             began,
             around.on_judged,
+            bounds,
         )
         self._seen = SeenRange()
 
@@ -166,8 +168,6 @@ class Run:
         write_json(folder / CONFIG, self.provenance)
         if around.resume is None and around.beginning is not None:
             self._seen.met(around.beginning.begin(model, recipe, self._world.stepped, self._world.first.schema))
-        logger: Logger = configure(str(folder / "tb"), ["tensorboard"])
-        model.set_logger(logger)
         growth = GrowthRate(self._world.first)
         # In this order: validation is of the range that was met so far.
         callbacks: list[BaseCallback] = [EpisodeMeans(self.provenance)]
@@ -176,15 +176,15 @@ class Run:
         callbacks += [EachStep(around.on_step)]
         callbacks += [around.callback] if around.callback is not None else []
         fresh = around.resume is None
-        try:
+        with tensorboard(folder) as logger:
+            model.set_logger(logger)
             model.learn(
                 recipe.steps if fresh else max(recipe.steps - model.num_timesteps, 0),
                 callback=CallbackList(callbacks),
                 log_interval=1 if isinstance(model, OnPolicyAlgorithm) else _ANSWERS_A_LOG,
                 reset_num_timesteps=fresh,
             )
-        finally:
-            logger.close()
+            self.judge.end(recipe, logger)
         model.policy.load_state_dict(self.judge.best.best_weights)
         self.provenance |= self.judge.said()
         if grown := growth.totals():

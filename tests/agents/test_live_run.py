@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from agents.evaluation import Answered, answer, make_plan
 from agents.live_run import LiveRun, LiveScalars, check_unused
@@ -26,6 +28,7 @@ from tests.support.records import record
 
 SCHEMA = synera_schema(2)
 SECRET = "what nobody else may read"
+LAYOUT_TAG = "custom_scalars__config__"
 
 
 def live_run(folder: Path, **changes: Any) -> LiveRun:
@@ -68,7 +71,14 @@ def test_a_live_run_has_the_tags_of_a_training_and_no_others(run: Path, answers:
     assert len(tags(run / "tb")) > 25
     trained, deployed = events(run / "tb"), events(tmp_path / "live" / "tb")
     assert set(deployed.Tags()["scalars"]) == tags(tmp_path / "live" / "tb")
-    assert trained.Tags()["tensors"] == deployed.Tags()["tensors"] == [f"{CONFIGURATION}/text_summary"]
+    assert trained.Tags()["tensors"] == [LAYOUT_TAG, f"{CONFIGURATION}/text_summary"]
+    assert sorted(deployed.Tags()["tensors"]) == sorted(trained.Tags()["tensors"])
+    layouts = [found.Tensors(LAYOUT_TAG)[0].tensor_proto.string_val[0] for found in (trained, deployed)]
+    assert layouts[0] == layouts[1]
+    charts = layout_pb2.Layout.FromString(layouts[0]).category[0].chart
+    for chart in (each for each in charts if each.title != "share of the gap closed"):
+        for folder in (run, tmp_path / "live"):
+            assert any(re.fullmatch(tag, one) for tag in chart.multiline.tag for one in tags(folder / "tb")), chart.title
 
 
 def test_a_quality_that_nobody_can_tell_has_no_tag_and_the_rest_has(run: Path, answers: list[Answered], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.support.decisions import NEAR
 from tests.support.recorded import Recorded
 from traces.links.generators import constant_link
 
-TINY = InformedConfig(rounds=2, answers=6, walks=3, trees=4, leaves=6, least_rows=10, rate=0.4)
+TINY = InformedConfig(fits=1, rounds=2, answers=6, walks=3, trees=4, leaves=6, least_rows=10, rate=0.4)
 LINKS = [constant_link(rtt_ms=2.0), constant_link(rtt_ms=2000.0)]
 KEEN = Preference(quality=1.0)
 RANGES = Ranges(LINKS, KEEN)

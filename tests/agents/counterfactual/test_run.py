@@ -16,6 +16,7 @@ from agents.bundle import Bundle
 from agents.counterfactual import train
 from agents.errors import BundleError
 from agents.evaluation import answer_all, make_plan
+from agents.gaps import VALIDATION, Bounds
 from agents.learning.around import Around
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT
@@ -49,13 +50,14 @@ def _train(pair: Recorded, folder: Path, config: Recipe = TINY, **options: Any) 
     return train(lambda preference: pair.env(preference=preference), pair.env(), config, folder, Around(**options))
 
 
+BOUNDS = Bounds({"clairvoyant": {VALIDATION: 2.0}, "informed": {VALIDATION: 1.5, "elsewhere": 0.1}})
 MADE = {"Clip", "Div", "Gemm", "Max", "Min", "Softmax", "Sub", "Tanh"}
 """Operators of a policy of choices."""
 
 
 @pytest.fixture(scope="module")
 def finished(pair: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _train(pair, tmp_path_factory.mktemp("runs") / "mine").parent
+    return _train(pair, tmp_path_factory.mktemp("runs") / "mine", bounds=BOUNDS).parent
 
 
 def _lines(run: Path) -> list[dict[str, float]]:
@@ -82,6 +84,42 @@ def test_tensorboard_has_the_worth_of_answers_and_of_the_best_known_course(finis
         assert value < best
     assert all(0 <= nats <= np.log(24) for nats in values["counterfactual/entropy"])
     assert values["counterfactual/outside"] == pytest.approx([0.0, 0.0], abs=1e-6)  # the graphs are closed
+
+
+def test_tensorboard_tells_of_each_validation_and_of_what_came_of_it(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tb"), size_guidance={"histograms": 0})
+    events.Reload()
+    values = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert [e.step for e in events.Scalars("story/reward")] == [0, 2, 4]
+    assert values["story/reward"] == values["validation/reward"]
+    stated = json.loads((finished / "config.json").read_text())
+    best = stated["best_rule"]["validation_reward"]
+    assert values["story/best_rule"] == pytest.approx([best] * 3)
+    for name, bound in (("clairvoyant", 2.0), ("informed", 1.5)):
+        closed = [(reward - best) / (bound - best) for reward in values["story/reward"]]
+        assert values[f"gaps/{name}_closed"] == pytest.approx(closed, rel=1e-4)
+    terms = [values[tag] for tag in values if tag.startswith("story/term_")]
+    assert [sum(each) for each in zip(*terms, strict=True)] == pytest.approx(values["story/reward"], abs=1e-5)
+    assert len(events.Images("pareto")) == len(events.Histograms("chosen/draft_length")) == 3
+    assert values["hparam/validation_reward"] == pytest.approx([stated["validation_reward"]])
+    assert "_hparams_/session_end_info" in events.summary_metadata
+    assert len(list((finished / "tb").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (replace(BOUNDS, plans={VALIDATION: "another"}), "found for other answers, or in another world"),
+        (Bounds({"clairvoyant": {"75 ms / profile / balanced": 1.0}}), "none of a training's validation"),
+        (Bounds({"oracle": {VALIDATION: 1.0}}), r"bounds=\['oracle'\] must be of clairvoyant, informed"),
+    ],
+)
+def test_bounds_of_other_answers_are_refused(bounds: Bounds, said: str, pair: Recorded, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=said):
+        _train(pair, tmp_path / "run", bounds=bounds)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_bundle_is_the_best_policy_of_validation_and_blind_to_history(finished: Path, pair: Recorded) -> None:

@@ -15,7 +15,7 @@ from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import holed
 from tests.support.recorded import LINKS, Recorded
 
-TINY = InformedConfig(rounds=1, answers=3, walks=2, trees=3, leaves=4, least_rows=10, rate=0.4)
+TINY = InformedConfig(fits=1, rounds=1, answers=3, walks=2, trees=3, leaves=4, least_rows=10, rate=0.4)
 
 
 def _means(values: list[float]) -> np.ndarray:
