@@ -18,7 +18,6 @@ from agents.comparison import Estimate
 from agents.evaluation import PlannedAnswer
 from runtime.settings import shown
 from synera_env import EXACT, DecisionEnv, SettingError, SyneraReplayEnv, read_json, write_json
-from traces.links.trace import SERIES, LinkTrace
 
 if TYPE_CHECKING:
     from agents.aggregates import Means
@@ -97,17 +96,12 @@ def plan_hash(env: DecisionEnv, plan: Sequence[PlannedAnswer]) -> str:
     Whether graphs grow makes no other world of it.
     """
     world = {name: value for name, value in env.provenance().items() if name != "grows"}
-    links = {place: _link_hash(env.links[place]) for place in sorted({each.link for each in plan})}
+    links = {place: env.links[place].digest for place in sorted({each.link for each in plan})}
     told: dict[str, Any] = {"world": world, "plan": [asdict(each) for each in plan], "links": links}
     if isinstance(env, SyneraReplayEnv):
         told |= {"device": asdict(env.device), "cloud": asdict(env.cloud)}
         told["prompts"] = [env.graphs.meta.prompts[each.prompt] for each in plan]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _link_hash(link: LinkTrace) -> str:
-    series = b"".join(np.asarray(getattr(link, name), np.float64).tobytes() for name in SERIES)
-    return hashlib.sha256(series + repr(link.step_seconds).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

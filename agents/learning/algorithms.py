@@ -1,12 +1,11 @@
-"""Agents by name: how each is built, which of its networks acts, and how it acts as a controller.
+"""Agents by name: how each is built, and how it acts as a controller.
 
-What does not live here: hyperparameters (settings.py), training (run.py), and what SAC of choices computes (discrete_sac.py).
+What does not live here: hyperparameters (settings.py), training (run.py), which of its networks acts (agents/networks.py), and what SAC of choices computes (discrete_sac.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ from agents.scaling import Scaling
 from synera_env import Schema
 
 _LEAST_RATE = 0.1
-Outputs = Callable[[Any, torch.Tensor], torch.Tensor]
-"""(policy, observations) to what it acts by: mean knobs, or a weight for each choice."""
+Make = Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]
 
 
 def chooses(settings: of.Settings) -> bool:
@@ -46,17 +44,12 @@ def build(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
         stepped: the rows, with the actions that the agent takes.
         schema: of the decisions.
     """
-    return _ROWS[recipe.agent].make(recipe, stepped, schema)
-
-
-def outputs(recipe: Recipe) -> Outputs | None:
-    """Return what an agent's policy acts by, as a function of observations alone; None where it is not (a memory)."""
-    return _ROWS[recipe.agent].outputs
+    return _MAKERS[recipe.agent](recipe, stepped, schema)
 
 
 def clonable(recipe: Recipe) -> bool:
-    """Whether an agent's actor can be fitted to what another one does; DQN's weights are values, not preferences."""
-    return recipe.agent != "dqn" and outputs(recipe) is not None
+    """Whether an agent's actor can be fitted to what another one does, decision by decision: not values (DQN), nor a memory."""
+    return recipe.agent not in ("dqn", "recurrent-ppo")
 
 
 class Acting:
@@ -110,18 +103,12 @@ def acting(model: BaseAlgorithm, schema: Schema, choosing: bool) -> Acting:
 # ---------------------------------------------------------------- how each is built
 
 
-@dataclass(frozen=True)
-class _Row:
-    make: Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]
-    outputs: Outputs | None
-
-
 def _scaled(schema: Schema) -> dict[str, Any]:
     stated = {"center": schema.center, "scale": schema.scale}
     return {"features_extractor_class": Scaling, "features_extractor_kwargs": stated}
 
 
-def _on_policy(kind: Any, policy: str = "MlpPolicy") -> Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]:
+def _on_policy(kind: Any, policy: str = "MlpPolicy") -> Make:
     def make(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
         own = recipe.settings
         assert isinstance(own, of.OnPolicy)
@@ -150,7 +137,7 @@ def _on_policy(kind: Any, policy: str = "MlpPolicy") -> Callable[[Recipe, VecEnv
     return make
 
 
-def _off_policy(kind: Any, more: Callable[[Any, int], dict[str, Any]]) -> Callable[[Recipe, VecEnv, Schema], BaseAlgorithm]:
+def _off_policy(kind: Any, more: Callable[[Any, int], dict[str, Any]]) -> Make:
     def make(recipe: Recipe, stepped: VecEnv, schema: Schema) -> BaseAlgorithm:
         own = recipe.settings
         assert isinstance(own, of.OffPolicy)
@@ -207,31 +194,14 @@ def _discrete_sac(own: of.DiscreteSACSettings, envs: int) -> dict[str, Any]:
     return {"temperature": own.temperature, "target_entropy": own.target_entropy}
 
 
-def _actor_critic(policy: Any, observation: torch.Tensor) -> torch.Tensor:
-    return policy.action_net(policy.mlp_extractor.policy_net(policy.features_extractor(observation)))
-
-
-def _squashed(policy: Any, observation: torch.Tensor) -> torch.Tensor:
-    actor = policy.actor
-    return torch.tanh(actor.mu(actor.latent_pi(actor.features_extractor(observation))))
-
-
-def _actor(policy: Any, observation: torch.Tensor) -> torch.Tensor:
-    return policy.actor.mu(policy.actor.features_extractor(observation))
-
-
-def _values(policy: Any, observation: torch.Tensor) -> torch.Tensor:
-    return policy.q_net.q_net(policy.q_net.features_extractor(observation))
-
-
-_ROWS: dict[str, _Row] = {
-    "ppo": _Row(_on_policy(PPO), _actor_critic),
-    "a2c": _Row(_on_policy(A2C), _actor_critic),
-    "recurrent-ppo": _Row(_on_policy(RecurrentPPO, "MlpLstmPolicy"), None),
-    "maskable-ppo": _Row(_on_policy(MaskablePPO), _actor_critic),
-    "sac": _Row(_off_policy(SAC, _sac), _squashed),
-    "td3": _Row(_td3, _actor),
-    "tqc": _Row(_off_policy(TQC, _tqc), _squashed),
-    "dqn": _Row(_off_policy(DQN, _dqn), _values),
-    "discrete-sac": _Row(_off_policy(DiscreteSAC, _discrete_sac), _actor),
+_MAKERS: dict[str, Make] = {
+    "ppo": _on_policy(PPO),
+    "a2c": _on_policy(A2C),
+    "recurrent-ppo": _on_policy(RecurrentPPO, "MlpLstmPolicy"),
+    "maskable-ppo": _on_policy(MaskablePPO),
+    "sac": _off_policy(SAC, _sac),
+    "td3": _td3,
+    "tqc": _off_policy(TQC, _tqc),
+    "dqn": _off_policy(DQN, _dqn),
+    "discrete-sac": _off_policy(DiscreteSAC, _discrete_sac),
 }

@@ -21,10 +21,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
+from agents import networks
 from agents.base import Controller, Learner, Seeded
 from agents.callbacks import scalings
 from agents.learning.adoption import adopt, check_adopts, network_of
-from agents.learning.algorithms import Outputs, chooses, clonable, outputs
+from agents.learning.algorithms import chooses, clonable
 from agents.learning.choices import choice_table
 from agents.learning.recipe import Recipe
 from agents.registry import controller
@@ -66,10 +67,7 @@ class Beginning:
             SettingError: it cannot, or the controller cannot be imitated.
             TraceError, BundleError: the controller is missing or damaged.
         """
-        if not clonable(recipe):
-            raise SettingError(
-                f"{recipe.agent} has no network that another controller could be put into; begin with another agent"
-            )
+        _require_clonable(recipe)
         if self.imitate is not None:
             _imitable(self.imitate, schema)
         elif self.network is not None:
@@ -95,16 +93,12 @@ class Beginning:
             SettingError: the agent cannot begin so, or the controller cannot be imitated.
             TraceError, BundleError: the controller is missing or damaged.
         """
-        acts_by = outputs(recipe)
-        if acts_by is None or not clonable(recipe):
-            raise SettingError(
-                f"{recipe.agent} has no network that another controller could be put into; begin with another agent"
-            )
+        _require_clonable(recipe)
         table = choice_table(schema) if chooses(recipe.settings) else None
         gathering = _Gathering(model, stepped, table)
         if self.imitate is not None:
             cloned = _imitable(self.imitate, schema)
-            met = _clone(gathering, acts_by, cloned, recipe.seed)
+            met = _clone(gathering, cloned, recipe.seed)
         else:
             assert self.network is not None
             adopt(model, recipe, network_of(self.network))
@@ -112,6 +106,11 @@ class Beginning:
         if isinstance(model, OnPolicyAlgorithm):
             fit_values(model, gathering.go(None, 0.0, _DECISIONS, np.random.default_rng(recipe.seed + 1)))
         return np.stack([met.min(0), met.max(0)])
+
+
+def _require_clonable(recipe: Recipe) -> None:
+    if not clonable(recipe):
+        raise SettingError(f"{recipe.agent} has no network that another controller could be put into; begin with another agent")
 
 
 class Gathered(NamedTuple):
@@ -181,7 +180,7 @@ def _imitable(name: str, schema: Schema) -> Controller:
     return teacher
 
 
-def _clone(gathering: _Gathering, acts_by: Outputs, teacher: Controller, seed: int) -> NDArray[np.float32]:
+def _clone(gathering: _Gathering, teacher: Controller, seed: int) -> NDArray[np.float32]:
     """Gather and fit in turns; return all observations."""
     policy, rng = gathering.model.policy, np.random.default_rng([seed, 31])
     optimizer = torch.optim.Adam(policy.parameters(), lr=_RATE)
@@ -191,25 +190,24 @@ def _clone(gathering: _Gathering, acts_by: Outputs, teacher: Controller, seed: i
         found = gathering.go(teacher, share, _DECISIONS, rng).observations
         seen.append(found)
         wanted.append(labels(teacher, found, gathering.table))
-        _descend(policy, acts_by, optimizer, np.concatenate(seen), np.concatenate(wanted), rng)
+        _descend(policy, optimizer, np.concatenate(seen), np.concatenate(wanted), rng)
     return np.concatenate(seen)
 
 
 def _descend(
     policy: Any,
-    acts_by: Outputs,
     optimizer: torch.optim.Optimizer,
     seen: NDArray[np.float32],
     wanted: NDArray[Any],
     rng: np.random.Generator,
 ) -> None:
     """Squared error of mean knobs; cross-entropy of choices."""
-    observations, targets = torch.from_numpy(seen), torch.from_numpy(wanted)
+    acts, observations, targets = networks.network_of(policy).module, torch.from_numpy(seen), torch.from_numpy(wanted)
     for each in scalings(policy):
         each.has_seen(seen.min(0), seen.max(0))
     for _ in range(_GRADIENTS):
         some = torch.from_numpy(rng.integers(len(observations), size=_BATCH))
-        found, target = acts_by(policy, observations[some]), targets[some]
+        found, target = acts(observations[some]), targets[some]
         if target.is_floating_point():
             loss = F.mse_loss(found, target)
         else:

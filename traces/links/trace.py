@@ -6,6 +6,7 @@ others (readers.py) and what fills them (filling.py), the emulation in a live ru
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -82,6 +83,12 @@ class LinkTrace:
         for name, mbps in (("_uplink", self.uplink_mbps), ("_downlink", self.downlink_mbps)):
             rates = (mbps * 1e6).tolist()
             object.__setattr__(self, name, _Direction(rates, bits_passed(rates, self.step_seconds)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its series and step; its name and family say nothing of what a message takes."""
+        series = b"".join(getattr(self, name).tobytes() for name in SERIES)
+        return hashlib.sha256(series + repr(self.step_seconds).encode()).hexdigest()
 
     def _wrong(self, reason: str) -> TraceError:
         return TraceError(f"link trace {shown(self.name)}: {reason}")

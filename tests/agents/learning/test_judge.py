@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,18 +132,15 @@ def test_patience_counts_validations_since_the_best(
     assert judge.best.best_steps == 20
 
 
-def test_a_training_stops_early_exports_and_says_why(pair: Recorded, tmp_path: Path) -> None:
-    """Nothing beats what cannot be beaten, so patience ends it; a rule that is no match ends it at once."""
-    recipe = replace(TINY_RUN, steps=2048, patience=2, validation_answers=6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bundle = train(lambda p: pair.env(preference=p), pair.env(), recipe, tmp_path / "run", Around())
+def test_a_training_that_gains_nothing_stops_early_exports_and_says_why(
+    pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "mean_of", lambda *_: 0.5)
+    recipe = replace(TINY_RUN, steps=2048, patience=2)
+    bundle = train(lambda p: pair.env(preference=p), pair.env(), recipe, tmp_path / "run", Around())
     stated = json.loads((tmp_path / "run" / "config.json").read_text())
     steps = [json.loads(line)["steps"] for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
-    if "stopped" in stated:
-        assert steps[-1] == stated["best_steps"] + 2 * recipe.validate_every
-        assert steps[-1] < recipe.steps
-    else:
-        assert steps[-1] == recipe.steps
+    assert steps == [0, recipe.validate_every, 2 * recipe.validate_every]
+    assert "2 validations in a row brought nothing" in stated["stopped"]
     assert bundle.is_dir()
     assert stated["best_rule"]["name"] in rules(pair.env().schema)

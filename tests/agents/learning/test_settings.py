@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agents.learning.recipe import AGENTS, Recipe
 from agents.learning.settings import DQNSettings, PPOSettings, Real
 from agents.learning.settings_file import changed, read_settings, tuned, write_settings
+from scripts._world import Agent
 from synera_env import SettingError, TraceError
 
 PPO = tuned("ppo", PPOSettings)
@@ -104,3 +106,7 @@ def test_a_change_is_a_name_and_a_value(change: str) -> None:
 def test_settings_of_one_agent_are_none_of_another() -> None:
     with pytest.raises(SettingError, match="'PPOSettings' are none of dqn"):
         Recipe.of("dqn", PPO)
+
+
+def test_the_command_knows_every_agent() -> None:
+    assert get_args(Agent) == tuple(AGENTS)
