@@ -87,7 +87,7 @@ def choose(
 
 
 def search_fixed(
-    evaluate: Callable[[Sequence[Any], int], NDArray[np.float64]], grid: Sequence[Any], episodes: int, first_round: int = 24
+    evaluate: Callable[[Sequence[Any], int], NDArray[np.float64]], grid: Sequence[Any], episodes: int, first_round: int = 96
 ) -> SearchResult:
     """Find the best fixed knobs by successive halving.
 

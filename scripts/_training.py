@@ -12,7 +12,7 @@ from typing import Any, Literal
 from agents.learning.imitation import Beginning
 from scripts._world import World
 
-_OF_RECIPE = ("steps", "validate_every", "envs", "preference", "validation_answers", "stop_when", "patience")
+_OF_RECIPE = ("steps", "validate_every", "envs", "preference", "validation_answers", "stop_when", "patience", "seconds")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Training(World):
     """Controllers that count as rules to beat, beside those that need no figures: files of fitted rules, names, bundles."""
     patience: int | None = None
     """Stop after so many validations in a row that brought nothing better."""
+    seconds: float | None = None
+    """Stop at the first validation after so many seconds, what is done before the first step included."""
     imitate: str | None = None
     """Begin by imitating this controller: the name of a rule, the file of a fitted one, or a bundle."""
     begin_from: Path | None = None

@@ -56,7 +56,7 @@ from traces.synera.growing import GrowingGraphs
 _MOST_ANSWERS = 1_000_000
 _MOST_DEVICES = 256
 _ALL = "all links"
-_SEARCHED_ANSWERS = 96
+_SEARCHED_ANSWERS = 480
 """Of each setting in the last round of a search, in each scenario."""
 _DEFAULT_REPORT = Path("runs/report")
 

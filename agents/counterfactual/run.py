@@ -120,7 +120,7 @@ class _Run:
         self._controller = ChoiceController(self._net, actions, env.schema)
         plan = validation_plan(validation, recipe)
         bounds = None if around.bounds is None else around.bounds.of_validation(validation, plan)
-        rival, stop = best_rival(validation, plan, around.against), Stop(recipe.stop_when, recipe.patience)
+        rival, stop = best_rival(validation, plan, around.against), Stop.of(recipe)
         self._judge = Judge(validation, plan, self._controller, rival, stop, began, around.on_judged, bounds)
         self._judge.log = folder / LOG
         self._provenance = provenance(recipe.agent, recipe.as_stated(), env, validation, ("stable-baselines3", "numba"))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stable_baselines3.common.logger import Logger
 
@@ -81,6 +81,12 @@ class Stop:
     when: str = "steps"
     """`steps` or `beats-rules`; see :class:`agents.learning.recipe.Recipe`."""
     patience: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """As a recipe says."""
+        return cls(recipe.stop_when, recipe.patience, recipe.seconds)
 
 
 class Judge:
@@ -172,6 +178,8 @@ class Judge:
             best.without_gain += 1
             if self._stop.patience is not None and best.without_gain >= self._stop.patience:
                 self.stopped = f"{best.without_gain} validations in a row brought nothing better"
+        if self._stop.seconds is not None and best.seconds >= self._stop.seconds:
+            self.stopped = self.stopped or f"{self._stop.seconds:g} s are over"
         self._told(steps, found)
 
     def _compare(self, minus: Estimate, covered: float, logger: Logger) -> None:

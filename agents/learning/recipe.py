@@ -13,7 +13,7 @@ from agents.evaluation import MOST_ANSWERS
 from agents.learning import settings as of
 from agents.learning.settings import Settings
 from agents.learning.settings_file import tuned
-from runtime.settings import one_of, shown, whole
+from runtime.settings import above, one_of, shown, whole
 from synera_env import SettingError
 
 PREFERENCES = ("default", "sampled")
@@ -75,6 +75,8 @@ class Recipe:
     """`steps`: when they are done; `beats-rules`: as soon as validation says, with its 95 % interval, that the policy beats every rule."""
     patience: int | None = None
     """Validations in a row that may bring nothing better; None is any number."""
+    seconds: float | None = None
+    """Of wall time; the first validation after so many is the last. None is any number."""
     seed: int = 0
     """Of everything that is drawn."""
 
@@ -86,6 +88,8 @@ class Recipe:
             whole(name, getattr(self, name), low, high)
         if self.patience is not None:
             whole("patience", self.patience, 1, 1_000_000)
+        if self.seconds is not None:
+            above("seconds", self.seconds, 0)
         if type(self.settings) is not AGENTS[self.agent].settings:
             raise SettingError(f"settings of {shown(type(self.settings).__name__)} are none of {self.agent}")
         if self.agent == "counterfactual" and self.envs != 1:

@@ -144,7 +144,7 @@ class Run:
             plan,
             acting(self.model, first.schema, chooses(recipe.settings)),
             rival,
-            Stop(recipe.stop_when, recipe.patience),
+            Stop.of(recipe),
             began,
             around.on_judged,
             bounds,

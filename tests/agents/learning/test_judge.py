@@ -132,6 +132,20 @@ def test_patience_counts_validations_since_the_best(
     assert judge.best.best_steps == 20
 
 
+@pytest.mark.parametrize(("seconds", "stopped", "validations"), [(1e-6, "1e-06 s are over", 1), (1e6, None, 3)])
+def test_it_stops_at_the_first_validation_after_its_seconds(
+    seconds: float,
+    stopped: str | None,
+    validations: int,
+    pair: Recorded,
+    plan: list[PlannedAnswer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge, told = judged(pair, plan, [-0.5, -0.4, -0.3], Stop(seconds=seconds), monkeypatch)
+    assert judge.stopped == stopped
+    assert len(told.values[MINUS_RULE]) == validations
+
+
 def test_a_training_that_gains_nothing_stops_early_exports_and_says_why(
     pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,7 @@ WRONG = [
         for name in ("steps", "envs", "validation_answers", "validate_every", "patience")
         for value in (0, -1, 1.5, True)
     ),
+    *({"seconds": value} for value in (0, -1.0, True, float("inf"), float("nan"))),
     {"envs": 10**9},
     *({"seed": value} for value in (-1, 2**32, 0.5)),
 ]
