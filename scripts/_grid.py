@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from agents.aggregates import Means
 from agents.base import Controller
 from agents.contest import ONLY, Contest, Contestant, by_seeds, hold
 from agents.limits import capped
@@ -142,9 +143,9 @@ def tuned_table(tuned: Mapping[str, Tuned], scenarios: Sequence[Scenario]) -> Gr
     return Grid("What was tuned", ["scenario", *tuned], rows, note)
 
 
-def write_report(matter: Matter, folder: Path) -> Sequence[Grid]:
-    """Write `results.csv`, `report.md`, `report.html` and the pictures; return the tables of the summary."""
+def write_report(matter: Matter, folder: Path) -> tuple[Sequence[Grid], Means]:
+    """Write `results.csv`, `report.md`, `report.html` and the pictures; return the tables of the summary, and the means."""
     document, means = document_of(matter)
     write_text(folder / "results.csv", to_csv(means))
     write_document(document, folder)
-    return document.sections[0].tables
+    return document.sections[0].tables, means

@@ -102,7 +102,16 @@ def _summary(matter: Matter, means: Means, ranked: Sequence[tuple[str, Estimate]
         text.append(f"Answers that left the recorded graphs (column uncovered) are stood for by those kept; {ADVICE}.")
     if poor := [name for name, _ in ranked if 1 - means.uncovered(name) < ENOUGH]:
         text.append(f"On less than {ENOUGH:.0%} of the answers, so with care: {', '.join(poor)}.")
-    return Section("Summary", text, [table], [_charts.rewards(ranked)] if ranked else [])
+    tables = [table, *([_held_against(matter, means, ranked)] if len(ranked) > len(matter.ours) else [])]
+    return Section("Summary", text, tables, [_charts.rewards(ranked)] if ranked else [])
+
+
+def _held_against(matter: Matter, means: Means, ranked: Sequence[tuple[str, Estimate]]) -> Grid:
+    """Ours minus each of the others."""
+    ours = [name for name in matter.ours if name in dict(ranked)]
+    others = [name for name, _ in reversed(ranked) if name not in ours]
+    rows = [[other, *(_of(means.difference(name, other), 3, "+") for name in ours)] for other in others]
+    return Grid("Reward of ours minus each other's", ["minus", *ours], rows)
 
 
 def _aggregated(matter: Matter) -> Section:

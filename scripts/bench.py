@@ -7,11 +7,12 @@ Examples:
     synera bench faults --repetitions 200
     synera bench growth --repetitions 50
     synera bench record --threads 2 --repetitions 10
+    synera bench agents --threads 2                 # about an hour, most of it training; what it made in runs/bench-agents is kept
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and
 acceptance, `stall-free` simulated and paced seconds, `faults` what becomes of so many answers whose cloud fails at a random
-moment, `growth` what a training costs whose graphs grow. A missed goal is shown and is no failure.
+moment, `growth` what a training costs whose graphs grow, `agents` whether trained controllers beat the rules. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Arguments:
     """Arguments of `bench.py`."""
 
     area: tyro.conf.Positional[
-        Literal["device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults", "record", "growth"]
+        Literal[
+            "device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults", "record", "growth", "agents"
+        ]
     ]
     """What to measure."""
     json: Path | None = None
@@ -48,9 +51,10 @@ class Arguments:
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
     """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one;
-    for `growth`, thousands of training steps."""
+    for `growth`, thousands of training steps; for `agents`, eights of answers in each scenario."""
     threads: int = 1
-    """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side."""
+    """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side; for
+    `agents`, trainings."""
     before: str = ""
     """For `record` alone: an earlier state of this project to compare with, a commit or a folder; by default the last commit
     before its recorder, where the history is here."""

@@ -8,6 +8,7 @@ training prompts, the mean of several fits; a yardstick, which more prompts can 
 Examples:
     synera bounds                                   # for synera train --bounds runs/bounds.json, on the bundled graphs
     synera bounds --graphs runs/graphs --preference sampled
+    synera bounds --scenarios mix --no-clairvoyant --out runs/mix.json
     synera bounds --scenarios quick --out runs/quick.json   # for synera evaluate --scenarios quick --bounds runs/quick.json
 """
 
@@ -42,6 +43,8 @@ from traces.synera.growing import GrowingGraphs
 
 _ANSWERS = {VALIDATION: 64, "scenario": 160}
 """As synera train and synera evaluate have them."""
+_LOADS = 3.0
+"""Of scenarios: the cloud's waits in the fit are a draw's times or divided by up to so much, as some have a busy cloud, or an idle one."""
 CLAIRVOYANT, INFORMED = "clairvoyant", "informed"
 
 
@@ -61,6 +64,8 @@ class Arguments(World):
     """As that of the training or evaluation; also of the fits."""
     fits: int = 3
     """Of the informed bound, averaged."""
+    clairvoyant: bool = True
+    """Also search a clairvoyant's plan of every answer; of many scenarios that takes the longest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,7 +163,8 @@ def _fitted(arguments: Arguments, opened: Opened, links: Sequence[LinkTrace], pr
     train = SyneraReplayEnv(_known(opened.train), links, opened.device, opened.cloud, preference)
     with progress() as bar:
         task = bar.add_task("fit", total=config.fits * config.rounds)
-        _, policy = fit_informed(train, config, preference, on_round=lambda done: bar.advance(task))
+        spread = 1.0 if arguments.scenarios is None else _LOADS
+        _, policy = fit_informed(train, config, preference, spread, on_round=lambda done: bar.advance(task))
     return policy
 
 
@@ -173,7 +179,8 @@ def _known(graphs: Graphs) -> GraphSet:
 
 def _searched(where: Sequence[_Where], known: GraphSet, arguments: Arguments) -> Bounds:
     """Plan every answer, and say what was found."""
-    bounds: dict[str, dict[str, float]] = {CLAIRVOYANT: {}, INFORMED: {}}
+    names = (CLAIRVOYANT, INFORMED) if arguments.clairvoyant else (INFORMED,)
+    bounds: dict[str, dict[str, float]] = {name: {} for name in names}
     made: dict[str, Any] = {
         "answers": arguments.counted,
         "seed": arguments.seed,
@@ -190,7 +197,7 @@ def _searched(where: Sequence[_Where], known: GraphSet, arguments: Arguments) ->
                 of_plan = resampled(each.answered, "reward")[0] if each.once else mean_of(each.answered, "reward")
                 bounds[INFORMED][each.name] = float(of_plan)
                 warn_uncovered(f"the informed bound of {each.name}", each.answered)
-            if env.cloud_load is not None:  # nobody plans with a cloud that others use
+            if not arguments.clairvoyant or env.cloud_load is not None:  # nobody plans with a cloud that others use
                 bar.advance(task, len(each.plan))
                 continue
             here = SyneraReplayEnv(known, env.links, env.device, env.cloud, outages=env.outages)

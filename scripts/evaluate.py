@@ -21,43 +21,39 @@ Examples:
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from agents.base import Controller
 from agents.evaluation import Answered, answer_all, make_plan, plans_by_family
 from agents.limits import NO_LIMIT, capped, check_limit
-from agents.registry import controller, rules
+from agents.registry import rules
 from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.errors import SettingError
 from runtime.settings import within
 from scripts import _ablation
-from scripts._cli import check_output, check_seed, console, launch, progress, say
+from scripts._cli import check_output, check_seed, console, launch, progress
 from scripts._contestants import distinct_names, named_controllers, usable
-from scripts._growth import Grow, Grower, say_grown
-from scripts._links import LinksOf, check_filling, links_of
+from scripts._growth import Grow, say_grown
+from scripts._links import check_filling
 from scripts._live_proof import prove, write_live
 from scripts._outcome import BEST_FIXED, best_of, report, say_what_comes_next
 from scripts._report import check_picture
+from scripts._tested import Tested
 from synera_env import Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
 from synera_env.reward import Prefer, chosen_preference
 from traces import bundled
 from traces.links.filling import Filling
-from traces.links.trace import LinkTrace
-from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.graph import GraphSet
-from traces.synera.growing import GrowingGraphs
 
 _MOST_ANSWERS = 1_000_000
 _MOST_DEVICES = 256
 _ALL = "all links"
 _SEARCHED_ANSWERS = 480
-"""Of each setting in the last round of a search, in each scenario."""
+"""Of each setting in the last round of a search."""
 _DEFAULT_REPORT = Path("runs/report")
 
 
@@ -180,6 +176,11 @@ class Arguments:
         return self.scenarios is not None or self.report is not None
 
     @property
+    def report_folder(self) -> Path:
+        """Of an evaluation over scenarios."""
+        return self.report or _DEFAULT_REPORT
+
+    @property
     def valued(self) -> Preference:
         """What is valued."""
         return chosen_preference(self.prefer, self.preference)
@@ -197,28 +198,28 @@ def main(arguments: Arguments) -> None:
         SyneraError: a file cannot be used, a bundle does not fit, or no answer stays inside the graphs.
     """
     if arguments.gridded:
-        check_output(arguments.report or _DEFAULT_REPORT, folder=True)
+        check_output(arguments.report_folder, folder=True)
     for output in () if arguments.gridded else (arguments.drawn, arguments.json):
         if output is not None:
             check_output(output)
-    device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
-    links = links_of(arguments.links, arguments.fill)
-    tested = links("test")
-    grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
-    graphs = grower(GraphSet.load(arguments.graphs))
+    tested = Tested.of(arguments)
+    graphs = tested.graphs
     if arguments.ablation:
-        _ablate(arguments, graphs, grower, {"train": links("train"), "test": tested}, device, cloud)
+        _ablate(arguments, tested)
         return
     if arguments.gridded:
-        _in_scenarios(arguments, graphs, grower, links, tested, device, cloud)
+        from scripts._over_scenarios import evaluated  # only who asks for a report loads what makes it
+
+        evaluated(arguments, tested)
+        say_what_comes_next(arguments, tested.env(), None)
         return
-    load = None if arguments.workload is None else read_cloud_load(arguments.workload, cloud)
-    env = SyneraReplayEnv(graphs, tested, device, cloud, cloud_load=load)
+    load = None if arguments.workload is None else read_cloud_load(arguments.workload, tested.cloud)
+    env = tested.env(load)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, *arguments.controller, BEST_FIXED})
     learned = {name: usable(path, env) for name, path in bundles.items()}
     named = named_controllers(arguments.controller, env)
-    searched = _searched(arguments, env, grower, links) if arguments.search else {}
+    searched = _searched(arguments, env, tested) if arguments.search else {}
     if arguments.live is not None:
         proof = prove(arguments, env, baselines | named | searched | learned, bundles)
         write_live(arguments, proof)
@@ -241,97 +242,20 @@ def main(arguments: Arguments) -> None:
     report(arguments, env, bundles, answered)
 
 
-def _ablate(
-    arguments: Arguments,
-    graphs: GraphSet | GrowingGraphs,
-    grower: Grower,
-    links: Mapping[str, Sequence[LinkTrace]],
-    device: DeviceProfile,
-    cloud: CloudProfile,
-) -> None:
+def _ablate(arguments: Arguments, tested: Tested) -> None:
     """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
-    known = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
+    known = tested.grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
     train, test = (
-        SyneraReplayEnv(each, links[split], device, cloud, outages=Outages.never())
-        for each, split in ((known, "train"), (graphs, "test"))
+        SyneraReplayEnv(each, tested.links(split), tested.device, tested.cloud, outages=Outages.never())
+        for each, split in ((known, "train"), (tested.graphs, "test"))
     )
     rule = _ablation.run(train, test, arguments.answers, arguments.seed, arguments.drawn, arguments.json)
     say_what_comes_next(arguments, test, rule)
 
 
-def _in_scenarios(
-    arguments: Arguments,
-    graphs: GraphSet | GrowingGraphs,
-    grower: Grower,
-    links: LinksOf,
-    tested: Sequence[LinkTrace],
-    device: DeviceProfile,
-    cloud: CloudProfile,
-) -> None:
-    """Evaluate over scenarios, and write the report."""
-    from agents.gaps import Bounds, plan_hash  # only who asks for a report loads what makes it
-    from agents.stage import Stage
-    from agents.tuning import FIXED, families
-    from scripts import _grid
-    from scripts._report import plain_table
-    from synera_env.mixes import Worlds, read_mix, scenarios_of
-
-    mix = read_mix(arguments.scenarios or "mix")
-    scenarios = scenarios_of(mix, tested)
-    bounds = None if arguments.bounds is None else Bounds.load(arguments.bounds)
-    stage = Stage(Worlds(mix, graphs, tested, device, cloud, arguments.seed), arguments.answers, arguments.seed)
-    if bounds is not None:
-        for each in scenarios:
-            bounds.of(each.name, plan_hash(stage.env(each), stage.plan(each)))
-    env = stage.env(scenarios[0])
-    taken = {*rules(env.schema), *arguments.controller, *_grid.NAMES}
-    learned = {name: usable(path, env) for name, path in distinct_names(arguments.bundle, taken).items()}
-    named = named_controllers(arguments.controller, env)  # refused before the work
-    made = {name: partial(controller, name, env.schema) for name in arguments.controller}
-    tuned = {}
-    if arguments.search:
-        known = {
-            name: grower(GraphSet.load(arguments.graphs.with_name(f"{name}.safetensors"))) for name in ("train", "validation")
-        }
-        stages = [
-            Stage(
-                Worlds(mix, each, links(name), device, cloud, arguments.seed, substitutes=tested),
-                _SEARCHED_ANSWERS,
-                arguments.seed,
-            )
-            for name, each in known.items()
-        ]
-        tuned = _grid.tune(env.schema, stages[0], stages[1], scenarios, arguments.max_offload)
-    live = None
-    if arguments.live is not None:
-        single = {BEST_FIXED: families(env.schema)[FIXED][tuned[FIXED].single]} if tuned else {}
-        world = SyneraReplayEnv(graphs, tested, device, cloud)
-        live = prove(arguments, world, rules(env.schema) | named | single | learned, learned)
-    contestants = _grid.contestants_of(made, learned, tuned, env.schema, arguments.max_offload)
-    contest = _grid.answer_grid(stage, scenarios, contestants)
-    say_grown({graphs.meta.split: graphs})
-    ours = tuple(dict.fromkeys(each.name for each in contestants if each.learned)) or arguments.controller or ("threshold",)
-    matter = _grid.Matter(
-        contest,
-        reference=BEST_FIXED if tuned else "threshold",
-        ours=ours,
-        title=f"{len(contest.answered)} controllers in {len(scenarios)} scenarios",
-        setting=_grid.setting_of(env, arguments.answers, arguments.max_offload, arguments.links),
-        bounds=bounds,
-        live=live,
-        told=_grid.told_answers(stage, scenarios, contestants, ours),
-        tuned=[_grid.tuned_table(tuned, scenarios)] if tuned else [],
-    )
-    folder = arguments.report or _DEFAULT_REPORT
-    for grid in _grid.write_report(matter, folder):
-        console.print(plain_table(grid, intervals=4))
-    say("report", *(str(folder / name) for name in ("report.html", "report.md", "results.csv")))
-    say_what_comes_next(arguments, env, None)
-
-
-def _searched(arguments: Arguments, env: SyneraReplayEnv, grower: Grower, links: LinksOf) -> dict[str, Controller]:
-    graphs = grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
-    world = SyneraReplayEnv(graphs, links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
+def _searched(arguments: Arguments, env: SyneraReplayEnv, tested: Tested) -> dict[str, Controller]:
+    graphs = tested.grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
+    world = SyneraReplayEnv(graphs, tested.links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
     found = grid_search(world, episodes=_SEARCHED_ANSWERS, preference=arguments.valued)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
     return {BEST_FIXED: FixedRule(found.knobs, env.schema)}

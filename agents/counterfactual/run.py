@@ -153,7 +153,7 @@ class _Run:
         learner.imitate(rule, recipe.imitation, recipe.answers)
 
     def _step(self, step: int) -> Stepped:
-        own, done = self._own, step / self._recipe.steps
+        own, done = self._own, max(step / self._recipe.steps, self._judge.spent)
         rate = own.learning_rate * max(_LEAST_RATE, (1 + math.cos(math.pi * done)) / 2)
         return self._learner.step(own.answers, own.epochs, own.entropy * (1 - done), rate)
 

@@ -133,6 +133,12 @@ class Judge:
         self._began = time.monotonic() if began is None else began
         self._answered: Sequence[Answered] = ()
 
+    @property
+    def spent(self) -> float:
+        """Share of the wall time that there is, 0..1; 0 where that is not limited."""
+        limit = self._stop.seconds
+        return 0.0 if limit is None else min(1.0, (time.monotonic() - self._began) / limit)
+
     def go_on(self, best: Best) -> None:
         """Take up where an earlier training was; what it wrote after that is forgotten."""
         self.best, self._began = best, self._began - best.seconds

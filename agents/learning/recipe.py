@@ -76,7 +76,8 @@ class Recipe:
     patience: int | None = None
     """Validations in a row that may bring nothing better; None is any number."""
     seconds: float | None = None
-    """Of wall time; the first validation after so many is the last. None is any number."""
+    """Of wall time; the first validation after so many is the last, and counterfactual training anneals by them where they are over
+    sooner than its steps. None is any number."""
     seed: int = 0
     """Of everything that is drawn."""
 

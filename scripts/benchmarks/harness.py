@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Literal
 
 from traces.files import write_json
+from traces.schemas import read_json
 
 Work = Callable[[], object]
 
@@ -95,3 +96,12 @@ def speedup(name: str, ours: Work, peer: Work, peer_name: str, setting: Setting,
 def write_figures(figures: Sequence[Figure], path: Path) -> None:
     """Write a JSON list of figures, whole or not at all."""
     write_json(path, [asdict(figure) for figure in figures])
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """Read what :func:`write_figures` wrote.
+
+    Raises:
+        TraceError: it is missing, or no list of figures.
+    """
+    return read_json(path, list[Figure], f"no figures at {path}")

@@ -24,7 +24,7 @@ from agents.registry import controller
 from agents.rules import FixedRule, LevelRule
 from agents.signals import Signal, Signals
 from runtime.errors import SettingError, UncoveredError
-from scripts import _ablation, _report, _utility, evaluate
+from scripts import _ablation, _over_scenarios, _report, _utility, evaluate
 from scripts._ablation import AblationFile, worth_deploying
 from scripts._contestants import distinct_names
 from scripts._evaluation import Evaluation
@@ -316,7 +316,7 @@ def gridded(**more: Any) -> Path:
 
 def test_scenarios_make_a_report(splits: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FAMILIES", {"margin": ["margin=0.3", "margin=0.6"]})
-    monkeypatch.setattr(evaluate, "_SEARCHED_ANSWERS", 6)
+    monkeypatch.setattr(_over_scenarios, "SEARCHED_ANSWERS", 6)
     bundles = tuple(Path(f"own-seed{seed}/bundle") for seed in range(2))
     folder = gridded(bundle=bundles, controller=("staged", "linucb"), search=True, max_offload=0.5)
     names = {each.name for each in folder.iterdir()}

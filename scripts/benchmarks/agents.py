@@ -1,0 +1,125 @@
+"""Controllers: what training brings over every rule, in replay and live, and how soon; by the commands that a user has.
+
+What they write lies in `runs/bench-agents` and is made once: remove what is to be made anew. What does not live here: what the
+commands do, and how figures are read off what they wrote (_controllers.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+from agents.gaps import Bounds
+from scripts import evaluate
+from scripts._cli import console
+from scripts._live_sections import LiveFile
+from scripts._over_scenarios import evaluated
+from scripts._tested import Tested
+from scripts._text import harmless
+from scripts.benchmarks import _controllers as of
+from scripts.benchmarks.harness import Figure, Setting, read_figures, write_figures
+from synera_env import SyneraError, read_json
+
+FOLDER = Path("runs/bench-agents")
+_POLICY, _PEER = "counterfactual", "ppo"
+_SEEDS, _SECONDS, _PER_KIND = 5, 180, 250
+_VALIDATION = 248  # answers: each prompt of that split once
+_TEST = "graphs/test.safetensors"
+_LINK_AWARE = "runs/rules/link-aware.json"
+_RULES = (_LINK_AWARE, "runs/rules/rejection.json", "until-unsure", "staged")
+_LIVE_RULES = (*_RULES, "runs/rules/fixed.json", "runs/rules/budget-0.1.json", "runs/rules/budget-0.3.json", "margin=0.5")
+_DEVICES, _LIVE_ANSWERS = 8, 16
+_BUNDLES = tuple(Path(f"runs/{_POLICY}-seed{seed}/bundle") for seed in range(_SEEDS))
+_TRAINED: dict[str, tuple[str, ...]] = {
+    _POLICY: ("--steps", "800", "--validate-every", "100", "--set", "load_spread=3"),
+    _PEER: (
+        *("--steps", "1000000000", "--validate-every", "524288", "--envs", "1024", "--set", "actions=choices"),
+        *("--set", "rollout=32", "--set", "minibatch=8192", "--set", "epochs=4"),
+    ),
+}
+"""How each is trained; prompts, preferences, seeds, validation and wall time are alike."""
+
+
+def measure(setting: Setting) -> list[Figure]:
+    """Record, fit, train, evaluate over scenarios and live, as far as that is not done yet; return the figures.
+
+    Raises:
+        SyneraError: a command failed; the folder has what it printed.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pair, answers = setting.pair.absolute(), 8 * setting.repetitions
+    with chdir(FOLDER):
+        _run(_TEST, "record", "--per-kind", _PER_KIND, "--out", "graphs", "--slm", pair / "slm", "--llm", pair / "llm")
+        _run(_LINK_AWARE, "fit-rules", "--graphs", "graphs", "--validation-answers", _VALIDATION)
+        for agent in (_POLICY, _PEER):
+            shared = (
+                "--graphs",
+                "graphs",
+                "--preference",
+                "sampled",
+                "--validation-answers",
+                _VALIDATION,
+                "--against",
+                _LINK_AWARE,
+            )
+            several = ("--agent", agent, "--seeds", _SEEDS, "--at-once", setting.threads, "--seconds", _SECONDS)
+            _run(f"runs/{agent}-seed{_SEEDS - 1}/bundle", "sweep", *several, *shared, *_TRAINED[agent])
+        mix = ("--graphs", "graphs", "--scenarios", "mix", "--answers", answers)
+        _run("mix.json", "bounds", *mix, "--no-clairvoyant", "--out", "mix.json")
+        live = ("--graphs", _TEST, "--live", _DEVICES, "--answers", _LIVE_ANSWERS, "--break-link", "--json", "live.json")
+        _run("live.json", "evaluate", *live, "--picture", "live.png", "--controller", *_LIVE_RULES, "--bundle", *_BUNDLES)
+        return [
+            *_kept(Path("contest.json"), lambda: _contest(answers)),
+            *of.live(read_json(Path("live.json"), LiveFile, "no live.json"), _POLICY, _LINK_AWARE),
+            *of.training(Path("runs"), (_POLICY, _PEER), _SEEDS, Path("training.png")),
+        ]
+
+
+def _contest(answers: int) -> list[Figure]:
+    """Over the scenarios of the mix, with its report."""
+    given = evaluate.Arguments(
+        bundle=_BUNDLES,
+        controller=_RULES,
+        graphs=Path(_TEST),
+        answers=answers,
+        search=True,
+        scenarios="mix",
+        report=Path("report"),
+        bounds=Path("mix.json"),
+    )
+    tested = Tested.of(given)
+    means = evaluated(given, tested)
+    return [
+        *of.margins(means, _POLICY, _LINK_AWARE, tested),
+        *of.gaps(means, Bounds.load("mix.json"), _POLICY, _LINK_AWARE),
+        *of.cloud_at_quality(tested, _BUNDLES, answers),
+    ]
+
+
+def _run(made: str, command: str, *words: object) -> None:
+    """Run a command, unless what it makes is there.
+
+    Raises:
+        SyneraError: it failed.
+    """
+    if Path(made).exists():
+        return
+    line = [command, *map(str, words)]
+    console.print(harmless(f"synera {shlex.join(line)}"))
+    log = Path(f"{command}-{Path(made).parts[-2 if 'seed' in made else -1]}.log")
+    with log.open("w") as told:
+        module = f"scripts.{command.replace('-', '_')}"
+        ended = subprocess.run([sys.executable, "-m", module, *line[1:]], stdout=told, stderr=subprocess.STDOUT, check=False)
+    if ended.returncode:
+        raise SyneraError(f"synera {command} failed with exit code {ended.returncode}; {FOLDER / log} has what it printed")
+
+
+def _kept(path: Path, measured: Callable[[], list[Figure]]) -> list[Figure]:
+    """Figures of an earlier time, or new ones, which are kept."""
+    if not path.exists():
+        write_figures(measured(), path)
+    return read_figures(path)
