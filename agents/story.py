@@ -19,10 +19,10 @@ from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFor
 from agents.comparison import answer_weights, covered_share, mean_of
 from agents.evaluation import Answered, PlannedAnswer
 from agents.gaps import LEAST_GAP
-from agents.scalars import LAYOUT, paid_by_step
+from agents.scalars import LAYOUT
 from runtime.settings import shown
 from synera_env import SettingError
-from synera_env.reward import TERMS
+from synera_env.reward import TERMS, priced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,11 +77,12 @@ class Story:
         self._best = max((each["reward"] for each in self._rules.values()), default=None)
         self._path: list[dict[str, float]] = []
 
-    def validated(self, answered: Sequence[Answered], logger: Logger) -> dict[str, float]:
+    def validated(self, answered: Sequence[Answered], told_whole: Sequence[Answered], logger: Logger) -> dict[str, float]:
         """Tell of a validation; whoever dumps the logger says after how many steps it was.
 
         Args:
             answered: what came of the plan.
+            told_whole: some of the answers with their records, for the knobs.
             logger: gets it.
 
         Returns:
@@ -95,7 +96,7 @@ class Story:
         told = {f"story/{name}": value for name, value in found.items()} | terms | self._compared(found["reward"])
         for tag, value in told.items():
             logger.record(tag, value)
-        for name, values in chosen(answered).items():
+        for name, values in chosen(told_whole).items():
             logger.record(f"chosen/{name}", values)
         logger.record("pareto", Shown(self._picture(), close=True))
         return told
@@ -149,8 +150,15 @@ def terms_of(answered: Sequence[Answered], plan: Sequence[PlannedAnswer]) -> dic
     paid = np.zeros((len(answered), len(TERMS)))
     for row, each, planned in zip(paid, answered, plan, strict=True):
         if each.metrics is not None:
-            for terms in paid_by_step(each.records, each.metrics.quality, planned.preference):
-                row += [terms[name] for name in TERMS]
+            m = each.metrics
+            row[:] = priced(
+                m.quality,
+                m.seconds,
+                m.cloud_seconds,
+                m.joules,
+                m.uplink_bytes + m.downlink_bytes,
+                *planned.preference.weights,
+            )
     return dict(zip(TERMS, np.average(paid, 0, answer_weights(answered)).tolist(), strict=True))
 
 

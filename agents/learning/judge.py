@@ -28,11 +28,15 @@ from agents.comparison import (
 from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan
 from agents.learning.checkpoint import Best, Tensors
 from agents.learning.recipe import Recipe
+from agents.own import is_own
 from agents.registry import controller, rules
+from agents.rows import Rows
 from agents.story import Story
 from synera_env import DecisionEnv, Preference, UncoveredError
 
 BEATS_RULES = "beats-rules"
+_SHOWN = 16
+"""Answers of a validation whose decisions are shown one by one."""
 MINUS_RULE = "validation/minus_best_rule"
 """Tag of the difference of mean reward to the best rule; with `_low` and `_high` its 95 % interval."""
 
@@ -60,7 +64,8 @@ def best_rival(env: DecisionEnv, plan: Sequence[PlannedAnswer], against: Sequenc
         SettingError, TraceError, BundleError: one cannot be used.
     """
     candidates = rules(env.schema) | {name: controller(name, env.schema) for name in against}
-    answered = {name: answer_all(env, each, plan) for name, each in candidates.items()}
+    rows = Rows(env, len(plan))
+    answered = {name: rows.answers(each, plan, not is_own(name)) for name, each in candidates.items()}
     best = max(answered, key=lambda name: worth(answered[name]))
     value = worth(answered[best])
     return None if value == float("-inf") else Rival(best, value, answered[best], answered)
@@ -124,6 +129,7 @@ class Judge:
         """
         self._story = Story(plan, rival.others if rival else {}, bounds)
         self.env, self._plan, self._controller = env, plan, controller
+        self._rows = Rows(env, len(plan))
         self.log: Path | None = None
         """JSON lines file; one line a validation."""
         self.rival, self._stop, self._told = rival, stop, told
@@ -157,7 +163,7 @@ class Judge:
         Raises:
             UncoveredError: no answer stays inside the recorded graphs, and there were none before.
         """
-        answered, best = answer_all(self.env, self._controller, self._plan), self.best
+        answered, best = self._rows.answers(self._controller, self._plan), self.best
         covered = covered_share(answered)
         if not covered and not best.best_weights:
             raise UncoveredError(f"no validation answer stays inside the recorded graphs; {ADVICE}")
@@ -170,7 +176,7 @@ class Judge:
             minus = reward_difference(answered, self.rival.answered)
             self._compare(minus, covered, logger)
             found["minus_best_rule"] = [minus.mean, minus.low, minus.high]
-        self._story.validated(answered, logger)
+        self._story.validated(answered, answer_all(self.env, self._controller, self._plan[:_SHOWN]), logger)
         logger.dump(steps)
         if self.log is not None:
             with self.log.open("a") as log:

@@ -82,7 +82,7 @@ def live(found: LiveFile, ours: str, link_aware: str) -> list[Figure]:
             earned = {name: each.means[world]["reward"] or 0.0 for name, each in found.controllers.items()}
             own = [each for name, each in earned.items() if name.startswith(ours)]
             minus[world] = float(np.mean(own)) - earned[rival]
-        peer = f"means of {len(own)} training seeds; in replay on the same answers {minus['replay']:+.4f}"
+        peer = f"{len(own)} training seed(s); in replay on the same answers {minus['replay']:+.4f}"
         figures.append(Figure(f"{ours} minus {rival}, live", minus["live"], "reward", 0.0, "higher", peer))
     return figures
 

@@ -32,8 +32,10 @@ _TEST = "graphs/test.safetensors"
 _LINK_AWARE = "runs/rules/link-aware.json"
 _RULES = (_LINK_AWARE, "runs/rules/rejection.json", "until-unsure", "staged")
 _LIVE_RULES = (*_RULES, "runs/rules/fixed.json", "runs/rules/budget-0.1.json", "runs/rules/budget-0.3.json", "margin=0.5")
-_DEVICES, _LIVE_ANSWERS = 8, 16
+_DEVICES, _LIVE_ANSWERS = 8, 32
 _BUNDLES = tuple(Path(f"runs/{_POLICY}-seed{seed}/bundle") for seed in range(_SEEDS))
+_LIVE_BUNDLES = tuple(Path(f"runs/{agent}-seed0/bundle") for agent in (_POLICY, _PEER))
+"""One seed of each, as seeds of one agent are too alike to be ranked."""
 _TRAINED: dict[str, tuple[str, ...]] = {
     _POLICY: ("--steps", "800", "--validate-every", "100", "--set", "load_spread=3"),
     _PEER: (
@@ -70,8 +72,8 @@ def measure(setting: Setting) -> list[Figure]:
             _run(f"runs/{agent}-seed{_SEEDS - 1}/bundle", "sweep", *several, *shared, *_TRAINED[agent])
         mix = ("--graphs", "graphs", "--scenarios", "mix", "--answers", answers)
         _run("mix.json", "bounds", *mix, "--no-clairvoyant", "--out", "mix.json")
-        live = ("--graphs", _TEST, "--live", _DEVICES, "--answers", _LIVE_ANSWERS, "--break-link", "--json", "live.json")
-        _run("live.json", "evaluate", *live, "--picture", "live.png", "--controller", *_LIVE_RULES, "--bundle", *_BUNDLES)
+        live = ("--graphs", _TEST, "--live", _DEVICES, "--answers", _LIVE_ANSWERS, "--json", "live.json")
+        _run("live.json", "evaluate", *live, "--picture", "live.png", "--controller", *_LIVE_RULES, "--bundle", *_LIVE_BUNDLES)
         return [
             *_kept(Path("contest.json"), lambda: _contest(answers)),
             *of.live(read_json(Path("live.json"), LiveFile, "no live.json"), _POLICY, _LINK_AWARE),

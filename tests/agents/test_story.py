@@ -48,7 +48,7 @@ def tell(folder: Path, story: Story, *validations: list[Answered]) -> list[dict[
     found = []
     with tensorboard(folder) as logger:
         for steps, each in enumerate(validations):
-            found.append(story.validated(each, logger))
+            found.append(story.validated(each, each, logger))
             logger.dump(steps)
     return found
 
@@ -100,7 +100,7 @@ def test_the_picture_the_layout_and_the_settings_are_there(
 ) -> None:
     story = Story(plan, {"never": answered["never"]})
     with tensorboard(tmp_path) as logger:
-        told = story.validated(answered["threshold"], logger)
+        told = story.validated(answered["threshold"], answered["threshold"], logger)
         logger.dump(1)
         story.ended({"steps": 3, "links": ("a", "b"), "settings": {"rate": 0.5, "none": None}}, {"reward": 0.5}, logger)
         logger.dump(1)

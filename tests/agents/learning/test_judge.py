@@ -51,7 +51,7 @@ def judged(
         gain = next(waiting)
         return [replace(a, metrics=replace(a.metrics, reward=a.metrics.reward + gain)) for a in rival.answered if a.metrics]
 
-    monkeypatch.setattr(judging, "answer_all", answered)
+    monkeypatch.setattr(judging.Rows, "answers", answered)
     judge = Judge(env, plan, rules(env.schema)["never"], rival, stop)
     for number in range(len(gains)):
         judge.measure(number * 10, dict, told)
@@ -117,7 +117,7 @@ def test_a_mean_above_the_rule_is_not_enough(
     minus = reward_difference(lucky, rival.answered)
     assert minus.mean > 0.05
     assert minus.low <= 0.0
-    monkeypatch.setattr(judging, "answer_all", lambda *_: lucky)
+    monkeypatch.setattr(judging.Rows, "answers", lambda *_: lucky)
     judge = Judge(env, plan, rules(env.schema)["never"], rival, Stop("beats-rules"))
     judge.measure(0, dict, Told())
     assert (judge.stopped, judge.best.beat_at) == (None, None)

@@ -219,10 +219,10 @@ def test_a_training_that_fails_leaves_the_run_before_it_as_it_was(
     if ending == "validation":
         raised = UncoveredError
 
-        def uncovered(env: Any, controller: Any, plan: Any) -> list[Answered]:
+        def uncovered(rows: Any, controller: Any, plan: Any) -> list[Answered]:
             return [Answered(planned.prompt, "", None, (), ()) for planned in plan]
 
-        monkeypatch.setattr(judge, "answer_all", uncovered)
+        monkeypatch.setattr(judge.Rows, "answers", uncovered)
         monkeypatch.setattr(running, "best_rival", lambda *_: None)
     around = Around(callback=Interrupts(), on_start=started.append)
     with pytest.raises(raised):
@@ -293,7 +293,7 @@ def test_weights_are_kept_for_what_they_earn_where_answers_are_lost(
         ]
         for found in validated
     )
-    monkeypatch.setattr(judge, "answer_all", lambda *_: next(waiting))
+    monkeypatch.setattr(judge.Rows, "answers", lambda *_: next(waiting))
     monkeypatch.setattr(running, "best_rival", lambda *_: None)
     config = replace(TINY_RUN, steps=256, validation_answers=4, validate_every=128)
     held = []
