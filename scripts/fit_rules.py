@@ -37,7 +37,7 @@ from traces.synera.graph import GraphSet
 FIXED, BUDGET, REJECTION, LINK_AWARE = RULES = ("fixed", "budget", "rejection", "link-aware")
 HS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Of P(any rejection), the thresholds that compete."""
-DRAFTS = ((1, 1.0), (2, 1.0), (4, 1.0), (4, 0.7), (8, 0.7))
+DRAFTS = ((1, 1.0), (1, 0.7), (2, 1.0), (2, 0.7), (4, 1.0), (4, 0.7), (8, 0.7))
 """Draft lengths and exit margins that compete for the link-aware threshold."""
 
 

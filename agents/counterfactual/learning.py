@@ -233,12 +233,19 @@ class Learner:
 
 
 def best_rule(sight: Sight, ranges: Ranges, answers: int, rng: np.random.Generator) -> Rule:
-    """Return the best fixed rule over drawn answers, in the reduced model."""
+    """Return the best fixed rule over drawn answers, in the reduced model, of those that draft as few tokens at a time as there are.
+
+    These decide at every token, and can learn from there what longer drafts are good for. A training that began from the rule worth
+    most, with drafts of four, stayed with long drafts and 0.1 of reward below those that began here (bundled prompts; one seed, three).
+    """
     batch, seen = draw_batch(sight, ranges, answers, rng)
     confidence = seen[:, sight.schema.places("least_confidence")[0]]
+    actions = sight.work.process.actions
+    lengths = [knobs.draft_length for knobs in actions.knobs[: actions.ways]]
     rules = [
         Rule(threshold, way, float(batch.rule(confidence < threshold, way).mean()))
         for threshold in THRESHOLDS
-        for way in range(sight.work.process.actions.ways)
+        for way, length in enumerate(lengths)
+        if length == min(lengths)
     ]
     return max(rules, key=lambda rule: rule.value)

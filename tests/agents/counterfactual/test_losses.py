@@ -121,3 +121,15 @@ def test_a_loss_that_makes_no_policy_sure_is_valued_as_mostly_its_heaviest_actio
     np.testing.assert_allclose(mixed.sum(1), 1.0, atol=1e-5)
     np.testing.assert_array_equal(mixed.argmax(1), plain.argmax(1))
     assert mixed.max(1).min() >= learning._GREEDY > plain.max()
+
+
+def test_training_begins_from_the_best_threshold_of_the_shortest_drafts(pair: Recorded) -> None:
+    sight = sight_of(pair.env())
+    actions = sight.work.process.actions
+    found = learning.best_rule(sight, RANGES, 32, np.random.default_rng(0))
+    assert actions.knobs[found.way].draft_length == min(knobs.draft_length for knobs in actions.knobs)
+    batch, seen = learning.draw_batch(sight, RANGES, 32, np.random.default_rng(0))
+    confidence = seen[:, sight.schema.places("least_confidence")[0]]
+    shortest = [way for way in range(actions.ways) if actions.knobs[way].draft_length == actions.knobs[found.way].draft_length]
+    worth = [batch.rule(confidence < level, way).mean() for level in learning.THRESHOLDS for way in shortest]
+    assert found.value == pytest.approx(max(worth))
