@@ -1,4 +1,4 @@
-"""The whole path in one command: record graphs, train PPO, deploy every controller live, hold live against replay.
+"""The whole path in one command: record graphs, train a controller, deploy it and rules live, hold live against replay.
 
 The verifier runs as its own process. Device and cloud are paced to the profiles of a phone and a GPU, and the link is
 emulated; --unpaced shows the raw speed. Everything goes to runs/demo.
@@ -7,7 +7,7 @@ Examples:
     synera demo
     synera demo --unpaced --out runs/demo-raw
     synera demo --links traces/                       # on recorded links; also a table for each family of them
-    synera demo --steps 20000 --test-per-kind 2       # a quick look
+    synera demo --agent ppo --steps 20000 --test-per-kind 2   # PPO instead, a quick look
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from scripts._links import check_filling, links_of
 from scripts._live_world import live_world
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
-from scripts._world import Opened
+from scripts._world import Agent, Opened
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
@@ -55,6 +55,7 @@ from traces.tasks.splits import bundled_prompts
 _MOST_PROMPTS, _MOST_DEVICES = 1000, 256
 _SEED_NODES = 300
 """Nodes recorded for a prompt, on the mean."""
+_VALIDATION_ANSWERS = 128
 _PROFILES = {False: ("phone", "gpu"), True: ("measured-device", "measured-cloud")}
 """Of device and cloud, by whether they are unpaced."""
 
@@ -73,10 +74,12 @@ class Arguments:
     """Live devices side by side; by default 8, or 1 when unpaced, as they would share this machine's cores."""
     unpaced: bool = False
     """Let device and cloud run as fast as this machine; the replay then uses profiles measured on one like it."""
-    steps: int = 120_000
-    """Of PPO's training."""
+    agent: Agent = "counterfactual"
+    """Who learns."""
+    steps: int | None = None
+    """Of the training; by default as suits the agent."""
     seed: int = 0
-    """Draws links and offsets, and what PPO draws."""
+    """Draws links and offsets, and what the training draws."""
     links: Path | None = None
     """File or folder of recorded links, instead of the bundled ones; each part of the demo takes its split (traces.links.splits says which)."""
     fill: Filling = field(default_factory=Filling)
@@ -92,8 +95,8 @@ class Arguments:
         check_filling(self.links, self.fill)
 
     def recipe(self) -> Recipe:
-        """How PPO is trained."""
-        return Recipe.of("ppo", steps=self.steps, seed=self.seed)
+        """How the controller is trained."""
+        return Recipe.of(self.agent, steps=self.steps, validation_answers=_VALIDATION_ANSWERS, seed=self.seed)
 
     @property
     def side_by_side(self) -> int:
@@ -129,7 +132,7 @@ def main(arguments: Arguments) -> None:
     names = _PROFILES[arguments.unpaced]
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
     world = Opened(graphs.train, graphs.validation, device, cloud, links)
-    bundle = train(world, arguments.recipe(), arguments.out / "ppo")
+    bundle = train(world, arguments.recipe(), arguments.out / arguments.agent)
     with console.status("searching the best fixed thresholds"):
         found = grid_search(SyneraReplayEnv(graphs.search, links("train"), device, cloud), episodes=96)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
@@ -138,7 +141,7 @@ def main(arguments: Arguments) -> None:
     learned = Bundle.load(bundle).controller(schema)
     named = rules(schema)
     controllers: dict[str, Controller] = {"random": named.pop("random"), **named}
-    controllers |= {"best fixed": FixedRule(found.knobs, schema), "ppo": learned}
+    controllers |= {"best fixed": FixedRule(found.knobs, schema), arguments.agent: learned}
     plan = make_plan(replay, len(graphs.test), arguments.seed)
     live = _deploy(arguments, graphs, tested, device, controllers, plan)
     replayed = {name: answer_all(replay, each, plan) for name, each in controllers.items()}
@@ -237,12 +240,12 @@ def _report(
             f"checks lost in outages of the link: {lost['live']} live, {lost['replay']} in replay"
         )
     share = _print_agreement(agreements, prompts * len(live))
-    differences = {}
-    for other in ("random", "best fixed"):
+    differences, ours = {}, arguments.agent
+    for other in ("random", "threshold", "best fixed"):
         for world, outcomes in (("replay", replayed), ("live", live)):
-            difference = reward_difference(outcomes["ppo"], outcomes[other])
-            differences[f"{world}: ppo - {other}"] = asdict(difference)
-            console.print(f"{world}: reward of ppo minus {other}, same plan, 95 % interval by prompt: {difference:+.3f}")
+            difference = reward_difference(outcomes[ours], outcomes[other])
+            differences[f"{world}: {ours} - {other}"] = asdict(difference)
+            console.print(f"{world}: reward of {ours} minus {other}, same plan, 95 % interval by prompt: {difference:+.3f}")
     seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "controllers": summaries,
@@ -264,10 +267,10 @@ def _report(
 def _say_where_it_lies(arguments: Arguments, picture: Path) -> None:
     say("picture", str(picture))
     say("figures", str(arguments.out / "summary.json"))
-    say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / 'ppo' / 'tb'))}")
+    say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / arguments.agent / 'tb'))}")
     device = {"unpaced": arguments.unpaced, "profile": bundled.profile(_PROFILES[arguments.unpaced][0])}
     device |= {"links": arguments.links, "fill": arguments.fill}
-    deploy = next_step("deploy", controller=str(arguments.out / "ppo" / "bundle"), **device)
+    deploy = next_step("deploy", controller=str(arguments.out / arguments.agent / "bundle"), **device)
     say("next", next_step("serve"), f"{deploy}   # in another terminal")
 
 
