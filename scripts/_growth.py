@@ -70,22 +70,28 @@ class Grower:
         self._grow, self._named, self._score = grow, {"slm": slm, "llm": llm}, score
         self._runs: PairRuns | None = None
 
-    def __call__(self, graphs: GraphSet, learned_on: bool = False) -> GraphSet | GrowingGraphs:
+    def __call__(self, graphs: GraphSet, learned_on: bool = False, grown: Path | None = None) -> GraphSet | GrowingGraphs:
         """Return the graphs, as they are or growing.
 
         Args:
             graphs: as they were recorded.
             learned_on: whether a controller is trained on them; else answers to them are judged.
+            grown: file of what they had grown to before, if it is there: where they grow, they go on from there.
 
         Raises:
-            SettingError: they are to grow, and nobody names their models.
+            SettingError: they are to grow, and nobody names their models, or `grown` is of other prompts.
             SyneraError: the models cannot be loaded, or are others than those that the graphs were recorded with.
         """
         if self._grow == "no" or (self._grow == "auto" and not self._would(graphs.meta, learned_on)):
             return graphs
         if self._runs is None:
             self._runs = self._loaded(graphs)
-        return GrowingGraphs(graphs, self._runs, scorer_of(graphs.meta, self._score))
+        seed = graphs if grown is None or not grown.is_file() else GraphSet.load(grown)
+        if seed.meta.prompts != graphs.meta.prompts:
+            raise SettingError(
+                f"{grown} has grown from other prompts than those of {graphs.path}; name the same graphs as before"
+            )
+        return GrowingGraphs(seed, self._runs, scorer_of(graphs.meta, self._score))
 
     def _would(self, meta: GraphMeta, learned_on: bool) -> bool:
         """Whether `auto` lets graphs grow."""

@@ -62,8 +62,11 @@ class World:
         """The arguments, by name."""
         return {each.name: getattr(self, each.name) for each in fields(World)}
 
-    def opened(self) -> Opened:
+    def opened(self, grown: Path | None = None) -> Opened:
         """Read all of it.
+
+        Args:
+            grown: folder of what graphs that grow had grown to before (:func:`scripts._growth.save_grown`).
 
         Raises:
             SyneraError: something is missing, damaged or does not fit.
@@ -74,7 +77,9 @@ class World:
         load = None if self.workload is None else read_cloud_load(self.workload, cloud)
         recorded = [GraphSet.load(self.graphs / f"{split}.safetensors") for split in ("train", "validation")]
         grower = Grower(self.grow, self.slm, self.llm, self.score)
-        return Opened(grower(recorded[0], learned_on=True), grower(recorded[1]), device, cloud, links.__getitem__, load)
+        before = [None if grown is None else grown / f"{split}.safetensors" for split in ("train", "validation")]
+        train = grower(recorded[0], learned_on=True, grown=before[0])
+        return Opened(train, grower(recorded[1], grown=before[1]), device, cloud, links.__getitem__, load)
 
 
 @dataclass(frozen=True)

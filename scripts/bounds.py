@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from agents.base import Controller
@@ -169,12 +168,7 @@ def _fitted(arguments: Arguments, opened: Opened, links: Sequence[LinkTrace], pr
 
 
 def _known(graphs: Graphs) -> GraphSet:
-    """What is known of graphs by now."""
-    if isinstance(graphs, GraphSet):
-        return graphs
-    with TemporaryDirectory() as folder:
-        graphs.save(path := Path(folder) / "known.safetensors")
-        return GraphSet.load(path)
+    return graphs.known() if isinstance(graphs, GrowingGraphs) else graphs
 
 
 def _searched(where: Sequence[_Where], known: GraphSet, arguments: Arguments) -> Bounds:

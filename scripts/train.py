@@ -38,6 +38,9 @@ from scripts._training import Training
 from scripts._world import Agent, Opened
 from synera_env import SettingError
 
+GROWN = "graphs"
+"""In a run's folder: what graphs have grown to."""
+
 
 @dataclass(frozen=True)
 class Arguments(Training):
@@ -112,7 +115,8 @@ def main(arguments: Arguments) -> None:
         beside = {"against": arguments.against, "bounds": arguments.bounds}
         say("go on", next_step("train", **arguments.given(), resume=folder.parent / part.name, **beside))
 
-    bundle = train(arguments.opened(), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
+    grown = None if around.resume is None else around.resume.parent / GROWN
+    bundle = train(arguments.opened(grown), recipe, folder, arguments.save_graphs, around, say_how_to_go_on)
     say("bundle", str(bundle))
     say("next", *_next(arguments, bundle))
 
@@ -127,7 +131,8 @@ def train(
 ) -> Path:
     """Train with a progress bar, saying where it can be watched and what came of it; return the bundle's folder.
 
-    Graphs that grow are kept in the run's folder `graphs`, unless `save_graphs` is False.
+    Graphs that grow are kept in the run's folder `graphs`, as they were at its last validation, unless `save_graphs` is False; a
+    training that is resumed goes on from there.
 
     Args:
         world: where.
@@ -150,15 +155,15 @@ def train(
     try:
         with progress() as bar:
             task = bar.add_task("prepare (compiles, once a machine)", total=recipe.steps)
-            saved = [0]
 
             def stepped(done: int) -> None:
                 bar.update(task, completed=done, description=f"train {recipe.agent}")
-                if save_graphs and (done >= saved[0] + recipe.validate_every or done >= recipe.steps):
-                    saved[0] = done
-                    save_grown(graphs, parts[0] / "graphs")
 
-            around = replace(around or Around(), on_step=stepped, on_start=started)
+            def judged(*_: object) -> None:
+                if save_graphs:
+                    save_grown(graphs, parts[0] / GROWN)
+
+            around = replace(around or Around(), on_step=stepped, on_start=started, on_judged=judged)
             bundle = train_agent(world.training, world.validating(), recipe, folder, around)
         say_grown(graphs)
         _say_what_came(bundle)

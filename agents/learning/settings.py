@@ -225,3 +225,9 @@ class CounterfactualSettings(Settings):
     (agents/counterfactual/learning.py)."""
     future: Annotated[str, Word(FUTURES)]
     """Who goes on after an action whose gain is worked out: the `policy`, or the `clairvoyant`, who knows all outcomes."""
+    explore_every: Annotated[int, Whole(0, 1_000_000)]
+    """Where graphs grow: batches after which the policy explores what it would do next, first before any; 0 is never."""
+    explore_answers: Annotated[int, Whole(1, 65_536)]
+    """Of one exploration."""
+    explore_random: Annotated[float, Real(0.0, 1.0)]
+    """Share of its actions that are any of all; the others are drawn as the policy weighs them."""

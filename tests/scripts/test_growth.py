@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from runtime.errors import SettingError
 from scripts import evaluate, train
 from scripts._evaluation import Evaluation
 from scripts._growth import Grow, Grower
+from scripts._world import Agent
 from tests.support.growing import bare
 from tests.support.recorded import GPU, PHONE, Recorded, recorded, tiny_training
 from traces import bundled
@@ -171,6 +174,42 @@ def test_they_need_not_be_kept_and_need_not_grow(files: Path) -> None:
     assert sorted(p.name for p in Path("runs/mine").iterdir()) == kept
     with pytest.raises(TraceError, match=r"of none of the 6 prompts .* the first chunk was recorded"):
         trained(grow="no")
+
+
+@pytest.mark.parametrize("agent", ["ppo", "counterfactual"])
+def test_a_training_that_is_resumed_goes_on_from_what_its_graphs_had_grown_to(
+    agent: Agent, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    own: dict[str, Any] = {"agent": agent}
+    if agent == "counterfactual":
+        changes = ("hidden=8", "answers=6", "imitation=3", "explore_every=2", "explore_answers=8")
+        own |= {"settings": None, "set": changes, "steps": 4, "validate_every": 2, "envs": None}
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.learning.run.export_bundle", interrupted)
+        patched.setattr("agents.counterfactual.run.export_module", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(**own)
+    line = re.search(r"^go on: synera train (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert line
+    (part,) = Path("runs").iterdir()
+    kept = {path.name: GraphSet.load(path).nodes for path in (part / "graphs").iterdir()}
+    train.main(tyro.cli(train.Arguments, args=shlex.split(line[1])))
+    assert "grown: train by 0 nodes, validation by 0 nodes;" in capsys.readouterr().out
+    assert min(kept.values()) > 100
+    assert {path.name: GraphSet.load(path).nodes for path in Path("runs/mine/graphs").iterdir()} == kept
+
+
+def test_graphs_that_had_grown_from_other_prompts_are_refused(opened: GraphSet, tmp_path: Path) -> None:
+    others = with_meta(opened, prompts=tuple(f"{prompt}?" for prompt in opened.meta.prompts))
+    others.save(tmp_path / "others.safetensors")
+    with pytest.raises(
+        SettingError, match=r"others\.safetensors has grown from other prompts .* name the same graphs as before"
+    ):
+        Grower("auto")(opened, grown=tmp_path / "others.safetensors")
+    assert Grower("no")(opened, grown=tmp_path / "others.safetensors") is opened
 
 
 def test_what_comes_next_names_what_was_given(files: Path, pair: Recorded) -> None:

@@ -177,17 +177,23 @@ class GrowingGraphs:
         within(f"the score of an answer to {shown(graph.prompt, 60)}", score, 0.0, 1.0)
         return score
 
-    def save(self, path: Path) -> None:
-        """Write all graphs as an ordinary graph file, whole or not at all; a set that begins with it goes on from here.
+    def known(self) -> GraphSet:
+        """Return all that is known by now, as a recorded set; what is found out later does not show in it.
 
         Of its coverage it says what is known without a walk: the share of graphs that are `closed`.
         """
         graphs = [self._held[i].arrays() if i in self._held else _arrays(self.seed[i]) for i in range(len(self))]
         closed = np.mean([nothing_is_left(each["score"], each["exit_child"], each["llm_child"]) for each in graphs])
-        meta = self._with_texts(said_tokens(graphs) - set(map(int, self.meta.texts)))
         nodes = sum(len(arrays["token"]) for arrays in graphs)
-        notes = meta.notes | {"grown_nodes": int(meta.notes.get("grown_nodes") or 0) + nodes - self.seed.nodes}
-        GraphSet.build(replace(meta, coverage={"closed": float(closed)}, notes=notes), graphs, self.lens_tensors).save(path)
+        notes = self.meta.notes | {"grown_nodes": int(self.meta.notes.get("grown_nodes") or 0) + nodes - self.seed.nodes}
+        meta = replace(self.meta, coverage={"closed": float(closed)}, notes=notes)
+        return GraphSet.build(meta, graphs, self.lens_tensors)
+
+    def save(self, path: Path) -> None:
+        """Write what is known by now as an ordinary graph file, whole or not at all; a set that begins with it goes on from here."""
+        known = self.known()
+        texts = self._with_texts(said_tokens([known.arrays]) - set(map(int, self.meta.texts)))
+        known.with_meta(replace(known.meta, texts=texts.texts, joined=texts.joined)).save(path)
 
     def _take_up(self, index: int) -> LivingGraph:
         recorded = self.seed[index]

@@ -128,9 +128,9 @@ def _request_bytes(
 ) -> NDArray[np.float64]:
     """Bytes of checks by their tokens; a token's are the mean of those that are said."""
     a_token = float(np.mean([varint_bytes(token) for token in said[said >= 0][:100_000].tolist()]))
-    pairs, place = np.unique(np.stack([context, drafted], 1), axis=0, return_inverse=True)
-    sizes = [
-        on_the_link(greedy_request_bytes(0 if n > 1 else 64, round(n * a_token), round(m * a_token), _SEQ))
-        for n, m in pairs.tolist()
-    ]
-    return np.array(sizes, np.float64)[place.reshape(-1)]
+    occurs = np.zeros((context.max(initial=0) + 1, drafted.max(initial=0) + 1), np.bool_)
+    occurs[context, drafted] = True
+    sizes = np.zeros(occurs.shape)
+    for n, m in np.argwhere(occurs).tolist():
+        sizes[n, m] = on_the_link(greedy_request_bytes(0 if n > 1 else 64, round(n * a_token), round(m * a_token), _SEQ))
+    return sizes[context, drafted]

@@ -236,7 +236,8 @@ def _states(
     node, way, layer = np.nonzero(state >= 0)
     own = drafts.same[node, way] == way
     node, way, layer = node[own], way[own], layer[own]
-    order = np.argsort(state[node, way, layer])
+    order = np.empty(len(node), np.intp)
+    order[state[node, way, layer]] = np.arange(len(node))  # states are numbered without gaps
     node, way, layer = node[order], way[order], layer[order]
     keep, check = drafts.keep[node, way], drafts.check[node, way]
     return States(

@@ -179,8 +179,14 @@ def sight_of(env: SyneraReplayEnv, draft_ahead: float = 1.0) -> Sight:
         SettingError: the graphs grow; what they have grown to must be saved and read.
     """
     if not isinstance(env.graphs, GraphSet):
-        raise SettingError("counterfactual training is over recorded graphs; save those that grow, and give their file")
-    process = DecisionProcess.of(env.graphs, Actions.of(env.schema, draft_ahead))
+        raise SettingError("plans and fits are over recorded graphs; save those that grow, and give their file")
+    return sight_by_now(env, draft_ahead)
+
+
+def sight_by_now(env: SyneraReplayEnv, draft_ahead: float = 1.0) -> Sight:
+    """Return the same, of graphs that grow over what is known by now."""
+    graphs = env.graphs if isinstance(env.graphs, GraphSet) else env.graphs.known()
+    process = DecisionProcess.of(graphs, Actions.of(env.schema, draft_ahead))
     return Sight(Work.of(process, env.device, env.cloud), env.schema, env.lens)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from agents.bundle import Bundle
 from agents.counterfactual import train
@@ -18,16 +20,20 @@ from agents.errors import BundleError
 from agents.evaluation import answer_all, make_plan
 from agents.gaps import VALIDATION, Bounds
 from agents.learning.around import Around
+from agents.learning.checkpoint import part
 from agents.learning.recipe import Recipe
 from agents.learning.run_folder import CHECKPOINT
 from agents.learning.settings import CounterfactualSettings
 from agents.onnx_policy import OPERATORS
 from synera_env import Preference, PreferenceRange, SettingError, UncoveredError
+from synera_env.radio import Outages
 from synera_env.synera.decisions.sight import HISTORY
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import holed
 from tests.support.growing import bare, growing
-from tests.support.recorded import LINKS, Recorded
+from tests.support.recorded import GPU, LINKS, PHONE, Recorded
+from traces.synera.graph import GraphSet
+from traces.synera.growing import GrowingGraphs
 from traces.synera.record_models import Models
 from traces.workload.generators import poisson
 
@@ -42,6 +48,9 @@ OWN = CounterfactualSettings(
     load_spread=1.0,
     loss="policy-gradient",
     future="policy",
+    explore_every=1,
+    explore_answers=9,
+    explore_random=0.2,
 )
 TINY = Recipe.of("counterfactual", OWN, steps=4, validation_answers=6, validate_every=2, seed=1)
 
@@ -202,13 +211,109 @@ def test_validation_that_keeps_no_answer_stops_the_training(pair: Recorded, tmp_
         train(lambda preference: pair.env(preference=preference), nothing, TINY, tmp_path / "run")
 
 
+# ---------------------------------------------------------------- graphs that grow
+
+
+@pytest.fixture(scope="module")
+def models(pair: Recorded) -> Models:
+    return Models.load(pair.slm, pair.llm)
+
+
+def _train_growing(
+    pair: Recorded, models: Models, seed: GraphSet, folder: Path, config: Recipe = TINY, **options: Any
+) -> tuple[Path, GrowingGraphs]:
+    grown = growing(models, seed, pair.score)
+
+    def make_env(preference: Preference | None) -> SyneraReplayEnv:
+        return SyneraReplayEnv(grown, LINKS, PHONE, GPU, preference, Outages.never())
+
+    return train(make_env, pair.env(), config, folder, Around(**options)).parent, grown
+
+
+def test_graphs_of_which_nothing_is_left_to_know_train_as_recorded_ones(
+    finished: Path, pair: Recorded, models: Models, tmp_path: Path
+) -> None:
+    """Exploration takes nothing from the draws of the training, and leaves its weights alone."""
+    run, grown = _train_growing(pair, models, pair.graphs, tmp_path / "mine", bounds=BOUNDS)
+    assert grown.growth.nodes_run == 0
+    assert (run / "bundle" / "policy.onnx").read_bytes() == (finished / "bundle" / "policy.onnx").read_bytes()
+
+
+def test_a_training_that_never_explores_is_over_what_was_recorded(pair: Recorded, models: Models, tmp_path: Path) -> None:
+    seed = holed(pair.graphs, 0.05, seed=1, from_depth=6)
+    config = replace(TINY, settings=replace(OWN, explore_every=0))
+    run, grown = _train_growing(pair, models, seed, tmp_path / "never", config)
+    assert grown.growth.nodes_run == 0
+    made = SyneraReplayEnv(seed, LINKS, PHONE, GPU, Preference(), Outages.never())
+    recorded = train(lambda preference: made, pair.env(), TINY, tmp_path / "recorded")
+    assert (run / "bundle" / "policy.onnx").read_bytes() == (recorded / "policy.onnx").read_bytes()
+
+
+def test_of_prompts_alone_a_training_finds_out_what_it_needs(pair: Recorded, models: Models, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, grown = _train_growing(pair, models, bare(pair.graphs), tmp_path / "bare", replace(TINY, validate_every=1))
+    stated = json.loads((run / "config.json").read_text())
+    assert stated["states"] == 0
+    assert stated["growth"]["nodes"] == grown.nodes > 100
+    events = EventAccumulator(str(run / "tb"))
+    events.Reload()
+    values = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert [e.step for e in events.Scalars("growth/nodes")] == [0, 1, 2, 3, 4]
+    assert values["growth/nodes"] == sorted(values["growth/nodes"])
+    assert values["growth/states"][-1] == stated["growth"]["states"] > values["growth/states"][0] > 0
+    assert values["growth/nodes"][0] == values["growth/new_nodes"][0] + len(pair.graphs)
+    assert values["counterfactual/outside"][-1] < values["counterfactual/outside"][0]
+
+
+def test_prompts_alone_that_are_never_explored_are_refused(pair: Recorded, models: Models, tmp_path: Path) -> None:
+    config = replace(TINY, settings=replace(OWN, explore_every=0))
+    with pytest.raises(
+        SettingError, match="of none of the 6 prompts an answer was recorded, and explore_every=0 never explores"
+    ):
+        _train_growing(pair, models, bare(pair.graphs), tmp_path / "run", config)
+
+
+def test_a_training_on_growing_graphs_goes_on_by_what_they_had_grown_to(pair: Recorded, models: Models, tmp_path: Path) -> None:
+    config = replace(TINY, settings=replace(OWN, explore_every=2))
+    whole, _ = _train_growing(pair, models, bare(pair.graphs), tmp_path / "whole", config)
+    parts: list[Path] = []
+    half, grown_to = tmp_path / "half.safetensors", tmp_path / "grown.safetensors"
+
+    def interrupt(steps: int) -> None:
+        if steps == 3:
+            half.write_bytes((parts[0] / CHECKPOINT).read_bytes())
+            raise KeyboardInterrupt
+
+    grown = growing(models, bare(pair.graphs), pair.score)
+
+    def make_env(preference: Preference | None) -> SyneraReplayEnv:
+        return SyneraReplayEnv(grown, LINKS, PHONE, GPU, preference, Outages.never())
+
+    def judged(steps: int, found: Any) -> None:
+        grown.save(grown_to) if steps == 2 else None
+
+    watched = Around(on_start=parts.append, on_step=interrupt, on_judged=judged)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_env, pair.env(), config, tmp_path / "broken", watched)
+    seed = GraphSet.load(grown_to)
+    resumed, _ = _train_growing(pair, models, seed, tmp_path / "resumed", config, resume=half)
+    assert _weights(resumed / CHECKPOINT, "net.") == pytest.approx(_weights(whole / CHECKPOINT, "net."), rel=1e-3, abs=1e-5)
+    # Without them it explores anew: there is nothing else to learn of.
+    anew, explored = _train_growing(pair, models, bare(pair.graphs), tmp_path / "anew", config, resume=half)
+    assert explored.growth.nodes_run > 100
+    assert [line["steps"] for line in _lines(anew)] == [4]
+
+
+def _weights(checkpoint: Path, prefix: str) -> NDArray[np.float32]:
+    weights = part(load_file(checkpoint), prefix)
+    return np.concatenate([weights[name].ravel() for name in sorted(weights)])
+
+
 def test_worlds_that_it_cannot_know_are_refused(pair: Recorded, tmp_path: Path) -> None:
     busy = SyneraReplayEnv(pair.graphs, LINKS, preference=Preference(), cloud_load=poisson(2.0, 30.0))
     with pytest.raises(SettingError, match="leave out --workload"):
         train(lambda preference: busy, pair.env(), TINY, tmp_path / "run")
-    grown = growing(Models.load(pair.slm, pair.llm), bare(pair.graphs), pair.score)
-    with pytest.raises(SettingError, match="these grow; train with --grow no"):
-        train(lambda preference: SyneraReplayEnv(grown, LINKS, preference=preference), pair.env(), TINY, tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 

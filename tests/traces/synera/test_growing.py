@@ -62,6 +62,7 @@ def test_a_graph_that_is_walked_everywhere_becomes_the_recorded_one(
     assert grown.nodes_run == grown.runs.counts.nodes == inner - len(whole)
     assert grown.runs.counts.mean_wave > 2, "they go together"
     assert grown.runs.counts.prefix_tokens == sum(len(graph.prompt_tokens) for graph in whole), "each once"
+    assert grown.known().nodes == whole.nodes
     grown.save(tmp_path / "grown.safetensors")
     saved = GraphSet.load(tmp_path / "grown.safetensors")
     assert saved.meta.coverage == WHOLE
