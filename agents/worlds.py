@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agents.agreement import Agreement, agreement
 from agents.base import Controller
 from agents.evaluation import Answered, PlannedAnswer, answer_all
-from agents.fleet import fleet_seconds, run_fleet
+from agents.fleet import fleet_seconds, run_fleets
 from synera_env import DecisionEnv
 
 Makers = Mapping[str, Callable[[], Controller]]
@@ -51,14 +51,14 @@ class Replayed:
         return cls(env, plan, makers, answers)
 
     def live_seconds(self, devices: int) -> float:
-        """How long the same takes live, one controller after the other, if it is as the replay says; what was lost counts for nothing."""
-        seconds = [[a.metrics.seconds for a in answers if a.metrics] for answers in self.answers.values()]
-        return sum(fleet_seconds(each, devices) for each in seconds)
+        """How long the same takes live, if it is as the replay says; what was lost counts for nothing."""
+        in_turn = [answer for of_all in zip(*self.answers.values(), strict=True) for answer in of_all]
+        return fleet_seconds([each.metrics.seconds for each in in_turn if each.metrics], devices)
 
     def live(
         self, make_env: Callable[[], DecisionEnv], devices: int, on_answer: Callable[[], None] = lambda: None
     ) -> BothWorlds:
-        """Answer the plan live with each controller.
+        """Answer the plan live with each controller, in turn answer by answer.
 
         Args:
             make_env: makes a device's live environment, of the same prompts and links; closed here.
@@ -68,7 +68,8 @@ class Replayed:
         Raises:
             SyneraError: as the environments raise, or `on_answer`.
         """
-        live = {name: run_fleet(make_env, make(), self.plan, devices, on_answer) for name, make in self.makers.items()}
+        controllers = {name: make() for name, make in self.makers.items()}
+        live = run_fleets(make_env, controllers, self.plan, devices, on_answer)
         agreements = {name: agreement(self.env, live[name], self.answers[name]) for name in live}
         return BothWorlds(self.answers, live, agreements)
 

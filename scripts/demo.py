@@ -27,7 +27,7 @@ from agents.base import Controller
 from agents.bundle import Bundle
 from agents.comparison import reward_difference, summarise_all, summarise_answers
 from agents.evaluation import Answered, PlannedAnswer, answer_all, make_plan, plans_by_family
-from agents.fleet import run_fleet
+from agents.fleet import run_fleets
 from agents.learning.recipe import Recipe
 from agents.registry import rules
 from agents.rules import FixedRule
@@ -201,7 +201,7 @@ def _deploy(
     pace = None if arguments.unpaced else bundled.profile("gpu")
     answers, log = len(controllers) * len(plan), arguments.out / "verifier.log"
     with live_world(graphs.test, links, profile, pace, answers, log=log) as (make_env, answered):
-        return {name: run_fleet(make_env, each, plan, arguments.side_by_side, answered) for name, each in controllers.items()}
+        return run_fleets(make_env, controllers, plan, arguments.side_by_side, answered)
 
 
 def _by_family(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.evaluation import answer, make_plan
-from agents.fleet import fleet_seconds, run_fleet
+from agents.fleet import fleet_seconds, run_fleet, run_fleets
 from agents.rules import RandomRule
 from synera_env import SettingError, SyneraError
 from synera_env.synera.replay import SyneraReplayEnv
@@ -61,6 +61,24 @@ def test_any_number_of_devices_gives_the_same_answers_in_the_plans_order(
     assert len(done) == 14
     assert len(fleet.made) == min(devices, 14)
     assert set(fleet.closed) == set(fleet.made)
+
+
+def test_controllers_take_turns_answer_by_answer(pair: Recorded, env: SyneraReplayEnv) -> None:
+    plan, asked = make_plan(env, 3), []
+
+    class Noted(RandomRule):
+        def __init__(self, name: str) -> None:
+            super().__init__(env.schema)
+            self.name = name
+
+        def initial_state(self, seed: int) -> Any:
+            asked.append((self.name, seed))
+            return super().initial_state(seed)
+
+    found = run_fleets(Fleet(pair), {name: Noted(name) for name in "ab"}, plan, 1)
+    assert list(dict.fromkeys(asked)) == [(name, planned.seed) for planned in plan for name in "ab"]
+    alone = [answer(env, RandomRule(env.schema), p).tokens for p in plan]
+    assert {name: [a.tokens for a in of] for name, of in found.items()} == {"a": alone, "b": alone}
 
 
 def test_an_environment_that_cannot_be_made_ends_the_fleet(pair: Recorded, env: SyneraReplayEnv) -> None:

@@ -72,13 +72,13 @@ def test_a_verifier_that_dies_under_the_demo_ends_it_at_the_next_answer(
     def process(**_: Any) -> Iterator[Any]:
         yield SimpleNamespace(target="127.0.0.1:1", check=check)
 
-    def fleet(make: Any, controller: Any, plan: list[int], devices: int, on_answer: Callable[[], None]) -> list[Any]:
-        for _ in plan:
+    def fleets(make: Any, controllers: Any, plan: list[int], devices: int, on_answer: Callable[[], None]) -> dict[str, Any]:
+        for _ in range(len(controllers) * len(plan)):
             on_answer()
-        return []
+        return {}
 
     monkeypatch.setattr(_live_world, "verifier_process", process)
-    monkeypatch.setattr(demo, "run_fleet", fleet)
+    monkeypatch.setattr(demo, "run_fleets", fleets)
     graphs = demo._Graphs(*[demo.GraphSet.load(demo.bundled.graphs("test"))] * 4)  # type: ignore[arg-type]
     profile = demo.DeviceProfile.load(demo.bundled.profile("phone"))
     with pytest.raises(CloudUnavailableError, match="ended by itself"):
