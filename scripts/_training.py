@@ -42,8 +42,8 @@ class Training(World):
     begin_from: Path | None = None
     """Begin with the network of this finished counterfactual run; for agents of choices, such as ppo with --set actions=choices."""
     save_graphs: bool = True
-    """Keep what graphs have grown to in runs/NAME/graphs, at every validation and at the end; a later training goes on from there
-    with --graphs."""
+    """Keep what graphs have grown to in runs/NAME/graphs, at every validation, the last one is at the end; --resume goes on from
+    there, and a later training with --graphs."""
 
     def shared(self) -> dict[str, Any]:
         """What any agent's recipe takes."""

@@ -50,7 +50,7 @@ AGENTS: dict[str, Kind] = {
     "tqc": Kind(of.TQCSettings, "TQC, of knobs"),
     "dqn": Kind(of.DQNSettings, "DQN, of choices"),
     "discrete-sac": Kind(of.DiscreteSACSettings, "SAC of choices"),
-    "counterfactual": Kind(of.CounterfactualSettings, "exact gradients over recorded graphs", 400, 50, 1),
+    "counterfactual": Kind(of.CounterfactualSettings, "exact gradients over token graphs", 400, 50, 1),
 }
 """By name."""
 

@@ -27,7 +27,7 @@ from agents.learning.settings import CounterfactualSettings
 from agents.onnx_policy import OPERATORS
 from synera_env import Preference, PreferenceRange, SettingError, UncoveredError
 from synera_env.radio import Outages
-from synera_env.synera.decisions.sight import HISTORY
+from synera_env.synera.decisions.sight import HISTORY, sight_of
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.cuts import holed
 from tests.support.growing import bare, growing
@@ -236,7 +236,7 @@ def test_graphs_of_which_nothing_is_left_to_know_train_as_recorded_ones(
     """Exploration takes nothing from the draws of the training, and leaves its weights alone."""
     run, grown = _train_growing(pair, models, pair.graphs, tmp_path / "mine", bounds=BOUNDS)
     assert grown.growth.nodes_run == 0
-    assert (run / "bundle" / "policy.onnx").read_bytes() == (finished / "bundle" / "policy.onnx").read_bytes()
+    np.testing.assert_array_equal(_weights(run / CHECKPOINT, "net."), _weights(finished / CHECKPOINT, "net."))
 
 
 def test_a_training_that_never_explores_is_over_what_was_recorded(pair: Recorded, models: Models, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_training_that_never_explores_is_over_what_was_recorded(pair: Recorded
     assert grown.growth.nodes_run == 0
     made = SyneraReplayEnv(seed, LINKS, PHONE, GPU, Preference(), Outages.never())
     recorded = train(lambda preference: made, pair.env(), TINY, tmp_path / "recorded")
-    assert (run / "bundle" / "policy.onnx").read_bytes() == (recorded / "policy.onnx").read_bytes()
+    np.testing.assert_array_equal(_weights(run / CHECKPOINT, "net."), _weights(recorded.parent / CHECKPOINT, "net."))
 
 
 def test_of_prompts_alone_a_training_finds_out_what_it_needs(pair: Recorded, models: Models, tmp_path: Path) -> None:
@@ -256,6 +256,8 @@ def test_of_prompts_alone_a_training_finds_out_what_it_needs(pair: Recorded, mod
     stated = json.loads((run / "config.json").read_text())
     assert stated["states"] == 0
     assert stated["growth"]["nodes"] == grown.nodes > 100
+    known = SyneraReplayEnv(grown.known(), LINKS, PHONE, GPU)
+    assert stated["growth"]["states"] == len(sight_of(known).work.process.states.node)
     events = EventAccumulator(str(run / "tb"))
     events.Reload()
     values = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
