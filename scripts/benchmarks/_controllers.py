@@ -144,7 +144,10 @@ def cloud_at_quality(tested: Tested, bundles: Sequence[Path], answers: int) -> l
     """Cloud seconds of a policy where it answers as well as the LLM but for a point, beside those of always offloading.
 
     Where no check is lost, so that always offloading gives the LLM's own answers. The policy is asked in every preference that has a
-    name; between two of them lies what a random mix of both gets.
+    name; between two of them, and between the dearest and always offloading, lies what a random mix of both gets.
+
+    Raises:
+        UncoveredError: too few answers stay inside the recorded graphs.
     """
     mix = Mix((FAMILIES,), (PROFILE,), get_args(Prefer))
     worlds = Worlds(mix, tested.graphs, tested.test_links, tested.device, tested.cloud, outages=Outages.never())
@@ -153,23 +156,17 @@ def cloud_at_quality(tested: Tested, bundles: Sequence[Path], answers: int) -> l
     always = [Contestant(_ALWAYS, lambda _: rules(env.schema)[_ALWAYS])]
     seeds = [Contestant(_OURS, partial(_same, usable(path, env)), str(seed), learned=True) for seed, path in enumerate(bundles)]
     means = Means(hold(stage, scenarios, [*always, *seeds]))
-    ours, theirs = points_of(means, _OURS, "cloud_seconds"), means.of(_ALWAYS, "quality")
-    dear = means.of(_ALWAYS, "cloud_seconds")
-    if ours is None or theirs is None or dear is None:
+    ours, llm, dear = points_of(means, _OURS, "cloud_seconds"), means.of(_ALWAYS, "quality"), means.of(_ALWAYS, "cloud_seconds")
+    if ours is None or llm is None or dear is None:
         raise UncoveredError(
             f"in some scenario no answer of {_ALWAYS} or of the policy stays inside the recorded graphs; {ADVICE}"
         )
-    draws = range(len(theirs))
-    ratios = np.array([cost_of(ours.costs[:, r], ours.quality[:, r], theirs[r] - _QUALITY_LOST) / dear[r] for r in draws])
-    known = ratios[1:][np.isfinite(ratios[1:])]
-    points = ", ".join(
-        f"{name} {quality:.3f} at {cost:.3f} s"
-        for name, quality, cost in zip(ours.preferences, ours.quality[:, 0], ours.costs[:, 0], strict=True)
-    )
-    said = f"the LLM's quality {theirs[0]:.3f} at {dear[0]:.3f} s; {points}; reached in {len(known)} of {len(ratios) - 1} resamples"
-    return [
-        Figure("cloud seconds at the LLM's quality - 1 point", float(ratios[0]), "of always offloading's", 0.5, "lower", said)
-    ]
+    costs, reached = np.vstack([ours.costs, dear]), np.vstack([ours.quality, llm])
+    ratios = np.array([cost_of(costs[:, r], reached[:, r], llm[r] - _QUALITY_LOST) / dear[r] for r in range(len(llm))])
+    share, each = Estimate.of(ratios[0], ratios[1:]), zip(ours.preferences, reached[:, 0], costs[:, 0], strict=False)
+    points = ", ".join(f"{name} {quality:.3f} at {cost:.3f} s" for name, quality, cost in each)
+    said = f"{share:.3f}; the LLM's quality {llm[0]:.3f} at {dear[0]:.3f} s; by preference {points}"
+    return [Figure("cloud seconds at the LLM's quality - 1 point", share.mean, "of always offloading's", 0.5, "lower", said)]
 
 
 def _same(controller: Controller, scenario: Scenario) -> Controller:
