@@ -85,7 +85,7 @@ SHORTER = {
 ELSEWHERE = {
     *("make demo", "make test", "make check", "make wheel"),
     *("synera check-link", "synera bench device", "synera bench record", "synera bench stall-free", "synera validate-replay"),
-    *("synera inspect-trace", "synera validate-load", "synera bounds"),
+    *("synera inspect-trace", "synera validate-load", "synera bounds", "synera bench agents --threads 2"),
 }
 """Run by others, as it takes long or not every machine allows it: here it is checked that the target or command is there."""
 
