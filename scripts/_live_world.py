@@ -51,7 +51,7 @@ class Models:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let whoever ends this process end it as Ctrl-C does, so that the verifier's process is stopped, too."""
 
     def interrupt(*_: object) -> None:
@@ -106,7 +106,7 @@ def live_world(
     score = scorer_of(meta, models.score)
     prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
     with (
-        _interruptible(),
+        interruptible(),
         verifier_process(model=models.llm, pace=cloud_profile, log=log) as verifier,
         CloudClient(verifier.target) as client,
         progress() as bar,

@@ -7,7 +7,7 @@ Examples:
     synera bench faults --repetitions 200
     synera bench growth --repetitions 50
     synera bench record --threads 2 --repetitions 10
-    synera bench agents --threads 2                 # about an hour, most of it training; what it made in runs/bench-agents is kept
+    synera bench agents --threads 2                 # an hour or more; what it made in runs/bench-agents is kept
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ from scripts import record as recording
 from scripts._cli import check_output, check_seed, console, launch, next_step, say
 from scripts._evaluation import family_table
 from scripts._links import check_filling, links_of
-from scripts._live_world import live_world
+from scripts._live_world import interruptible, live_world
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
 from scripts._world import Agent, Opened
@@ -113,6 +112,7 @@ class _Graphs:
     test: GrowingGraphs
 
 
+@interruptible()
 def main(arguments: Arguments) -> None:
     """Run the path; see the module docstring.
 
@@ -121,8 +121,6 @@ def main(arguments: Arguments) -> None:
     """
     began = time.monotonic()
     check_output(arguments.out, folder=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     import torch
 
     torch.set_num_threads(1)  # work goes side by side: batches of prompts, then devices
@@ -148,10 +146,6 @@ def main(arguments: Arguments) -> None:
     families = _by_family(replay, controllers, arguments) if arguments.links is not None else {}
     _report(arguments, replay, live, replayed, families, began)
     graphs.test.save(arguments.out / "graphs" / "test.safetensors")
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _record(arguments: Arguments) -> _Graphs:

@@ -243,10 +243,10 @@ def best_rule(sight: Sight, ranges: Ranges, answers: int, rng: np.random.Generat
     confidence = seen[:, sight.schema.places("least_confidence")[0]]
     actions = sight.work.process.actions
     lengths = [knobs.draft_length for knobs in actions.knobs[: actions.ways]]
+    shortest = [way for way, length in enumerate(lengths) if length == min(lengths)]
     rules = [
         Rule(threshold, way, float(batch.rule(confidence < threshold, way).mean()))
         for threshold in THRESHOLDS
-        for way, length in enumerate(lengths)
-        if length == min(lengths)
+        for way in shortest
     ]
     return max(rules, key=lambda rule: rule.value)

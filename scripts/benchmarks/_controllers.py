@@ -85,12 +85,16 @@ def live(found: LiveFile, ours: str, link_aware: str) -> list[Figure]:
     for rival in ("runs/rules/fixed.json", link_aware):
         minus = {}
         for world in ("replay", "live"):
-            earned = {name: each.means[world]["reward"] or 0.0 for name, each in found.controllers.items()}
+            earned = {name: _known(each.means[world]["reward"]) for name, each in found.controllers.items()}
             own = [each for name, each in earned.items() if name.startswith(ours)]
             minus[world] = float(np.mean(own)) - earned[rival]
         peer = f"{len(own)} training seed(s); in replay on the same answers {minus['replay']:+.4f}"
         figures.append(Figure(f"{ours} minus {rival}, live", minus["live"], "reward", 0.0, "higher", peer))
     return figures
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def training(runs: Path, agents: Sequence[str], seeds: int, picture: Path) -> list[Figure]:

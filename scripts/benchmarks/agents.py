@@ -43,7 +43,7 @@ _TRAINED: dict[str, tuple[str, ...]] = {
         *("--set", "rollout=32", "--set", "minibatch=8192", "--set", "epochs=4"),
     ),
 }
-"""How each is trained; prompts, preferences, seeds, validation and wall time are alike."""
+"""How each is trained; prompts, links, preferences, seeds, validation and wall time are alike, the cloud's waits of the first vary more."""
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -58,30 +58,22 @@ def measure(setting: Setting) -> list[Figure]:
         _run(_TEST, "record", "--per-kind", _PER_KIND, "--out", "graphs", "--slm", pair / "slm", "--llm", pair / "llm")
         _run(_LINK_AWARE, "fit-rules", "--graphs", "graphs", "--validation-answers", _VALIDATION)
         for agent in (_POLICY, _PEER):
-            shared = (
-                "--graphs",
-                "graphs",
-                "--preference",
-                "sampled",
-                "--validation-answers",
-                _VALIDATION,
-                "--against",
-                _LINK_AWARE,
-            )
             several = ("--agent", agent, "--seeds", _SEEDS, "--at-once", setting.threads, "--seconds", _SECONDS)
-            _run(f"runs/{agent}-seed{_SEEDS - 1}/bundle", "sweep", *several, *shared, *_TRAINED[agent])
+            judged = ("--preference", "sampled", "--validation-answers", _VALIDATION, "--against", _LINK_AWARE)
+            _run(f"runs/{agent}-seed{_SEEDS - 1}/bundle", "sweep", "--graphs", "graphs", *several, *judged, *_TRAINED[agent])
+        bounds = f"mix-{answers}.json"
         mix = ("--graphs", "graphs", "--scenarios", "mix", "--answers", answers)
-        _run("mix.json", "bounds", *mix, "--no-clairvoyant", "--out", "mix.json")
+        _run(bounds, "bounds", *mix, "--no-clairvoyant", "--out", bounds)
         live = ("--graphs", _TEST, "--live", _DEVICES, "--answers", _LIVE_ANSWERS, "--json", "live.json")
         _run("live.json", "evaluate", *live, "--picture", "live.png", "--controller", *_LIVE_RULES, "--bundle", *_LIVE_BUNDLES)
         return [
-            *_kept(Path("contest.json"), lambda: _contest(answers)),
+            *_kept(Path(f"contest-{answers}.json"), lambda: _contest(answers, Path(bounds))),
             *of.live(read_json(Path("live.json"), LiveFile, "no live.json"), _POLICY, _LINK_AWARE),
             *of.training(Path("runs"), (_POLICY, _PEER), _SEEDS, Path("training.png")),
         ]
 
 
-def _contest(answers: int) -> list[Figure]:
+def _contest(answers: int, bounds: Path) -> list[Figure]:
     """Over the scenarios of the mix, with its report."""
     given = evaluate.Arguments(
         bundle=_BUNDLES,
@@ -90,14 +82,14 @@ def _contest(answers: int) -> list[Figure]:
         answers=answers,
         search=True,
         scenarios="mix",
-        report=Path("report"),
-        bounds=Path("mix.json"),
+        report=Path(f"report-{answers}"),
+        bounds=bounds,
     )
     tested = Tested.of(given)
     means = evaluated(given, tested)
     return [
         *of.margins(means, _POLICY, _LINK_AWARE, tested),
-        *of.gaps(means, Bounds.load("mix.json"), _POLICY, _LINK_AWARE),
+        *of.gaps(means, Bounds.load(bounds), _POLICY, _LINK_AWARE),
         *of.cloud_at_quality(tested, _BUNDLES, answers),
     ]
 
@@ -112,8 +104,8 @@ def _run(made: str, command: str, *words: object) -> None:
         return
     line = [command, *map(str, words)]
     console.print(harmless(f"synera {shlex.join(line)}"))
-    log = Path(f"{command}-{Path(made).parts[-2 if 'seed' in made else -1]}.log")
-    with log.open("w") as told:
+    log = Path(f"{command}.log")
+    with log.open("a") as told:
         module = f"scripts.{command.replace('-', '_')}"
         ended = subprocess.run([sys.executable, "-m", module, *line[1:]], stdout=told, stderr=subprocess.STDOUT, check=False)
     if ended.returncode:

@@ -97,7 +97,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     monkeypatch.chdir(tmp_path)
     found = Commands()
     monkeypatch.setattr(agents.subprocess, "run", found)
-    monkeypatch.setattr(agents, "_contest", lambda answers: [Figure("over scenarios", answers, "", 0.0, "higher", "")])
+    monkeypatch.setattr(agents, "_contest", lambda answers, bounds: [Figure("over scenarios", answers, "", 0.0, "higher", "")])
     return found
 
 
@@ -119,9 +119,7 @@ def test_every_command_is_run_once_and_what_it_made_is_kept(commands: Commands) 
 
 def test_a_command_that_fails_ends_it_and_what_it_printed_is_there(commands: Commands) -> None:
     commands.fails = "fit_rules"
-    with pytest.raises(
-        SyneraError, match=r"synera fit-rules failed with exit code 2; runs/bench-agents/fit-rules-link-aware\.json\.log"
-    ):
+    with pytest.raises(SyneraError, match=r"synera fit-rules failed with exit code 2; runs/bench-agents/fit-rules\.log"):
         agents.measure(Setting(bundled.PAIR, 1, 1))
     (log,) = agents.FOLDER.glob("fit-rules*.log")
     assert log.read_text() == "what fit_rules printed"

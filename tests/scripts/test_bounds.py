@@ -23,7 +23,7 @@ from scripts import bounds, evaluate, train
 from scripts.bounds import Arguments
 from synera_env import SyneraReplayEnv
 from tests.support.cuts import holed
-from tests.support.recorded import GPU, PHONE, TINY_PPO, Recorded, recorded
+from tests.support.recorded import GPU, PHONE, TINY_PPO, Recorded, recorded, split_files
 from traces import bundled
 
 
@@ -36,10 +36,7 @@ def pair(tiny_llm: Path) -> Recorded:
 def files(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder; and trees that are fitted at once."""
     monkeypatch.chdir(tmp_path)
-    for split in ("train", "validation", "test"):
-        pair.graphs.save(tmp_path / "graphs" / f"{split}.safetensors")
-    PHONE.save(tmp_path / "phone.json")
-    GPU.save(tmp_path / "gpu.json")
+    split_files(pair, tmp_path)
     tiny = {"rounds": 1, "answers": 3, "walks": 2, "trees": 3, "leaves": 4, "least_rows": 10, "rate": 0.4}
     monkeypatch.setattr(bounds, "InformedConfig", partial(InformedConfig, **tiny))
     return tmp_path

@@ -18,7 +18,7 @@ from runtime.errors import SettingError, SyneraError
 from scripts import _sweep, sweep, train
 from scripts._scale import Ended, spread
 from scripts._sweep import Part, Variant, reached, standing, variants
-from tests.support.recorded import GPU, PHONE, TINY_PPO, TINY_RUN, Recorded, recorded
+from tests.support.recorded import TINY_PPO, TINY_RUN, Recorded, recorded, split_files
 
 _SHARED = {name: getattr(TINY_RUN, name) for name in ("steps", "envs", "validation_answers", "validate_every")}
 
@@ -31,10 +31,7 @@ def pair(tiny_llm: Path) -> Recorded:
 @pytest.fixture
 def files(pair: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for split in ("train", "validation", "test"):
-        pair.graphs.save(tmp_path / "graphs" / f"{split}.safetensors")
-    PHONE.save(tmp_path / "phone.json")
-    GPU.save(tmp_path / "gpu.json")
+    split_files(pair, tmp_path)
     write_settings(tmp_path / "tiny.yaml", TINY_PPO, "tiny")
     return tmp_path
 

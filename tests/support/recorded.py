@@ -130,6 +130,14 @@ def trained(llm: Path) -> Path:
     return folder
 
 
+def split_files(pair: Recorded, folder: Path) -> None:
+    """Write a pair's graphs as those of every split, and the profiles of device and cloud."""
+    for split in ("train", "validation", "test"):
+        pair.graphs.save(folder / "graphs" / f"{split}.safetensors")
+    PHONE.save(folder / "phone.json")
+    GPU.save(folder / "gpu.json")
+
+
 def tiny_training(folder: Path) -> dict[str, Any]:
     """Options of `synera train` that train as :data:`TINY_RUN` says; its own settings are written into a folder."""
     write_settings(folder / "tiny.yaml", TINY_RUN.settings, "")
