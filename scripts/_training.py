@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from agents.learning.imitation import Beginning
 from scripts._world import World
+from synera_env.reward import Trained
 
 _OF_RECIPE = ("steps", "validate_every", "envs", "preference", "validation_answers", "stop_when", "patience", "seconds")
 
@@ -25,8 +26,9 @@ class Training(World):
     """Steps between validations, likewise: 8,192, or 50."""
     envs: int | None = None
     """Environments stepped side by side, likewise: 16."""
-    preference: Literal["default", "sampled"] = "default"
-    """`default`: the default weights in every episode; `sampled`: drawn for each, so one policy serves all."""
+    preference: Trained = "default"
+    """What the answers are valued by: the default weights; `sampled`, drawn for each, so that one policy serves all; or the weights of a
+    name, as --prefer of synera deploy has them."""
     validation_answers: int = 64
     """Answers of each validation; the best weights are kept."""
     stop_when: Literal["steps", "beats-rules"] = "steps"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agents.base import Controller
 from agents.comparison import covered_share, mean_of, resampled, warn_uncovered
@@ -36,6 +36,7 @@ from scripts._links import links_of
 from scripts._world import Graphs, Opened, World
 from synera_env import Preference, SettingError, SyneraReplayEnv
 from synera_env.mixes import Worlds, read_mix, scenarios_of
+from synera_env.reward import Trained, trained_for
 from traces.links.trace import LinkTrace
 from traces.synera.graph import GraphSet
 from traces.synera.growing import GrowingGraphs
@@ -57,7 +58,7 @@ class Arguments(World):
     """Of the scenarios of synera evaluate instead, `mix`, `quick` or a YAML file, on the test.safetensors of --graphs."""
     answers: int | None = None
     """As the --validation-answers of the training, or the --answers of the evaluation; by default theirs, 64 or 160."""
-    preference: Literal["default", "sampled"] = "default"
+    preference: Trained = "default"
     """As that of the training; scenarios have their own."""
     seed: int = 0
     """As that of the training or evaluation; also of the fits."""
@@ -125,8 +126,7 @@ def _of_training(arguments: Arguments, opened: Opened) -> list[_Where]:
     env = opened.validating()
     shared = {"validation_answers": arguments.counted, "preference": arguments.preference, "seed": arguments.seed}
     plan = validation_plan(env, Recipe.of(**shared))  # type: ignore[arg-type]
-    preference = Preference() if arguments.preference == "default" else None
-    policy = _fitted(arguments, opened, opened.links("train"), preference)
+    policy = _fitted(arguments, opened, opened.links("train"), trained_for(arguments.preference))
     with progress() as bar:
         task = bar.add_task("answer", total=1 + len(rules(env.schema)))
         answered = answer_all(env, policy, plan)

@@ -32,7 +32,7 @@ from scripts._sweep import Part, check_distinct, label, last_lines, outcome, rea
 from scripts._text import harmless
 from scripts._training import Training
 from scripts._world import Agent
-from synera_env import Preference
+from synera_env.reward import trained_for
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def main(arguments: Arguments) -> None:
 def _todo(arguments: Arguments, parts: list[Part], recipes: dict[str, Recipe]) -> list[Part]:
     """Those that are not finished; looks at the world, so that what is wrong with it is said once and before anything is done."""
     opened, beginning = arguments.opened(), arguments.beginning()
-    env = opened.training(Preference() if arguments.preference == "default" else None)
+    env = opened.training(trained_for(arguments.preference))
     world = {"train": env.provenance(), "validation": opened.validating().provenance()}
     if beginning is not None:
         world["beginning"] = beginning.as_stated()

@@ -8,6 +8,7 @@ Examples:
     synera train --imitate runs/rules/link-aware.json    # begins as that rule, and goes on from there
     synera train --resume runs/ppo.part-1a2b3c4d    # goes on with what was interrupted
     synera train --preference sampled               # one policy for any preference weights
+    synera train --preference quality               # one that costs hardly matter to; then synera deploy --prefer quality
     synera train --bounds runs/bounds.json          # shows how much of the gap to what synera bounds found is closed
     synera train --links traces/                    # recorded links, of any form that is known
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
@@ -21,7 +22,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
@@ -31,12 +32,15 @@ from agents.learning.around import Around
 from agents.learning.recipe import AGENTS, Recipe
 from agents.learning.run import train as train_agent
 from agents.learning.run_folder import CHECKPOINT, CONFIG, check_run_name, unfinished
+from agents.learning.settings import CounterfactualSettings
 from agents.learning.settings_file import changed, read_settings, tuned
 from scripts._cli import console, launch, next_step, progress, say
 from scripts._growth import save_grown, say_grown
 from scripts._training import Training
 from scripts._world import Agent, Opened
 from synera_env import SettingError
+from synera_env.reward import Prefer
+from traces.synera.growing import GrowingGraphs
 
 GROWN = "graphs"
 """In a run's folder: what graphs have grown to."""
@@ -145,7 +149,12 @@ def train(
     import torch
 
     torch.set_num_threads(1)  # networks this small only lose by more
-    parts: list[Path] = []
+    own, parts = recipe.settings, list[Path]()
+    if isinstance(own, CounterfactualSettings) and own.explore_every == 0 and isinstance(world.train, GrowingGraphs):
+        console.print(
+            "note: the training graphs can grow, but with explore_every=0 training is over what they hold; "
+            "--set explore_every=50 lets the policy explore them"
+        )
 
     def started(part: Path) -> None:
         parts.append(part)
@@ -215,6 +224,8 @@ def _next(arguments: Arguments, bundle: Path) -> list[str]:
     test = arguments.graphs / "test.safetensors"
     of_world = ("grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill", "workload")
     world = {name: getattr(arguments, name) for name in of_world}
+    if arguments.preference in get_args(Prefer):
+        world["prefer"] = arguments.preference
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),

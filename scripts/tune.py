@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.table import Table
@@ -26,6 +26,7 @@ from runtime.settings import whole
 from scripts._cli import check_output, console, launch, next_step, progress, say
 from scripts._scale import RayAddress, check_ray, connected, in_order, spread
 from scripts._world import Agent, Opened, World
+from synera_env.reward import Trained
 
 if TYPE_CHECKING:  # Optuna loads only after the arguments are understood
     from agents.learning.tuning import Attempt, Attempted
@@ -55,7 +56,7 @@ class Arguments(World):
     """Steps between validations; a trial that is below the median of those before it is given up at one."""
     envs: int | None = None
     """Environments stepped side by side."""
-    preference: Literal["default", "sampled"] = "default"
+    preference: Trained = "default"
     """Of trainings; see synera train."""
     validation_answers: int = 64
     """Answers of each validation; the best reward of a training is what its settings are worth."""

@@ -87,6 +87,21 @@ def chosen_preference(prefer: str, explicit: Preference) -> Preference:
     return explicit if prefer == "balanced" else named_preferences()[prefer]
 
 
+Trained = Literal["default", "sampled", "quality", "speed", "cost", "energy", "traffic"]
+"""What a controller can be trained for: the default weights, which are those of `balanced`; any, drawn for each answer; or one of
+:data:`Prefer`."""
+
+
+def trained_for(preference: str) -> Preference | None:
+    """Return the weights of all answers of a training; None where each answer's are drawn.
+
+    Raises:
+        SettingError: it is not one of :data:`Trained`.
+    """
+    one_of("preference", preference, get_args(Trained))
+    return None if preference == "sampled" else named_preferences()["balanced" if preference == "default" else preference]
+
+
 def weight(base: float, uniform: float, spread: float) -> float:
     """Return a weight around its default, log-uniformly."""
     return base * math.exp((2.0 * uniform - 1.0) * math.log(spread))

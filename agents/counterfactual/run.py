@@ -75,14 +75,13 @@ def train(
     """
     began, around = time.monotonic(), around or Around()
     check_run_name(folder.name)
-    preference = Preference() if recipe.preference == "default" else None
-    env = make_env(preference)
+    env = make_env(recipe.weights)
     try:
         check_same_models(env, validation)
         _check_world(env)
         with run_folder(folder, around.resume) as unfinished:
             around.on_start(unfinished)
-            run = _Run(env, validation, recipe, unfinished, preference, around, began)
+            run = _Run(env, validation, recipe, unfinished, around, began)
             run.train(around.on_step, around.resume)
             run.export(folder.name)
     finally:
@@ -106,7 +105,6 @@ class _Run:
         validation: SyneraReplayEnv,
         recipe: Recipe,
         folder: Path,
-        preference: Preference | None,
         around: Around,
         began: float,
     ) -> None:
@@ -116,7 +114,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         actions, own = Actions.of(env.schema), self._own
         self._net = ChoiceNet(env.schema, len(actions.knobs), own.hidden)
-        ranges = Ranges(env.links, preference, own.load_spread)
+        ranges = Ranges(env.links, recipe.weights, own.load_spread)
         how = own.learning_rate, own.weight_decay, recipe.seed, own.loss, own.future
         self._learner = Learner(self._net, sight_by_now(env), ranges, *how)
         exploring = own.explore_answers, own.explore_random, recipe.seed

@@ -74,9 +74,7 @@ def best_rival(env: DecisionEnv, plan: Sequence[PlannedAnswer], against: Sequenc
 def validation_plan(env: DecisionEnv, recipe: Recipe) -> list[PlannedAnswer]:
     """Return the answers by which a training is judged: in the preferences that it is trained for, on prompts and links that it is not."""
     plan = make_plan(env, recipe.validation_answers, seed=recipe.seed)
-    if recipe.preference == "default":
-        return plan
-    return [replace(each, preference=Preference.sample(each.seed)) for each in plan]
+    return [replace(each, preference=recipe.weights or Preference.sample(each.seed)) for each in plan]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from agents.learning import settings as of
 from agents.learning.settings import Settings
 from agents.learning.settings_file import tuned
 from runtime.settings import above, one_of, shown, whole
-from synera_env import SettingError
+from synera_env import Preference, SettingError
+from synera_env.reward import trained_for
 
-PREFERENCES = ("default", "sampled")
 STOPS = ("steps", "beats-rules")
 _COUNTS = {
     "steps": (1, 1_000_000_000),
@@ -68,7 +68,7 @@ class Recipe:
     envs: int
     """Environments stepped side by side; 1 for counterfactual training, which steps none."""
     preference: str = "default"
-    """`default`: the default weights in every episode; `sampled`: drawn for each, so one policy serves all."""
+    """See :data:`synera_env.reward.Trained`; of `sampled`, one policy serves all."""
     validation_answers: int = 64
     """Answers of each validation; the best weights are kept."""
     stop_when: str = "steps"
@@ -83,7 +83,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         one_of("agent", self.agent, tuple(AGENTS))
-        one_of("preference", self.preference, PREFERENCES)
+        trained_for(self.preference)  # refused, if it is unknown
         one_of("stop_when", self.stop_when, STOPS)
         for name, (low, high) in _COUNTS.items():
             whole(name, getattr(self, name), low, high)
@@ -144,6 +144,11 @@ class Recipe:
             return cls(settings=kind.settings(**stated["settings"]), **{name: stated[name] for name in names})
         except (KeyError, TypeError) as error:
             raise SettingError(f"this is no recipe of this version: {shown(str(error), 120)}; train anew") from None
+
+    @property
+    def weights(self) -> Preference | None:
+        """Of all answers; None draws each."""
+        return trained_for(self.preference)
 
     def as_stated(self) -> dict[str, Any]:
         """Return it as plain data."""

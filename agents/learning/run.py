@@ -96,10 +96,9 @@ class World:
     @classmethod
     def of(cls, make_env: MakeEnv, recipe: Recipe, opened: ExitStack) -> World:
         """Make them; closed with the stack."""
-        preference = Preference() if recipe.preference == "default" else None
 
         def made() -> DecisionEnv:
-            env = make_env(preference)
+            env = make_env(recipe.weights)
             opened.callback(env.close)
             return env
 

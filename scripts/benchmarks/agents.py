@@ -14,6 +14,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from agents.gaps import Bounds
+from runtime.settings import shown
 from scripts import evaluate
 from scripts._cli import console
 from scripts._live_sections import LiveFile
@@ -22,7 +23,7 @@ from scripts._tested import Tested
 from scripts._text import harmless
 from scripts.benchmarks import _controllers as of
 from scripts.benchmarks.harness import Figure, Setting, read_figures, write_figures
-from synera_env import SyneraError, read_json
+from synera_env import SettingError, SyneraError, read_json
 
 FOLDER = Path("runs/bench-agents")
 _POLICY, _PEER = "counterfactual", "ppo"
@@ -52,8 +53,8 @@ def measure(setting: Setting) -> list[Figure]:
     Raises:
         SyneraError: a command failed; the folder has what it printed.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
     pair, answers = setting.pair.absolute(), 8 * setting.repetitions
+    _take(FOLDER, pair)
     with chdir(FOLDER):
         _run(_TEST, "record", "--per-kind", _PER_KIND, "--out", "graphs", "--slm", pair / "slm", "--llm", pair / "llm")
         _run(_LINK_AWARE, "fit-rules", "--graphs", "graphs", "--validation-answers", _VALIDATION)
@@ -71,6 +72,19 @@ def measure(setting: Setting) -> list[Figure]:
             *of.live(read_json(Path("live.json"), LiveFile, "no live.json"), _POLICY, _LINK_AWARE),
             *of.training(Path("runs"), (_POLICY, _PEER), _SEEDS, Path("training.png")),
         ]
+
+
+def _take(folder: Path, pair: Path) -> None:
+    """Make the folder, or go on with it.
+
+    Raises:
+        SettingError: what it holds is of another pair.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "pair.txt"
+    if note.exists() and note.read_text() != str(pair):
+        raise SettingError(f"{folder} holds what was made with the pair {shown(note.read_text())}, not {pair}; remove it first")
+    note.write_text(str(pair))
 
 
 def _contest(answers: int, bounds: Path) -> list[Figure]:

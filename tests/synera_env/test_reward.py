@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from runtime.errors import SettingError
 from runtime.session import Cost
 from runtime.synera.chunk import ChunkRecord
-from synera_env.reward import SPREAD, Preference, PreferenceRange, chosen_preference, named_preferences, reward_terms
+from synera_env.reward import (
+    SPREAD,
+    Preference,
+    PreferenceRange,
+    chosen_preference,
+    named_preferences,
+    reward_terms,
+    trained_for,
+)
 from tests.support.records import record, verdict
 
 
@@ -116,3 +124,10 @@ def test_a_preference_is_named_or_stated_but_not_both() -> None:
         chosen_preference("energy", stated)
     with pytest.raises(SettingError, match="prefer='best' is not one of balanced, quality, speed"):
         chosen_preference("best", Preference())
+
+
+def test_a_training_is_for_the_default_a_name_or_any() -> None:
+    named = named_preferences()
+    assert (trained_for("default"), trained_for("sampled"), trained_for("cost")) == (named["balanced"], None, named["cost"])
+    with pytest.raises(SettingError, match="preference='balanced' is not one of default, sampled, quality"):
+        trained_for("balanced")

@@ -26,6 +26,7 @@ from agents.learning.recipe import Recipe
 from agents.learning.run import train
 from agents.rules import RandomRule
 from synera_env import EpisodeMetrics, Preference, PreferenceRange, SettingError, UncoveredError, synera_schema
+from synera_env.reward import named_preferences
 from tests.support.recorded import TINY_PPO, TINY_RUN, Recorded
 
 SCHEMA = synera_schema(2)
@@ -309,8 +310,8 @@ def test_weights_are_kept_for_what_they_earn_where_answers_are_lost(
     assert held[0].provenance["validation_reward"] == pytest.approx(rewards[best // 128])
 
 
-@pytest.mark.parametrize("preference", ["default", "sampled"])
-def test_preferences_are_the_default_or_drawn_and_the_bundle_says_which(
+@pytest.mark.parametrize("preference", ["default", "sampled", "quality"])
+def test_preferences_are_the_default_or_drawn_or_of_a_name_and_the_bundle_says_which(
     pair: Recorded, tmp_path: Path, preference: str
 ) -> None:
     seen = []
@@ -322,7 +323,8 @@ def test_preferences_are_the_default_or_drawn_and_the_bundle_says_which(
     config = replace(TINY_RUN, steps=128, validation_answers=2, preference=preference)
     meta = Bundle.load(train(make_env, pair.env(), config, tmp_path / "run")).meta
     assert {w is None for w in seen} == {preference == "sampled"}
-    assert meta.preferences == PreferenceRange.of(None if preference == "sampled" else Preference())
+    weights = {"default": Preference(), "sampled": None, "quality": named_preferences()["quality"]}[preference]
+    assert meta.preferences == PreferenceRange.of(weights)
 
 
 WRONG = [
