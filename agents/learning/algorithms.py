@@ -154,6 +154,7 @@ def _off_policy(kind: Any, more: Callable[[Any, int], dict[str, Any]]) -> Make:
             gradient_steps=own.gradient_steps,
             tau=own.tau,
             gamma=own.gamma,
+            n_steps=own.n_steps,
             policy_kwargs=shape,
             seed=recipe.seed,
             device="cpu",

@@ -3,7 +3,8 @@
 The action is joint: one choice sets all knobs, as arXiv 2201.02968 has it for offloading; here over the schema's choices. As the
 policy gives each choice its probability p(a|s), expectations over actions are exact sums and need no samples:
 
-* critics: Q_i(s, a) towards r + gamma (1 - done) V(s'), with V(s') = sum_a p(a|s') (min_i Q'_i(s', a) - alpha log p(a|s')),
+* critics: Q_i(s, a) towards R + gamma^n (1 - done) V(s'), with R the discounted rewards of n steps, s' what comes after them, and
+  V(s') = sum_a p(a|s') (min_i Q'_i(s', a) - alpha log p(a|s')),
 * actor: least sum_a p(a|s) (alpha log p(a|s) - min_i Q_i(s, a)),
 * temperature alpha: least alpha (H(s) - target) on the mean, H the entropy of p(.|s).
 
@@ -125,7 +126,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             alpha = self.log_temperature.detach().exp()
             with torch.no_grad():
                 value = soft_value(policy.actor(batch.next_observations), policy.critic_target(batch.next_observations), alpha)
-                target = batch.rewards[:, 0] + self.gamma * (1 - batch.dones[:, 0]) * value
+                discount = self.gamma if batch.discounts is None else batch.discounts[:, 0]
+                target = batch.rewards[:, 0] + discount * (1 - batch.dones[:, 0]) * value
             critic_loss = critics_loss(policy.critic(batch.observations), batch.actions[:, 0].long(), target)
             _descend(critic_optimizer, critic_loss)
             with torch.no_grad():

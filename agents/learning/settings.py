@@ -158,6 +158,9 @@ class OffPolicy(Settings):
     """How fast target networks follow, a gradient."""
     gamma: Annotated[float, Real(0.0, 1.0)]
     """Discount; an answer is a short episode, so 1 suits where it is stable."""
+    n_steps: Annotated[int, Whole(1, 1000, search=(1, 3, 8))]
+    """Steps whose rewards a target sums before it asks a critic; more bring the quality, paid at an answer's end, sooner to where it was
+    decided, but by what was done then, not by what the policy would do now."""
 
 
 @dataclass(frozen=True)

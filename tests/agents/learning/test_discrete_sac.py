@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents.learning import discrete_sac
 from agents.learning.discrete_sac import DiscreteSAC, critics_loss, entropy, soft_value, temperature_loss
 
 P = (0.5, 0.3, 0.2)
@@ -81,12 +82,13 @@ class Corridor(gym.Env[Any, Any]):
         return self._seen(), self.paid if over else 0.0, over, False, {}
 
 
-@pytest.fixture(scope="module")
-def learned() -> DiscreteSAC:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one step", "two steps"])
+def learned(request: pytest.FixtureRequest) -> DiscreteSAC:
     torch.manual_seed(0)
     model = DiscreteSAC(
         "MlpPolicy",
         DummyVecEnv([Corridor] * 4),
+        n_steps=request.param,
         learning_rate=5e-3,
         buffer_size=2000,
         learning_starts=100,
@@ -119,3 +121,28 @@ def test_its_entropy_is_held_near_its_target(learned: DiscreteSAC) -> None:
     assert learned.target_entropy == pytest.approx(0.1 * math.log(3))
     assert nats < 0.5 * math.log(3)
     assert learned.log_temperature.exp().item() != pytest.approx(0.1)
+
+
+def test_a_target_is_the_rewards_of_several_steps_and_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"net_arch": [8]}
+    model = DiscreteSAC(
+        "MlpPolicy",
+        DummyVecEnv([Corridor] * 2),
+        learning_rate=0.01,
+        learning_starts=40,
+        n_steps=2,
+        gamma=0.5,
+        policy_kwargs=shape,
+    )
+    model.learn(40)
+    held = model.replay_buffer.sample(64)  # type: ignore[union-attr]
+    # An answer has two steps: from its first, two are summed; from its second, one.
+    assert set(held.discounts.flatten().tolist()) == {0.25, 0.5}
+    going_on, targets = held._replace(dones=torch.zeros_like(held.dones)), list[torch.Tensor]()
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda _: going_on)
+    monkeypatch.setattr(discrete_sac, "critics_loss", lambda values, actions, target: targets.append(target) or values.sum())
+    with torch.no_grad():
+        policy, alpha = model.policy, model.log_temperature.exp()
+        after = soft_value(policy.actor(held.next_observations), policy.critic_target(held.next_observations), alpha)
+    model.train(1, 64)
+    torch.testing.assert_close(targets[0], held.rewards[:, 0] + held.discounts[:, 0] * after)
