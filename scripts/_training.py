@@ -21,11 +21,12 @@ class Training(World):
     """How trainings are done."""
 
     steps: int | None = None
-    """Environment steps (chunks); of counterfactual training, batches. By default as suits the agent: 120,000, or 400."""
+    """Environment steps (chunks); of counterfactual training, batches. By default as suits the agent: 400,000 on policy (200,000
+    with a memory), 80,000 off policy (120,000 of dqn), or 400."""
     validate_every: int | None = None
-    """Steps between validations, likewise: 8,192, or 50."""
+    """Steps between validations, likewise: 32,768, off policy 8,192, or 50."""
     envs: int | None = None
-    """Environments stepped side by side, likewise: 16."""
+    """Environments stepped side by side, likewise: 64, off policy 16."""
     preference: Trained = "default"
     """What the answers are valued by: the default weights; `sampled`, drawn for each, so that one policy serves all; or the weights of a
     name, as --prefer of synera deploy has them."""

@@ -3,7 +3,7 @@
 Examples:
     synera train                                    # PPO on the bundled graphs, a minute or two
     synera train --agent maskable-ppo --stop-when beats-rules --against runs/rules/link-aware.json
-    synera train --agent discrete-sac --set learning_rate=0.0005 --set hidden=128
+    synera train --agent discrete-sac --set learning_rate=0.001 --set hidden=128
     synera train --agent counterfactual --name mine --graphs runs/graphs
     synera train --imitate runs/rules/link-aware.json    # begins as that rule, and goes on from there
     synera train --resume runs/ppo.part-1a2b3c4d    # goes on with what was interrupted

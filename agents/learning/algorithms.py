@@ -117,7 +117,7 @@ def _on_policy(kind: Any, policy: str = "MlpPolicy") -> Make:
         if not chooses(own):
             shape["log_std_init"] = -0.5
         if isinstance(own, of.Proximal):
-            more = {"batch_size": own.minibatch, "n_epochs": own.epochs}
+            more = {"batch_size": min(own.minibatch, recipe.envs * own.rollout), "n_epochs": own.epochs}
         if isinstance(own, of.RecurrentPPOSettings):
             shape["lstm_hidden_size"] = own.memory
         return kind(

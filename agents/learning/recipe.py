@@ -34,22 +34,24 @@ class Kind:
     settings: type[Settings]
     about: str
     """In a few words."""
-    steps: int = 120_000
-    """Of a training, unless one says otherwise."""
-    validate_every: int = 8_192
-    envs: int = 16
+    steps: int
+    """Of a training, unless one says otherwise: about a minute of a core, off policy two."""
+    validate_every: int
+    envs: int
 
 
+_ON_POLICY = 400_000, 32_768, 64
+_OFF_POLICY = 80_000, 8_192, 16
 AGENTS: dict[str, Kind] = {
-    "ppo": Kind(of.PPOSettings, "PPO, of knobs or of choices"),
-    "a2c": Kind(of.A2CSettings, "A2C, likewise"),
-    "recurrent-ppo": Kind(of.RecurrentPPOSettings, "PPO with an LSTM"),
-    "maskable-ppo": Kind(of.MaskablePPOSettings, "PPO of those choices that can be done"),
-    "sac": Kind(of.SACSettings, "SAC, of knobs"),
-    "td3": Kind(of.TD3Settings, "TD3, of knobs"),
-    "tqc": Kind(of.TQCSettings, "TQC, of knobs"),
-    "dqn": Kind(of.DQNSettings, "DQN, of choices"),
-    "discrete-sac": Kind(of.DiscreteSACSettings, "SAC of choices"),
+    "ppo": Kind(of.PPOSettings, "PPO, of knobs or of choices", *_ON_POLICY),
+    "a2c": Kind(of.A2CSettings, "A2C, likewise", *_ON_POLICY),
+    "recurrent-ppo": Kind(of.RecurrentPPOSettings, "PPO with an LSTM", 200_000, 32_768, 64),
+    "maskable-ppo": Kind(of.MaskablePPOSettings, "PPO of those choices that can be done", *_ON_POLICY),
+    "sac": Kind(of.SACSettings, "SAC, of knobs", *_OFF_POLICY),
+    "td3": Kind(of.TD3Settings, "TD3, of knobs", *_OFF_POLICY),
+    "tqc": Kind(of.TQCSettings, "TQC, of knobs", *_OFF_POLICY),
+    "dqn": Kind(of.DQNSettings, "DQN, of choices", 120_000, 8_192, 16),
+    "discrete-sac": Kind(of.DiscreteSACSettings, "SAC of choices", *_OFF_POLICY),
     "counterfactual": Kind(of.CounterfactualSettings, "exact gradients over token graphs", 400, 50, 1),
 }
 """By name."""
@@ -97,10 +99,14 @@ class Recipe:
             raise SettingError(
                 f"envs={self.envs} says nothing of counterfactual training, which steps no environments; leave it out"
             )
-        if isinstance(self.settings, of.Proximal) and isinstance(self.settings, of.OnPolicy):
-            minibatch, rollout = self.settings.minibatch, self.settings.rollout
-            if minibatch > (most := self.envs * rollout):
-                raise SettingError(f"minibatch={minibatch} must be at most envs * rollout, {self.envs} * {rollout} = {most}")
+        if isinstance(self.settings, of.Proximal) and isinstance(self.settings, of.OnPolicy) and self._rollout < 2:
+            raise SettingError(f"envs * rollout = {self._rollout}: an update of {self.agent} is over at least 2 steps")
+
+    @property
+    def _rollout(self) -> int:
+        """Steps that an update of an agent that learns on policy is over."""
+        assert isinstance(self.settings, of.OnPolicy)
+        return self.envs * self.settings.rollout
 
     @classmethod
     def of(

@@ -111,8 +111,8 @@ class Either(OnPolicy):
 class Proximal:
     """What PPO adds, whatever it acts in."""
 
-    minibatch: Annotated[int, Whole(2, 1_000_000, search=(128, 256, 512))]
-    """Steps of one gradient; at most those of a rollout of all environments."""
+    minibatch: Annotated[int, Whole(2, 1_000_000, search=(256, 1024, 4096))]
+    """Steps of one gradient; all those of a rollout of all environments, where they are fewer."""
     epochs: Annotated[int, Whole(1, 1000, search=(3, 6, 10))]
     """Passes over a rollout."""
 
@@ -148,7 +148,7 @@ class OffPolicy(Settings):
     """Steps that are remembered."""
     learning_starts: Annotated[int, Whole(1, 1_000_000)]
     """Steps at random before anything is learned."""
-    batch: Annotated[int, Whole(2, 1_000_000, search=(128, 256, 512))]
+    batch: Annotated[int, Whole(2, 1_000_000, search=(256, 1024, 2048))]
     """Steps of one gradient."""
     train_every: Annotated[int, Whole(1, 100_000)]
     """Steps of each environment between updates."""

@@ -171,7 +171,7 @@ def _round(study: optuna.Study, recipe: Recipe, trials: int, attempts: Attempts,
         trial = study.ask()
         try:
             asked.append((trial, Attempt(replace(recipe, settings=suggest(trial, recipe.settings)), before)))
-        except SettingError:  # such as a minibatch larger than its rollout
+        except SettingError:  # such as an update over a single step
             on_trial(_tried(study.tell(trial, state=states.PRUNED)))
     left = [trial for trial, _ in asked]
     try:

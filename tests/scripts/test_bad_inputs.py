@@ -167,7 +167,7 @@ _DTYPES = ("int8", "", "float64", ESCAPES)
 _CHANGES = (
     *("", "hidden", "hidden=", "=8", "nope=1", "hidden=1.5", "hidden=0", "hidden=yes", "hidden=[8]", "hidden={", ESCAPES),
     *(f"learning_rate={value}" for value in ("0", "-1", "2", "nan", ".inf", "1e400", "much", HUGE)),
-    *("actions=both", "minibatch=1", "minibatch=99999", "rollout=2"),
+    *("actions=both", "minibatch=1", "minibatch=9999999", "rollout=0"),
 )
 WORDS = [
     *[(name, "--device", _DEVICES) for name in ("record", "measure-profiles", "serve", "deploy", "train-pair")],

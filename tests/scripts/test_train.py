@@ -212,4 +212,4 @@ def test_settings_are_the_agents_a_files_or_changed_one_by_one(files: Path) -> N
         ],
     )
     assert told.recipe().settings == replace(TINY_RUN.settings, learning_rate=2e-4, actions="choices")
-    assert (told.recipe().steps, Arguments(agent="counterfactual").recipe().steps) == (120_000, 400)
+    assert (told.recipe().steps, Arguments(agent="counterfactual").recipe().steps) == (400_000, 400)

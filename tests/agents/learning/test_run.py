@@ -351,6 +351,6 @@ def test_a_wrong_recipe_shows_the_value(wrong: dict[str, Any]) -> None:
 
 def test_a_rollout_of_one_step_cannot_be_learned_from() -> None:
     one = replace(TINY_PPO, rollout=1, minibatch=2)
-    with pytest.raises(SettingError, match=r"minibatch=2 must be at most envs \* rollout, 1 \* 1 = 1"):
+    with pytest.raises(SettingError, match=r"envs \* rollout = 1: an update of ppo is over at least 2 steps"):
         Recipe.of("ppo", one, envs=1)
     Recipe.of("ppo", replace(one, rollout=2), envs=1)

@@ -77,9 +77,9 @@ def test_a_trial_is_a_training_and_what_it_writes_is_taken_by_one(pair: Recorded
 
 
 def test_settings_that_do_not_go_together_are_passed_over(pair: Recorded, tmp_path: Path) -> None:
-    """No minibatch that a search tries fits one step of one environment."""
+    """An update over one step of one environment cannot be."""
     recipe = replace(small("ppo", envs=1), settings=replace(small("ppo").settings, rollout=2, minibatch=2))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tuning, "suggest", lambda trial, settings: replace(settings, minibatch=128))
+        patched.setattr(tuning, "suggest", lambda trial, settings: replace(settings, rollout=1))
         with pytest.raises(SettingError, match="no trial came to its end"):
             tune(lambda preference: pair.env(preference=preference), pair.env(), recipe, tmp_path, 2)
