@@ -39,7 +39,7 @@ _LIVE_BUNDLES = tuple(Path(f"runs/{agent}-seed0/bundle") for agent in (_POLICY, 
 """One seed of each, as seeds of one agent are too alike to be ranked."""
 _TRAINED: dict[str, tuple[str, ...]] = {
     _POLICY: ("--steps", "800", "--validate-every", "50", "--set", "load_spread=3"),
-    _PEER: ("--steps", "1500000", "--validate-every", "131072"),
+    _PEER: ("--steps", "2500000", "--validate-every", "131072"),
 }
 """How each is trained; prompts, links, preferences, seeds, validation and wall time are alike, the cloud's waits of the first vary more."""
 

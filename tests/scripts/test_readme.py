@@ -61,7 +61,7 @@ SHORTER = {
     "synera bench precision": "--repetitions 1",
     "synera bench precision --repetitions 48": "--repetitions 1",
     "synera train --preference sampled": f"--name sampled {_LITTLE} --grow yes",
-    "synera train --agent discrete-sac --set learning_rate=0.0005 --set hidden=128": (
+    "synera train --agent discrete-sac --set learning_rate=0.001 --set hidden=128": (
         "--name chosen --steps 64 --envs 2 --validation-answers 2 --set learning_starts=32 --set batch=16 --grow no"
     ),
     "synera train --name imitated --imitate runs/rules/link-aware.json --patience 5": f"{_LITTLE} --graphs runs/graphs",
