@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from runtime.synera.knobs import Knobs
 from tests.support.hostile import Asked, hostile, info_of
 from tests.support.recorded import PHONE, foreign_copy
 
+ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0)
 
 
@@ -187,31 +191,44 @@ def test_nobody_waits_for_a_release_that_a_dead_cloud_cannot_get(device: Device)
         assert not server.calls("Close")
 
 
-def test_ctrl_c_does_not_sit_out_a_cloud_that_hangs(device: Device) -> None:
-    deadlines = Deadlines(verify_seconds=250, close_seconds=0.1)
+_PATIENT = """
+import sys
+from pathlib import Path
+from runtime.client import CloudClient, Deadlines
+from runtime.device import Connection, Device
+from tests.runtime.test_device import ALWAYS, drive, threads
+from tests.support.recorded import PHONE
+
+device = Device.load(Path(sys.argv[1]), PHONE, max_new_tokens=7)
+try:
+    with (
+        CloudClient(sys.argv[2], deadlines=Deadlines(verify_seconds=250, close_seconds=0.1)) as client,
+        Connection(device, client, check_deadline=1000) as connection,
+    ):
+        drive(connection, "river", ALWAYS)
+except KeyboardInterrupt:
+    for thread in threads():
+        thread.join(30)
+    print("stopped", len(threads()))
+"""
+
+
+def test_ctrl_c_does_not_sit_out_a_cloud_that_hangs(device: Device, tiny_slm: Path) -> None:
+    """In a process of its own, so that a press that comes late meets no other test."""
     with hostile(info_of(device), {"Verify": lambda asked: asked.hang(250)}) as server:
-        raised = threading.Event()
-
-        def ctrl_c() -> None:
-            if server.hanging.acquire(timeout=120):  # a busy machine may stand still for a while
-                for _ in range(6):  # Python drops one that falls into a finaliser
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                    if raised.wait(30):
-                        return
-
-        presses = threading.Thread(target=ctrl_c)
-        presses.start()
-        with (  # the most patient device: one that gives a check up has ended the answer before a late press
-            pytest.raises(KeyboardInterrupt),
-            CloudClient(server.target, deadlines=deadlines) as client,
-            Connection(device, client, check_deadline=1000) as connection,
-        ):
-            drive(connection, "river", ALWAYS)
-        raised.set()
-        presses.join()
-        for thread in threads():
-            thread.join(30)
-        assert not threads()
+        line = [sys.executable, "-c", _PATIENT, str(tiny_slm), server.target]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            try:
+                assert server.hanging.acquire(timeout=120)  # a busy machine may stand still for a while
+                for _ in range(6):  # Python drops a press that falls into a finaliser
+                    process.send_signal(signal.SIGINT)
+                    with suppress(subprocess.TimeoutExpired):
+                        said, _ = process.communicate(timeout=25)
+                        break
+                assert process.poll() == 0
+                assert said == "stopped 0\n"
+            finally:
+                process.kill()
         assert not server.over.is_set()  # the cloud had not answered yet
 
 

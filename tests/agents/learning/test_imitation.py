@@ -153,8 +153,9 @@ def test_ppo_goes_on_from_the_network_of_a_counterfactual_run(pair: Recorded, tm
     wide = replace(recipe, settings=replace(recipe.settings, hidden=16))
     with pytest.raises(SettingError, match=r"add --set hidden=8"):
         Beginning(network=tmp_path / "cf").check(wide, schema)
+    knobs = replace(recipe, settings=replace(recipe.settings, actions="box"))  # type: ignore[call-arg]
     with pytest.raises(SettingError, match="ppo cannot begin from a counterfactual run as it is set"):
-        Beginning(network=tmp_path / "cf").check(small("ppo"), schema)
+        Beginning(network=tmp_path / "cf").check(knobs, schema)
     with pytest.raises(SettingError, match="no counterfactual run at"):
         Beginning(network=tmp_path)
     with pytest.raises(SettingError, match="not from both"):
