@@ -37,8 +37,7 @@ from traces.synera.graph_check import NODE_ARRAYS
 ROWS = 1024
 _STEPS, _PEER_STEPS = 50, 200
 _NODES = 1_000_000
-_TUNED = tuned("ppo", PPOSettings)
-_OWN = replace(_TUNED, rollout=32, minibatch=4096, epochs=4)
+_OWN = replace(tuned("ppo", PPOSettings), rollout=32, minibatch=4096)
 _PPO = Recipe.of("ppo", _OWN, steps=7 * 32 * ROWS, envs=ROWS, validation_answers=8, validate_every=1_000_000_000)
 
 
@@ -118,12 +117,10 @@ def _resident_mb() -> float:
 
 def _training() -> Figure:
     """Training as `agents.learning` has it, on the compiled rows; validation aside, which is as often as one asks for."""
-    epochs = (_TUNED.epochs, _OWN.epochs)
-    rates = {each: _trained(replace(_PPO, settings=replace(_OWN, epochs=each))) for each in epochs}
-    (usual, _), (rate, share) = rates.values()
+    rate, share = _trained(_PPO)
     peer = (
         f"{_OWN.rollout} steps of {_PPO.envs} rows, {_OWN.epochs} epochs of minibatches of {_OWN.minibatch}, hidden {_OWN.hidden}, {torch.get_num_threads()} threads; "
-        f"the environment's share of the time: {share:.1%}; with {_TUNED.epochs} epochs, as is usual: {usual:,.0f} a second"
+        f"the environment's share of the time: {share:.1%}"
     )
     return Figure("PPO from end to end", rate, "decisions/s", 50_000.0, "higher", peer)
 
