@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ from runtime.model.placement import Placement
 from tests.support.graphs import akin_graphs, akin_models, akin_pair, tiny_graphs, tiny_models  # noqa: F401 - fixtures
 from tests.support.placements import PLACEMENTS, named
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts a background job with Ctrl-C ignored
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub for a model; read when its library is first imported
 # No test is about how long an example takes: a machine may be held up at any time. The same commit is tested by the same
 # examples; `pytest --hypothesis-profile=explore` draws others.
