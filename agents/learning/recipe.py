@@ -99,14 +99,9 @@ class Recipe:
             raise SettingError(
                 f"envs={self.envs} says nothing of counterfactual training, which steps no environments; leave it out"
             )
-        if isinstance(self.settings, of.Proximal) and isinstance(self.settings, of.OnPolicy) and self._rollout < 2:
-            raise SettingError(f"envs * rollout = {self._rollout}: an update of {self.agent} is over at least 2 steps")
-
-    @property
-    def _rollout(self) -> int:
-        """Steps that an update of an agent that learns on policy is over."""
-        assert isinstance(self.settings, of.OnPolicy)
-        return self.envs * self.settings.rollout
+        own = self.settings
+        if isinstance(own, of.Proximal) and isinstance(own, of.OnPolicy) and self.envs == own.rollout == 1:
+            raise SettingError(f"envs * rollout = 1: an update of {self.agent} is over at least 2 steps; raise one of them")
 
     @classmethod
     def of(

@@ -38,7 +38,7 @@ _PROMPTS, _VALIDATION = 200, 20
 _NEW_TOKENS = 48
 _STEPS = 1000
 _ENVS = 64
-_OWN = replace(tuned("ppo", PPOSettings), rollout=32)  # as many steps an update as by default, in waves four times as large
+_OWN = replace(tuned("ppo", PPOSettings), actions="box", rollout=32, minibatch=256, epochs=6)
 _SEED_NODES = 12  # of each prompt, recorded: enough to fit a lens on
 _SIZES: dict[str, dict[str, int]] = {
     "slm": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4},

@@ -46,7 +46,7 @@ from traces.tasks import scorers
 _DRAFT = 4  # tokens of a check
 _PROMPT = 160  # tokens before it: as the bundled tasks' longest answers
 _CHECKS_A_REPETITION = 10  # as a 99th percentile needs many
-_OWN = replace(tuned("ppo", PPOSettings), rollout=64, minibatch=64, epochs=1)
+_OWN = replace(tuned("ppo", PPOSettings), actions="box", rollout=64, minibatch=64, epochs=1)
 _TINY_RUN = Recipe.of("ppo", _OWN, steps=384, envs=2, validation_answers=2, validate_every=256)
 """A policy of the default size; how well it decides costs nothing."""
 

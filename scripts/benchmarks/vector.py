@@ -37,7 +37,7 @@ from traces.synera.graph_check import NODE_ARRAYS
 ROWS = 1024
 _STEPS, _PEER_STEPS = 50, 200
 _NODES = 1_000_000
-_OWN = replace(tuned("ppo", PPOSettings), rollout=32, minibatch=4096)
+_OWN = replace(tuned("ppo", PPOSettings), actions="box", rollout=32, minibatch=4096, epochs=4)
 _PPO = Recipe.of("ppo", _OWN, steps=7 * 32 * ROWS, envs=ROWS, validation_answers=8, validate_every=1_000_000_000)
 
 

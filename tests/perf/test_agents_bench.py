@@ -24,7 +24,7 @@ from scripts._outcome import BEST_FIXED
 from scripts.benchmarks import _controllers as of
 from scripts.benchmarks import agents
 from scripts.benchmarks.harness import Figure, Setting, read_figures, write_figures
-from synera_env import SyneraError
+from synera_env import SettingError, SyneraError
 from tests.agents.test_aggregates import contest
 from tests.support.recorded import GPU, LINKS, PHONE, Recorded, recorded
 from traces import bundled
@@ -115,6 +115,16 @@ def test_every_command_is_run_once_and_what_it_made_is_kept(commands: Commands) 
     assert Path.cwd().name != agents.FOLDER.name
     assert agents.measure(Setting(bundled.PAIR, 2, 2)) == figures
     assert len(commands.ran) == 6
+
+
+def test_what_was_made_with_another_pair_is_refused_and_kept(commands: Commands, tmp_path: Path) -> None:
+    agents.measure(Setting(bundled.PAIR, 1, 1))
+    before = len(commands.ran)
+    with pytest.raises(
+        SettingError, match=r"runs/bench-agents holds what was made with the pair '.*pair', not .*mine; remove it"
+    ):
+        agents.measure(Setting(tmp_path / "mine", 1, 1))
+    assert len(commands.ran) == before
 
 
 def test_a_command_that_fails_ends_it_and_what_it_printed_is_there(commands: Commands) -> None:

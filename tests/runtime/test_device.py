@@ -192,7 +192,6 @@ def test_nobody_waits_for_a_release_that_a_dead_cloud_cannot_get(device: Device)
 
 
 _PATIENT = """
-import signal
 import sys
 from pathlib import Path
 from runtime.client import CloudClient, Deadlines
@@ -200,7 +199,6 @@ from runtime.device import Connection, Device
 from tests.runtime.test_device import ALWAYS, drive, threads
 from tests.support.recorded import PHONE
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is started without
 device = Device.load(Path(sys.argv[1]), PHONE, max_new_tokens=7)
 try:
     with (
