@@ -64,6 +64,15 @@ class SessionLostError(CloudError):
 class CloudBusyError(CloudError):
     """The verifier refuses more work or more sessions for now."""
 
+    def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        """When it may be worth another try; None where the verifier did not say."""
+
+
+class UnauthenticatedError(CloudError):
+    """The verifier does not know who asks: no token or certificate, or one that it does not take."""
+
 
 class BadAnswerError(CloudError):
     """The verifier's answer makes no sense, such as a token outside the vocabulary; nothing of it is believed."""

@@ -5,7 +5,7 @@ What does not live here: batching, KV and acceptance (each engine's own) and lea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,8 @@ class Check:
     sampled: SampledDraft | None = None
     """How the draft was sampled, and is then judged: by speculative sampling against just these proposals, see
     :func:`runtime.model.distributions.accept_sampled`. None is greedy: what stands is what the LLM would have chosen."""
+    slack_seconds: float | None = None
+    """How long, from now, the device can do without the verdict; None is not known. For schedulers that go by deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,39 @@ class Streamed:
     """Duration of that forward, which others may share."""
 
 
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One forward over a batch of requests, once it is over."""
+
+    seconds: float
+    """Its duration."""
+    requests: int
+    verify_tokens: int
+    """Tokens of drafts, each with the position before it."""
+    prefill_tokens: int
+    """Tokens of prompts and of other history that had to be read (again)."""
+    decode_tokens: int
+    """Tokens of streams, one each."""
+    waiting: int
+    """Requests that wait at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """What an engine holds at a moment."""
+
+    waiting: int
+    """Requests that wait for a forward."""
+    blocks: int
+    """Of the KV pool, all; 0 where the engine has none that it knows of."""
+    used_blocks: int
+    """Held by sessions and streams."""
+    cached_blocks: int
+    """Held by nobody, and kept for who begins alike until they are needed."""
+    evicted: int
+    """Since the start: how often a sequence lost its blocks to others, and had to be read again if it went on."""
+
+
 class Engine(Protocol):
     """Runs the LLM. Who batches and who owns KV and token histories is the engine's business.
 
@@ -93,6 +128,15 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """What is served; known before `start`, to any thread."""
+        ...
+
+    @property
+    def usage(self) -> EngineUsage:
+        """What it holds now; to any thread."""
+        ...
+
+    def watch(self, watcher: Callable[[Iteration], None]) -> None:
+        """Have every forward told of, by whatever thread it ran on; called before `start`, once a watcher."""
         ...
 
     async def start(self) -> None:
@@ -123,11 +167,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def open(self, session_id: str) -> None:
+    async def open(self, session_id: str, account: str = "") -> None:
         """Start a session with an empty history.
 
         Args:
             session_id: a fresh id, chosen by the caller.
+            account: whom its work is charged to, where work is shared out fairly; and beyond whose sessions nothing of its
+                prompts may be told by how fast others are answered.
 
         Raises:
             CloudUnavailableError: stopped or dead.
@@ -148,18 +194,19 @@ class Engine(Protocol):
         Raises:
             SessionLostError: the session, or some of the prefix, is not held (any more); also when the session is closed
                 meanwhile.
+            CloudBusyError: the engine can hold no more, or not as much as this.
             CloudUnavailableError: stopped or dead.
             CloudError: the forward failed; others in it, too.
 
         After an error other than SessionLostError, and after a cancellation, the session lives on and holds at least the
         prefix.
 
-        Cancellation: the check is dropped; a forward in hand ends first, its result unseen.
+        Cancellation: the check is dropped at once, also where it waits; a forward in hand ends first, its result unseen.
         """
         ...
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
     ) -> AsyncGenerator[Streamed, None]:
         """Decode until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
 
@@ -169,6 +216,7 @@ class Engine(Protocol):
             prompt: token ids in the vocabulary, at least one.
             max_new_tokens: at least 1; with the prompt it fits the context. The caller has seen to both.
             sampling: how tokens are drawn, each with the TOKEN uniform of its place; None decodes greedily.
+            account: see `open`.
 
         Raises:
             CloudUnavailableError: stopped or dead.

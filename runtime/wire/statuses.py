@@ -17,6 +17,7 @@ from runtime.errors import (
     SessionLostError,
     SyneraError,
     TokenizerMismatchError,
+    UnauthenticatedError,
 )
 
 STATUS: Mapping[type[SyneraError], StatusCode] = {
@@ -24,6 +25,7 @@ STATUS: Mapping[type[SyneraError], StatusCode] = {
     SessionLostError: StatusCode.NOT_FOUND,
     CloudBusyError: StatusCode.RESOURCE_EXHAUSTED,
     CloudRejectedError: StatusCode.INVALID_ARGUMENT,
+    UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     CloudUnavailableError: StatusCode.UNAVAILABLE,
     CloudError: StatusCode.INTERNAL,
 }

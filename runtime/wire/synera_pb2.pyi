@@ -53,7 +53,7 @@ class OpenResponse(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("session_id", "seq", "prefix_length", "context", "draft", "sampling", "proposals")
+    __slots__ = ("session_id", "seq", "prefix_length", "context", "draft", "sampling", "proposals", "slack_ms")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class VerifyRequest(_message.Message):
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PROPOSALS_FIELD_NUMBER: _ClassVar[int]
+    SLACK_MS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     seq: int
     prefix_length: int
@@ -68,7 +69,8 @@ class VerifyRequest(_message.Message):
     draft: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
     proposals: Proposals
-    def __init__(self, session_id: _Optional[str] = ..., seq: _Optional[int] = ..., prefix_length: _Optional[int] = ..., context: _Optional[_Iterable[int]] = ..., draft: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., proposals: _Optional[_Union[Proposals, _Mapping]] = ...) -> None: ...
+    slack_ms: int
+    def __init__(self, session_id: _Optional[str] = ..., seq: _Optional[int] = ..., prefix_length: _Optional[int] = ..., context: _Optional[_Iterable[int]] = ..., draft: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., proposals: _Optional[_Union[Proposals, _Mapping]] = ..., slack_ms: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "seed")
@@ -119,8 +121,12 @@ class CloseRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
 
 class CloseResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("compute_ms", "processed_tokens")
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    compute_ms: float
+    processed_tokens: int
+    def __init__(self, compute_ms: _Optional[float] = ..., processed_tokens: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("prompt", "max_new_tokens", "sampling")

@@ -6,13 +6,13 @@ What does not live here: batches (batcher.py), the forward (forward.py), what a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cloud.engine.base import Check, Checked, Engine, EngineInfo, Streamed
+from cloud.engine.base import Check, Checked, Engine, EngineInfo, EngineUsage, Iteration, Streamed
 from cloud.engine.embedded.batcher import Batcher
 from cloud.engine.embedded.forward import Forward, TorchForward, Work
 from cloud.engine.embedded.jobs import CheckJob, StreamJob
@@ -86,6 +86,14 @@ class EmbeddedEngine:
         """See :class:`cloud.engine.base.Engine`."""
         return self._info
 
+    @property
+    def usage(self) -> EngineUsage:
+        """See :class:`cloud.engine.base.Engine`."""
+        return EngineUsage(0, 0, 0, 0, 0)
+
+    def watch(self, watcher: Callable[[Iteration], None]) -> None:
+        """See :class:`cloud.engine.base.Engine`."""
+
     async def start(self) -> None:
         """See :class:`cloud.engine.base.Engine`."""
         self._loop = asyncio.get_running_loop()
@@ -101,7 +109,7 @@ class EmbeddedEngine:
         """See :class:`cloud.engine.base.Engine`."""
         return await asyncio.shield(self._death)
 
-    async def open(self, session_id: str) -> None:
+    async def open(self, session_id: str, account: str = "") -> None:
         """See :class:`cloud.engine.base.Engine`."""
         self._batcher.check_alive()
         if session_id in self._sessions:
@@ -126,7 +134,7 @@ class EmbeddedEngine:
         return replace(checked, load=checked.load + arrival.load) if arrival.load else checked
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         arrival = self._arrivals.draw()

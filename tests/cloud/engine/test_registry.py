@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from cloud.config import ServerConfig
 from cloud.engine import registry
-from cloud.engine.base import Check, Checked, EngineInfo, Streamed
+from cloud.engine.base import Check, Checked, EngineInfo, EngineUsage, Iteration, Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.server import running_server
 from runtime.client import CloudClient
@@ -30,6 +30,13 @@ class Parrot:
         self.info = EngineInfo("parrot", model, "Parrot", "0" * 16, 50, 100, ())
         self._sessions: set[str] = set()
 
+    @property
+    def usage(self) -> EngineUsage:
+        return EngineUsage(0, 0, 0, 0, 0)
+
+    def watch(self, watcher: Callable[[Iteration], None]) -> None:
+        pass
+
     async def start(self) -> None:
         pass
 
@@ -40,7 +47,7 @@ class Parrot:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    async def open(self, session_id: str) -> None:
+    async def open(self, session_id: str, account: str = "") -> None:
         self._sessions.add(session_id)
 
     async def check(self, session_id: str, check: Check) -> Checked:
@@ -50,7 +57,7 @@ class Parrot:
         return Checked(count, check.draft[0], (0.0,) * count, 0.0, 0.0, 1.0, 1.0, count + 1, 1)
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
     ) -> AsyncGenerator[Streamed, None]:
         for _ in range(max_new_tokens):
             yield Streamed(prompt[0], 0.0, 1.0)
