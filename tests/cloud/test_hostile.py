@@ -144,6 +144,7 @@ def world(tiny_llm: Path) -> Iterator[World]:
             "CloudUnavailableError",
             "CloudError",
             "CloudBusyError",
+            "UnauthenticatedError",
         }
         poll(lambda: forward.caches == 2)  # the honest session's and the attacker's: nothing else was left behind
     assert forward.caches == 0
