@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import grpc
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -20,3 +22,9 @@ class Client:
 
 NOBODY = Client("", "")
 """Who calls without a network in between."""
+
+
+def client_of(context: grpc.aio.ServicerContext) -> Client:
+    """Return who made a call."""
+    connection = context.peer()  # ipv4:127.0.0.1:40000, ipv6:%5B::1%5D:40000
+    return Client(connection.rpartition(":")[0], connection)
