@@ -15,6 +15,7 @@ from cloud.engine.embedded.pace import Pace
 from cloud.sessions import MOST_SESSIONS
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
+from runtime.scheduling import DEFAULT_POLICY, POLICIES, TOKEN_BUDGET
 from runtime.settings import one_of, shown, whole, within
 
 _HOST = re.compile(r"[0-9A-Za-z._:%-]{1,253}")
@@ -47,8 +48,14 @@ class ServerConfig:
     """Most sessions and streams at a time, 1..100000."""
     lease_seconds: float = 300.0
     """An idle session is kept this long, 0.01..604800 (a week)."""
-    token_budget: int = 512
-    """Most tokens in a batch of several requests, 1..1000000."""
+    policy: str = DEFAULT_POLICY
+    """Who goes first into a forward; a name of `runtime.scheduling.POLICIES`."""
+    token_budget: int = TOKEN_BUDGET
+    """Most tokens in a forward, 1..1000000."""
+    kv_tokens: int | None = None
+    """Tokens whose keys and values there is room for, 1..1e9; None is 64 full contexts, or less where memory is short."""
+    shares_prefixes: str = "account"
+    """Whose sequences share the keys and values of what they begin with alike: those of an `account`, of `all`, or of `none`."""
     max_draft_tokens: int = 16
     """Longest draft of one check, 1..1024."""
     tls_certificate: Path | None = None
@@ -69,7 +76,11 @@ class ServerConfig:
         whole("port", self.port, 0, 65535)
         one_of("engine", self.engine, tuple(registry.LOADERS))
         whole("max_sessions", self.max_sessions, 1, MOST_SESSIONS)
+        one_of("policy", self.policy, tuple(POLICIES))
         whole("token_budget", self.token_budget, 1, 1_000_000)
+        if self.kv_tokens is not None:
+            whole("kv_tokens", self.kv_tokens, 1, 1_000_000_000)
+        one_of("shares_prefixes", self.shares_prefixes, ("account", "all", "none"))
         whole("max_draft_tokens", self.max_draft_tokens, 1, 1024)
         whole("pace_seed", self.pace_seed, 0, 2**63 - 1)
         if self.threads is not None:

@@ -61,15 +61,15 @@ class Checked:
     next_logprob: float
     """The same of `next_token`, after the history and draft[:accepted]."""
     queue_ms: float
-    """From the call to the start of its forward."""
+    """From the call to the verdict, less `compute_ms`."""
     compute_ms: float
-    """Duration of that forward, which others may share."""
+    """Duration of its forwards, which others may share; one, but for a history that is read in chunks."""
     compute_share_ms: float
-    """This check's share of it, by tokens."""
+    """This check's share of them, by tokens."""
     processed_tokens: int
     """Tokens that the LLM processed for this check."""
     load: int
-    """Requests in the forward, this one included, and those waiting at its end; where another machine is emulated, also
+    """Requests that are there at the end of its last forward, those that it ran included; where another machine is emulated, also
     those of others that it would have beside this one."""
 
 
@@ -79,9 +79,13 @@ class Streamed:
 
     token: int
     queue_ms: float
-    """From when it could be computed to the start of its forward."""
+    """From the call, or the token before it, to this token, less `compute_ms`."""
     compute_ms: float
-    """Duration of that forward, which others may share."""
+    """Duration of its forwards, which others may share."""
+    compute_share_ms: float = 0.0
+    """This token's share of them, by tokens."""
+    processed_tokens: int = 0
+    """Tokens that the LLM processed for it: at first the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Iteration:
     decode_tokens: int
     """Tokens of streams, one each."""
     waiting: int
-    """Requests that wait at its end."""
+    """Requests that are there at its end, beside those that it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,7 @@ class Engine(Protocol):
         ...
 
     async def close(self, session_id: str) -> None:
-        """Release a session and all it holds; nothing happens when there is none.
+        """Release a session and all it holds, but for what a forward in hand still borrows; nothing happens when there is none.
 
         May be called while a check of it runs: that raises SessionLostError, unless its verdict has been made. Raises
         nothing.

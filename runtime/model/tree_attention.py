@@ -35,24 +35,24 @@ def attend_paths(q: Tensor, store: Tensor, paths: Tensor, lengths: Tensor, windo
     return out
 
 
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
+def compiled(loop: Callable[..., None]) -> Callable[..., None]:
     """Compile a loop, once a machine where what was compiled can be kept in a file, else once a process."""
 
-    def compiled(*, cache: bool) -> Callable[..., None]:
+    def built(*, cache: bool) -> Callable[..., None]:
         # Sums may be reordered, so that they are vectorised; infinities keep their meaning.
         return njit(cache=cache, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})(loop)
 
     try:
-        return compiled(cache=True)
+        return built(cache=True)
     except RuntimeError:  # numba finds no folder that can be written
-        return compiled(cache=False)
+        return built(cache=False)
 
 
 # Two loops, as one that reads and writes floats of both kinds must fear that they overlap, and is half as fast. Four places
 # at once, as a query is then read, and a sum written, a quarter as often; past the end the last slot counts for nothing.
 
 
-@_compiled
+@compiled
 def _score(q, store, paths, lengths, seen, out):  # type: ignore[no-untyped-def]
     """Scaled products of queries and keys [rows, heads, longest + 3]; minus infinity where a row sees nothing."""
     rows, heads, dim = q.shape
@@ -82,7 +82,7 @@ def _score(q, store, paths, lengths, seen, out):  # type: ignore[no-untyped-def]
         out[row, :, last + 1 :] = -np.inf
 
 
-@_compiled
+@compiled
 def _mix(weights, store, paths, lengths, seen, out):  # type: ignore[no-untyped-def]
     """Sums of values by weight [rows, heads, head_dim]."""
     rows, heads, dim = out.shape

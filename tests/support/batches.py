@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from cloud.engine.embedded.batcher import Batcher, Outcome
-from cloud.engine.embedded.forward import Work
+from cloud.engine.embedded.batcher import Batcher
+from cloud.engine.embedded.jobs import Outcome
+from cloud.engine.embedded.kv_pool import Table
 from runtime.errors import CloudError, CloudUnavailableError
+from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler
 from tests.support.engine import FakeForward
 
 
 class Probe:
     """A job that decodes `rounds` tokens and reports into a queue."""
 
-    def __init__(self, prompt: list[int], rounds: int = 1, *, of: Probe | None = None) -> None:
-        """`of`: a job whose cache, so whose sequence, this one shares."""
-        self._tokens, self._rounds = prompt, rounds
-        self._cache, self._position = FakeForward().new_cache() if of is None else of._cache, 0
-        self.got: queue.Queue[Outcome | CloudError] = queue.Queue()
-        self.abandoned = False
+    check, account, deadline, tail = False, "", float("inf"), 1
 
-    def work(self) -> Work | None:
-        return None if self.abandoned else Work(self._cache, self._position, self._tokens, 1)
+    def __init__(self, prompt: list[int], rounds: int = 1) -> None:
+        self.table, self.tokens, self.kept = Table(f"sequence {id(self)}"), list(prompt), 0
+        self._rounds = rounds
+        self.got: queue.Queue[Outcome | CloudError] = queue.Queue()
 
     def deliver(self, outcome: Outcome) -> bool:
-        self._position += len(self._tokens)
-        self._tokens, self._rounds = [outcome.rows.choices[0]], self._rounds - 1
+        self.kept, self._rounds = len(self.tokens), self._rounds - 1
+        if self._rounds > 0:
+            self.tokens.append(outcome.rows.choices[0])
         self.got.put(outcome)
         return self._rounds > 0
 
@@ -52,10 +54,6 @@ class Broken(Probe):
         super().__init__([3])
         self._where = where
 
-    def work(self) -> Work | None:
-        self._raise_at("work")
-        return super().work()
-
     def deliver(self, outcome: Outcome) -> bool:
         self._raise_at("deliver")
         return super().deliver(outcome)
@@ -69,14 +67,16 @@ class Broken(Probe):
             raise ValueError(f"planted in {where}")
 
 
-def make(forward: FakeForward, **options: object) -> tuple[Batcher, queue.Queue[CloudUnavailableError]]:
+def make(
+    forward: FakeForward, *, policy: str = DEFAULT_POLICY, token_budget: int = TOKEN_BUDGET, **options: Any
+) -> tuple[Batcher, queue.Queue[CloudUnavailableError]]:
     """A batcher, and why it died."""
     deaths: queue.Queue[CloudUnavailableError] = queue.Queue()
-    return Batcher(forward, **{"token_budget": 512, "died": deaths.put} | options), deaths  # type: ignore[arg-type]
+    return Batcher(forward, Scheduler(policy, token_budget), died=deaths.put, **options), deaths
 
 
 @contextmanager
-def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: object) -> Iterator[Batcher]:
+def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: Any) -> Iterator[Batcher]:
     """A batcher that finds `jobs` waiting, lives, and has not died at the end."""
     made, deaths = make(forward, **options)
     for job in jobs:
@@ -88,6 +88,8 @@ def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: object)
     finally:
         forward.gate.set()
         made.stop()
+    made.memory.check_integrity()
+    assert made.usage.used_blocks == made.usage.waiting == 0
 
 
 def hold(forward: FakeForward, made: Batcher, rounds: int = 1) -> Probe:
@@ -98,3 +100,10 @@ def hold(forward: FakeForward, made: Batcher, rounds: int = 1) -> Probe:
     made.put(first)
     assert forward.entered.wait(30)
     return first
+
+
+def settle(made: Batcher) -> None:
+    """Wait until what was dropped and released is free."""
+    done = threading.Event()
+    made.when_done(done.set)
+    assert done.wait(30)

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
 from cloud.engine.base import Check, Checked
 from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudUnavailableError
-from tests.support.engine import FakeCache, FakeForward, fake_engine
+from tests.support.engine import FakeForward, fake_engine
 
 Body = Callable[[EmbeddedEngine, FakeForward], Awaitable[None]]
-
-
-class Watched(FakeForward):
-    """Knows which of its caches somebody still holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: weakref.WeakSet[FakeCache] = weakref.WeakSet()
-
-    def new_cache(self) -> FakeCache:
-        cache = super().new_cache()
-        self._made.add(cache)
-        return cache
-
-    @property
-    def caches(self) -> int:
-        gc.collect()
-        return len(self._made)
 
 
 def run(body: Body, forward: FakeForward | None = None, **options: object) -> None:
@@ -46,6 +26,8 @@ def run(body: Body, forward: FakeForward | None = None, **options: object) -> No
         finally:
             used.gate.set()
             await engine.stop()
+        engine.check_integrity()
+        assert engine.usage.used_blocks == 0
         assert not unseen
 
     asyncio.run(asyncio.wait_for(live(), 60))
@@ -64,6 +46,12 @@ async def held_back(engine: EmbeddedEngine, forward: FakeForward) -> asyncio.Tas
     task = asyncio.create_task(engine.check("held", Check(0, [1], [])))
     await entered(forward)
     return task
+
+
+async def used_blocks(engine: EmbeddedEngine) -> int:
+    """Blocks that are held once all is free that was given up before."""
+    await engine.freed()
+    return engine.usage.used_blocks
 
 
 async def tokens(engine: EmbeddedEngine, prompt: Sequence[int], count: int) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cloud.engine.base import EngineInfo
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.engine.embedded.forward import Rows, Work
-from cloud.engine.embedded.pace import Pace
+from runtime.model.paged_kv import BLOCK_TOKENS
 
 VOCAB = 50
 
@@ -39,17 +40,11 @@ def logits_after(prefix: Sequence[int]) -> torch.Tensor:
     return logits
 
 
-class FakeCache:
-    """The tokens that were run."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-
-
 class FakeForward:
     """Runs nothing; can be held at a gate and made to fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 200) -> None:
+        self.blocks = blocks
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -57,34 +52,41 @@ class FakeForward:
         """Raised by the next forwards, one each."""
         self.short = 0
         """So many results the next forward lacks."""
+        self.poisoned: set[int] = set()
+        """Tokens that no forward can run."""
         self.batches: list[list[int]] = []
-        """Tokens of each work of each forward."""
-
-    def new_cache(self) -> FakeCache:
-        return FakeCache()
+        """Tokens of each work of each forward that ran."""
+        self._held: dict[tuple[int, int], int] = {}  # token by block and place
 
     def run(self, batch: Sequence[Work]) -> list[Rows]:
         self.entered.set()
         assert self.gate.wait(30)
+        written = [{work.blocks[at // BLOCK_TOKENS] for at in _places(work)} for work in batch]
+        assert sum(map(len, written)) == len(set().union(*written)), "two works write to one block"
+        if self.failures or any(self.poisoned & set(work.tokens) for work in batch):
+            for work in batch:  # a failed forward may leave anything behind
+                self._write(work, [-1] * len(work.tokens))
+            raise self.failures.pop(0) if self.failures else RuntimeError("poisoned")
         self.batches.append([len(work.tokens) for work in batch])
-        assert len({id(work.cache) for work in batch}) == len(batch)
-        if self.failures:
-            batch[0].cache.tokens.append(-1)  # a failed forward may leave anything behind
-            raise self.failures.pop(0)
         results = [self._one(work) for work in batch]
         short, self.short = self.short, 0
         return results[: len(results) - short]
 
+    def _write(self, work: Work, tokens: Sequence[int]) -> None:
+        for at, token in zip(_places(work), tokens, strict=True):
+            self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] = token
+
     def _one(self, work: Work) -> Rows:
-        cached = work.cache.tokens
-        assert len(cached) >= work.position
-        del cached[work.position :]
-        choices, logits = [], []
-        for token in work.tokens:
-            cached.append(token)
-            choices.append(choice(cached))
-            logits.append(logits_after(cached))
-        return Rows(choices[-work.wanted :], torch.stack(logits[-work.wanted :]))
+        self._write(work, work.tokens)
+        end = work.position + len(work.tokens)
+        read = [self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] for at in range(end)]
+        wanted = range(end - work.wanted + 1, end + 1)
+        logits = [logits_after(read[:to]) for to in wanted]
+        return Rows([choice(read[:to]) for to in wanted], torch.stack(logits) if logits else torch.empty(0, VOCAB))
+
+
+def _places(work: Work) -> range:
+    return range(work.position, work.position + len(work.tokens))
 
 
 def fake_engine(
@@ -92,12 +94,11 @@ def fake_engine(
     *,
     context_tokens: int = 100,
     eos_ids: tuple[int, ...] = (),
-    pace: Pace | None = None,
-    pace_seed: int = 0,
+    **options: Any,
 ) -> EmbeddedEngine:
     """The embedded engine over a fake forward."""
     info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, eos_ids)
-    return EmbeddedEngine(info, forward, token_budget=512, pace=pace, pace_seed=pace_seed)
+    return EmbeddedEngine(info, forward, **options)
 
 
 def greedy(folder: Path, prompt: Sequence[int], count: int) -> list[int]:

@@ -1,83 +1,61 @@
-"""The one thread that runs forwards: it takes what waits, runs a batch, hands out results, measures.
+"""The one thread that runs forwards: it plans a batch of what waits, runs it, hands out results, measures.
 
-What does not live here: who goes first (scheduler.py) and what the tokens mean to a session (jobs.py, engine.py).
+What does not live here: who goes first (runtime/scheduling.py), who has which blocks (memory.py, kv_pool.py), and what the tokens mean
+to a session (jobs.py, engine.py).
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import count
 
+from cloud.engine.base import EngineUsage, Iteration
 from cloud.engine.embedded.forward import Forward, Rows, Work
+from cloud.engine.embedded.jobs import Job, Outcome
+from cloud.engine.embedded.kv_pool import Table
+from cloud.engine.embedded.memory import Memory
 from cloud.engine.embedded.pace import Pace
-from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
 from cloud.log import fields
-from runtime.errors import CloudError, CloudUnavailableError, SettingError
+from runtime.errors import CloudError, CloudUnavailableError
+from runtime.scheduling import Request, Scheduler, Slice
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a forward gave one job."""
-
-    rows: Rows
-    queue_ms: float
-    """From when the job was put in the queue to the start of its batch."""
-    compute_ms: float
-    """Duration of the batch's forward."""
-    compute_share_ms: float
-    """This job's share of it, by tokens."""
-    load: int
-    """Jobs in the batch, this one included, and those waiting at its end."""
-
-
-class Job(Protocol):
-    """A request in the queue."""
-
-    def work(self) -> Work | None:
-        """Return what to run next; None when nobody waits for it any more. Called by the engine's thread."""
-        ...
-
-    def deliver(self, outcome: Outcome) -> bool:
-        """Take a result; True puts the job back into the queue for more. Called by the engine's thread."""
-        ...
-
-    def fail(self, error: CloudError) -> None:
-        """Take the reason why there will be no (more) results; called by any thread, perhaps more than once."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Queued:
+    """A job that is there, and what its next result has cost so far."""
+
     job: Job
     since: float
-    due: float
-    """Not run earlier; on the batcher's clock, as `since`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    queued: _Queued
-    work: Work
+    """When it was put, or had its result before; on the batcher's clock."""
+    request: Request
+    """Scheduled once it may be run."""
+    compute: float = 0.0
+    """Seconds."""
+    share: float = 0.0
+    """Seconds."""
+    processed: int = 0
+    """Tokens."""
 
 
 class Batcher:
     """Runs jobs on a thread of its own, from `start` to `stop`.
 
-    Whatever a forward or the handing out of its results raises fails the jobs it concerns and nothing else. Whatever
-    else ends the thread fails all jobs, those to come included, as unavailable.
+    A forward that fails is run again by halves, so that only those fail that cannot be run. What the handing out of a result raises
+    fails its job and nothing else. Whatever else ends the thread fails all jobs, those to come included, as unavailable.
     """
 
     def __init__(
         self,
         forward: Forward,
+        scheduler: Scheduler,
         *,
-        token_budget: int,
         died: Callable[[CloudUnavailableError], None],
         pace: Pace | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -87,30 +65,50 @@ class Batcher:
 
         Args:
             forward: run by this thread only.
-            token_budget: most tokens in a batch of several jobs.
+            scheduler: with nobody there; this thread's from now on, as is all memory of the forward's.
             died: told, by the thread, why it ends without having been stopped; all jobs have failed by then.
-            pace: emulate a machine that takes this long; a batch never ends earlier.
+            pace: emulate a machine that takes this long; a forward never ends earlier.
             now: monotonic seconds.
             sleep: waits so many seconds.
         """
-        if token_budget < 1:
-            raise SettingError(f"token_budget={token_budget} must be at least 1")
-        self._forward, self._token_budget, self._pace, self._died = forward, token_budget, pace, died
+        self._forward, self._scheduler, self._pace, self._died = forward, scheduler, pace, died
         self._now, self._sleep = now, sleep
-        self._queue: list[_Queued] = []
+        self.memory = Memory(forward.blocks)
+        """The thread's; others may read its figures."""
+        self._watchers: list[Callable[[Iteration], None]] = []
+        self._there: dict[Job, _Queued] = {}  # that will have a result, or fail
+        self._asked: list[Callable[[], object]] = []  # what the thread does before it plans
+        self._in_hand: frozenset[Job] = frozenset()
         self._over: str | None = None  # why no job is taken any more
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards the four above
+        self._requests: dict[Request, _Queued] = {}
+        self._undue: list[tuple[float, int, _Queued]] = []  # a heap of those that may be run later
+        self._numbers = count()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+
+    # ------------------------------------------------------------ called by any thread
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Fail what waits as unavailable, and end the thread after the batch in hand."""
+        """Fail what waits as unavailable, and end the thread after the forward in hand."""
         self._end("the verifier is shutting down; try again when it is back")
         if self._thread.ident is not None:
             self._thread.join()
+        self._do_asked()
+        self.memory.clear()
+
+    def watch(self, watcher: Callable[[Iteration], None]) -> None:
+        """See :class:`cloud.engine.base.Engine`."""
+        self._watchers.append(watcher)
+
+    @property
+    def usage(self) -> EngineUsage:
+        """See :class:`cloud.engine.base.Engine`."""
+        pool = self.memory.pool
+        return EngineUsage(len(self._there), pool.blocks, pool.used, pool.cached, self.memory.evicted)
 
     def put(self, job: Job, *, wait_seconds: float = 0.0) -> None:
         """Queue a job; it fails as unavailable when the batcher has ended.
@@ -120,7 +118,33 @@ class Batcher:
             wait_seconds: it is not run earlier than so long from now; others are, meanwhile.
         """
         now = self._now()
-        self._enqueue([_Queued(job, now, now + wait_seconds)])
+        queued = _Queued(job, now, Request(now, 1, check=job.check, account=job.account, deadline=job.deadline))
+        with self._changed:
+            over = self._over
+            if over is None:
+                self._there[job] = queued
+                self._ask(lambda: heapq.heappush(self._undue, (now + wait_seconds, next(self._numbers), queued)))
+        if over is not None:
+            _fail([job], CloudUnavailableError(over))
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that nobody waits for; what it holds in a forward in hand is freed when that has ended."""
+        with self._changed:
+            if (queued := self._there.pop(job, None)) is not None:
+                self._ask(lambda: self._leaves(queued))
+
+    def release(self, table: Table) -> None:
+        """Free a sequence's blocks, once the forward in hand has ended; its job, if any, has been dropped."""
+        with self._changed:
+            self._ask(lambda: self.memory.frees(table))
+
+    def when_done(self, then: Callable[[], object]) -> None:
+        """Call back, on the engine's thread, when what was dropped and released before is free; at once if that thread has ended."""
+        with self._changed:
+            if self._over is None:
+                self._ask(then)
+                return
+        then()
 
     def check_alive(self) -> None:
         """Do nothing while jobs are taken.
@@ -131,100 +155,202 @@ class Batcher:
         if self._over is not None:
             raise CloudUnavailableError(self._over)
 
-    def _enqueue(self, jobs: Sequence[_Queued]) -> None:
-        with self._changed:
-            over = self._over
-            if over is None:
-                self._queue += jobs
-                self._changed.notify()
-        if over is not None:
-            _fail((each.job for each in jobs), CloudUnavailableError(over))
+    def _ask(self, what: Callable[[], object]) -> None:
+        self._asked.append(what)
+        self._changed.notify()
 
     def _end(self, why: str) -> None:
         with self._changed:
             self._over = self._over or why
-            left, self._queue = self._queue, []
+            left = [job for job in self._there if job not in self._in_hand]
+            for job in left:
+                del self._there[job]
             self._changed.notify()
-        _fail((each.job for each in left), CloudUnavailableError(self._over))
+        _fail(left, CloudUnavailableError(self._over))
+
+    # ------------------------------------------------------------ the thread
 
     def _live(self) -> None:
-        batch: list[_Ready] = []
         try:
             while self._over is None:
-                batch = self._next_batch()
-                if batch:
-                    self._run(batch)
-                batch = []  # while it waits it keeps nobody's cache alive
+                if slices := self._next_batch():
+                    self._run(slices)
+                self._in_hand = frozenset()
         except BaseException as error:  # nothing may be left waiting for a thread that is gone
             _log.exception("the engine's thread died")
             why = CloudUnavailableError(f"the engine died of {error!r}; restart the verifier, its log says more")
+            self._in_hand = frozenset()
             self._end(str(why))
-            _fail((each.queued.job for each in batch), why)
+            self._do_asked()
             self._died(why)
+        else:
+            self._end(self._over)  # streams that were in hand
+            self._do_asked()
 
-    def _next_batch(self) -> list[_Ready]:
-        """Wait until jobs are due and form a batch; drop abandoned ones. Empty when all were, or when the batcher has ended."""
+    def _do_asked(self) -> None:
         with self._changed:
-            while self._over is None and (seconds := self._until_due()) != 0.0:
+            asked, self._asked = self._asked, []
+        for each in asked:
+            each()
+
+    def _next_batch(self) -> list[Slice]:
+        """Wait until jobs are due, and plan a forward; empty when there is none to run after all, or when the batcher has ended."""
+        with self._changed:
+            while self._over is None and not self._asked and not self._requests and (seconds := self._until_due()) != 0.0:
                 self._changed.wait(seconds)
-            now = self._now()
-            ready = [_Ready(queued, work) for queued in self._queue if (work := queued.job.work()) is not None]
-            due = [i for i, each in enumerate(ready) if each.queued.due <= now]
-            waiting = [Waiting(id(ready[i].work.cache), len(ready[i].work.tokens)) for i in due]
-            picked = {due[i] for i in pick_fcfs(waiting, self._token_budget)}
-            self._queue = [each.queued for i, each in enumerate(ready) if i not in picked]
-            return [each for i, each in enumerate(ready) if i in picked]
+        self._do_asked()
+        now = self._now()
+        while self._undue and self._undue[0][0] <= now:
+            self._comes(heapq.heappop(self._undue)[2], now)
+        if not self._requests or self._over is not None:
+            return []
+        for queued in self._requests.values():
+            if queued.request.left != len(queued.job.tokens) - queued.job.table.length:
+                self._prepare(queued)  # it lost its blocks
+        self.memory.begins_plan()
+        slices = self._scheduler.plan(now, self._has_room)
+        if not slices:
+            raise RuntimeError(f"none of {len(self._requests)} requests can be run")
+        with self._changed:
+            self._in_hand = frozenset(self._requests[each.request].job for each in slices)
+        return slices
 
     def _until_due(self) -> float | None:
         """Seconds until the first job may run; None when there is none."""
-        if not self._queue:
+        if not self._undue:
             return None
-        seconds = min(each.due for each in self._queue) - self._now()
-        return min(max(0.0, seconds), threading.TIMEOUT_MAX)
+        return min(max(0.0, self._undue[0][0] - self._now()), threading.TIMEOUT_MAX)
 
-    def _run(self, batch: list[_Ready]) -> None:
-        try:
-            outcomes = self._outcomes(batch)
-        except Exception as error:  # whatever a forward raises ends its batch, not the engine
-            tokens = sum(len(each.work.tokens) for each in batch)
-            _log.exception("the engine failed on a batch", extra=fields(requests=len(batch), tokens=tokens))
-            failed = CloudError(f"the engine failed on a batch of {len(batch)} requests, {tokens} tokens: {error}")
-            _fail((each.queued.job for each in batch), failed)
-            return
-        ended = self._now()
-        again = [each.queued.job for each, outcome in zip(batch, outcomes, strict=True) if _deliver(each.queued.job, outcome)]
-        self._enqueue([_Queued(job, ended, ended) for job in again])
+    def _comes(self, queued: _Queued, now: float) -> None:
+        """A job may be run from now on."""
+        job, request = queued.job, queued.request
+        if job not in self._there:
+            return  # it was dropped while it waited
+        request.arrived = now
+        self._prepare(queued)
+        self._scheduler.add(request)
+        self._requests[request] = queued
+        self.memory.takes_turn(job.table, request.number)
 
-    def _outcomes(self, batch: list[_Ready]) -> list[Outcome]:
+    def _prepare(self, queued: _Queued) -> None:
+        """Keep of a job's table what holds, find what others have read of it, and count what is left to run."""
+        job, pool = queued.job, self.memory.pool
+        pool.truncate(job.table, job.kept)
+        if not job.table.length:
+            pool.drop(job.table)
+            pool.adopt(job.table, job.tokens[: len(job.tokens) - job.tail + 1])
+        queued.request.tail, queued.request.left = job.tail, len(job.tokens) - job.table.length
+
+    def _leaves(self, queued: _Queued) -> None:
+        """A job is over; its table rests until its sequence has another one, or is over itself."""
+        if self._requests.pop(queued.request, None) is not None:
+            self._scheduler.remove(queued.request)
+            self.memory.rests(queued.job.table)
+
+    def _has_room(self, request: Request, tokens: int) -> bool:
+        job = self._requests[request].job
+        if request.left != len(job.tokens) - job.table.length:
+            return False  # it has just lost its blocks to who is before it
+        return self.memory.has_room(job.table, job.table.length + tokens)
+
+    def _run(self, slices: Sequence[Slice]) -> None:
+        batch = [self._requests[each.request] for each in slices]
+        works = [_work(queued.job, each) for queued, each in zip(batch, slices, strict=True)]
         began = self._now()
-        results = self._forward.run([each.work for each in batch])
-        if len(results) != len(batch):
-            raise RuntimeError(f"the forward gave {len(results)} results")
-        tokens = sum(len(each.work.tokens) for each in batch)
+        results: list[Rows | CloudError] = list(self._results(works))
+        tokens = sum(each.tokens for each in slices)
         if self._pace is not None:
-            self._sleep(max(0.0, began + self._pace.forward_seconds(tokens) - self._now()))
-        compute_ms = (self._now() - began) * 1e3
+            try:
+                self._sleep(max(0.0, began + self._pace.forward_seconds(tokens) - self._now()))
+            except Exception as error:  # a profile that makes no sense ends nothing but what it was asked for
+                _log.exception("a pace failed", extra=fields(tokens=tokens))
+                results = [CloudError(f"the pace of a forward over {tokens} tokens cannot be kept: {error}")] * len(works)
+        ended, there = self._now(), len(self._there)
+        self._scheduler.ran(slices)
+        said = _told(slices, ended - began, there - len(slices))
+        for queued, each, result in zip(batch, slices, results, strict=True):
+            if isinstance(result, CloudError):
+                self._ends(queued, result)
+                continue
+            queued.compute += ended - began
+            queued.share += (ended - began) * each.tokens / tokens
+            queued.processed += each.tokens
+            self._wrote(queued.job, each.tokens)
+            if each.request.left == 0:
+                self._deliver(queued, result, ended, there)
+        for watcher in self._watchers:
+            watcher(said)
+
+    def _results(self, works: Sequence[Work]) -> Iterator[Rows | CloudError]:
+        """Run a batch; where that fails each of its halves is run, so that one work cannot fail the others."""
+        try:
+            results = self._forward.run(works)
+            if len(results) != len(works):
+                raise RuntimeError(f"the forward gave {len(results)} results")
+            yield from results
+        except Exception as error:  # whatever a forward raises ends no more than what it runs
+            tokens = sum(len(work.tokens) for work in works)
+            _log.exception("a forward failed", extra=fields(requests=len(works), tokens=tokens))
+            if len(works) == 1:
+                yield CloudError(f"the engine failed on a request, {tokens} tokens in this forward: {error}")
+            else:
+                half = len(works) // 2
+                yield from self._results(works[:half])
+                yield from self._results(works[half:])
+
+    def _wrote(self, job: Job, tokens: int) -> None:
+        """Take note of what a forward has filled; of a draft nothing is shown to others."""
+        pool = self.memory.pool
+        pool.wrote(job.table, job.table.length + tokens)
+        pool.settle(job.table, job.tokens[: len(job.tokens) - job.tail + 1])
+
+    def _deliver(self, queued: _Queued, rows: Rows, ended: float, there: int) -> None:
+        job, pool = queued.job, self.memory.pool
+        if job not in self._there:
+            return  # it was dropped meanwhile
+        outcome = Outcome(
+            rows,
+            queue_ms=(ended - queued.since - queued.compute) * 1e3,
+            compute_ms=queued.compute * 1e3,
+            compute_share_ms=queued.share * 1e3,
+            processed_tokens=queued.processed,
+            load=there,
+        )
+        try:
+            more = job.deliver(outcome)
+        except Exception as error:  # the other jobs of the batch still get their results
+            _log.exception("a result could not be handed out")
+            self._ends(queued, CloudError(f"the engine failed to make a verdict of a forward's result: {error}"))
+            return
+        pool.truncate(job.table, job.kept)
+        pool.settle(job.table, job.tokens)
+        if not more:
+            self._ends(queued)
+            return
+        self._scheduler.goes_on(queued.request, len(job.tokens) - job.table.length)
+        queued.since, queued.compute, queued.share, queued.processed = ended, 0.0, 0.0, 0
+
+    def _ends(self, queued: _Queued, error: CloudError | None = None) -> None:
+        """A job has had its last result, or fails."""
         with self._changed:
-            load = len(batch) + len(self._queue)
-        return [
-            Outcome(
-                rows,
-                queue_ms=(began - each.queued.since) * 1e3,
-                compute_ms=compute_ms,
-                compute_share_ms=compute_ms * len(each.work.tokens) / tokens,
-                load=load,
-            )
-            for each, rows in zip(batch, results, strict=True)
-        ]
+            self._there.pop(queued.job, None)
+        self._leaves(queued)
+        if error is not None:
+            _fail([queued.job], error)
 
 
-def _deliver(job: Job, outcome: Outcome) -> bool:
-    try:
-        return job.deliver(outcome)
-    except Exception as error:  # the other jobs of the batch still get their results
-        _log.exception("a result could not be handed out")
-        _fail([job], CloudError(f"the engine failed to make a verdict of a forward's result: {error}"))
-        return False
+def _work(job: Job, part: Slice) -> Work:
+    start = job.table.length
+    tokens = job.tokens[start : start + part.tokens]
+    return Work(job.table.blocks, start, tokens, job.tail if part.last else 0)
+
+
+def _told(slices: Sequence[Slice], seconds: float, waiting: int) -> Iteration:
+    """What a forward was, once its slices have been run."""
+    verify = sum(each.request.tail for each in slices if each.request.check and each.request.left == 0)
+    decode = sum(each.tokens for each in slices if each.request.decoding)
+    tokens = sum(each.tokens for each in slices)
+    return Iteration(seconds, len(slices), verify, tokens - verify - decode, decode, waiting)
 
 
 def _fail(jobs: Iterable[Job], error: CloudError) -> None:

@@ -1,19 +1,20 @@
 """One forward of the model core over a ragged batch, and the small interface through which the batcher sees it.
 
-What does not live here: the layers (runtime/model/decoder.py), the caches (runtime/model/kv.py), who shares a batch.
+What does not live here: the layers (runtime/model/decoder.py), keys and values (runtime/model/paged_kv.py), who has which blocks
+(kv_pool.py), who shares a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from runtime.model.decoder import Decoder
-from runtime.model.kv import RaggedKV, SequenceKV
+from runtime.model.paged_kv import PagedKV, PagedStore, Part
 from runtime.model.placement import moved
 
 
@@ -21,15 +22,14 @@ from runtime.model.placement import moved
 class Work:
     """One sequence's part of a forward."""
 
-    cache: Any
-    """From this forward's `new_cache`; nobody else looks inside. No two works of a batch share one."""
+    blocks: Sequence[int]
+    """Where its keys and values are, and room for these tokens'. No two works of a batch write to one block."""
     position: int
-    """Positions of the cache to keep: where the tokens go. What it holds beyond is forgotten first, be it a rejected
-    draft or what a failed or abandoned forward left behind."""
+    """Where the tokens go; all places before are filled. What is behind is overwritten."""
     tokens: Sequence[int]
     """Token ids, at least one."""
     wanted: int
-    """How many of the last positions need a choice, 1..len(tokens)."""
+    """How many of the last positions need a choice, 0..len(tokens)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,41 +43,43 @@ class Rows:
 
 
 class Forward(Protocol):
-    """Runs the LLM. `run` is called by the engine's thread alone, `new_cache` by any."""
+    """Runs the LLM, on the engine's thread alone."""
 
-    def new_cache(self) -> Any:
-        """Return an empty cache."""
+    @property
+    def blocks(self) -> int:
+        """How many blocks of keys and values there is room for."""
         ...
 
     def run(self, batch: Sequence[Work]) -> Sequence[Rows]:
-        """Run one forward over a ragged batch; return the rows of each work, in order."""
+        """Run one forward over a ragged batch; return the rows of each work, in order. It may be run again after a failure."""
         ...
 
 
 class TorchForward:
     """Implements :class:`Forward` over a decoder."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, blocks: int) -> None:
         self._decoder = decoder
+        self._store = PagedStore(decoder.config.kv_shape, blocks, dtype=decoder.dtype, device=decoder.device)
 
-    def new_cache(self) -> SequenceKV:
-        """Return an empty cache."""
-        return self._decoder.new_cache()
+    @property
+    def blocks(self) -> int:
+        """See :class:`Forward`."""
+        return self._store.blocks
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Work]) -> list[Rows]:
         """See :class:`Forward`; the head runs only over the positions that are wanted."""
-        positions: list[int] = []
-        wanted: list[int] = []  # rows of the batch
+        parts = [Part(work.blocks, work.position, len(work.tokens)) for work in batch]
+        wanted, rows = list[int](), 0
         for work in batch:
-            work.cache.truncate(work.position)
-            positions += range(work.position, work.position + len(work.tokens))
-            wanted += range(len(positions) - work.wanted, len(positions))
+            rows += len(work.tokens)
+            wanted += range(rows - work.wanted, rows)
         ids = torch.tensor([token for work in batch for token in work.tokens])
-        kv = RaggedKV([work.cache for work in batch], [len(work.tokens) for work in batch])
-        hidden = self._decoder.run(self._decoder.embed(ids), torch.tensor(positions), kv)
-        logits = self._decoder.logits(hidden[moved(torch.tensor(wanted), hidden.device)])  # [sum of wanted, vocab]
-        choices = logits.argmax(-1).tolist()
+        positions = torch.tensor([place for part in parts for place in part.places])
+        hidden = self._decoder.run(self._decoder.embed(ids), positions, PagedKV(self._store, parts))
+        logits = self._decoder.logits(hidden[moved(torch.tensor(wanted, dtype=torch.int64), hidden.device)])
+        choices = logits.argmax(-1).tolist()  # [all that are wanted]
         results, start = [], 0
         for work in batch:
             end = start + work.wanted

@@ -1,20 +1,21 @@
 """What the batcher runs for a session and for a stream: results made on the engine's thread, handed to the event loop.
 
-What does not live here: a session's history (engine.py) and which jobs share a batch (scheduler.py).
+What does not live here: a session's history (engine.py), which jobs share a batch (runtime/scheduling.py), blocks (memory.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cloud.engine.base import Checked, Streamed
-from cloud.engine.embedded.batcher import Outcome
-from cloud.engine.embedded.forward import Rows, Work
+from cloud.engine.embedded.forward import Rows
+from cloud.engine.embedded.kv_pool import Table
 from runtime.errors import CloudError
 from runtime.model.distributions import accept_sampled, draw, truncated
 from runtime.model.placement import moved
@@ -22,41 +23,102 @@ from runtime.rules import Acceptance, accept_greedy
 from runtime.sampling import Draws, Purpose, SampledDraft, Sampling
 
 
-class CheckJob:
-    """One forward over what is new of a history and a draft; awaited through `result`. Made on the event loop."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What its forwards gave a job, from its last result on."""
 
-    def __init__(self, work: Work, draft: Sequence[int], sampled: SampledDraft | None, history: Sequence[int]) -> None:
+    rows: Rows
+    """Of the last forward."""
+    queue_ms: float
+    """Time that none of its forwards took: from when it was put, or from its result before, to this result."""
+    compute_ms: float
+    """Duration of its forwards."""
+    compute_share_ms: float
+    """Its share of them, by tokens."""
+    processed_tokens: int
+    """Tokens run for it."""
+    load: int
+    """Jobs that are there at the end of the last forward, those that it ran included."""
+
+
+class Job(Protocol):
+    """A request, one result after the other. The engine's thread calls its methods; its attributes are that thread's, too."""
+
+    table: Table
+    """Of its sequence."""
+    tokens: list[int]
+    """Of the sequence, from the first, up to what the next result is after."""
+    kept: int
+    """Places of the table that may be kept where they are filled: what is behind them is of other tokens, or may be."""
+    tail: int
+    """Positions at the end of the tokens whose rows are wanted, at least one."""
+    check: bool
+    """Its result is a verdict, which a device waits for."""
+    account: str
+    deadline: float
+    """On the batcher's clock; infinity is not known."""
+
+    def deliver(self, outcome: Outcome) -> bool:
+        """Take a result; True where there is to be another. `tokens` and `kept` are now those of what stands."""
+        ...
+
+    def fail(self, error: CloudError) -> None:
+        """Take the reason why there will be no (more) results; called by any thread, perhaps more than once."""
+        ...
+
+
+class CheckJob:
+    """What is new of a history, and a draft; awaited through `result`. Made on the event loop."""
+
+    check = True
+
+    def __init__(
+        self,
+        table: Table,
+        history: Sequence[int],
+        kept: int,
+        draft: Sequence[int],
+        sampled: SampledDraft | None = None,
+        *,
+        account: str = "",
+        deadline: float = float("inf"),
+    ) -> None:
         """Prepare.
 
         Args:
-            work: ends with the draft and wants the position before it as well.
+            table: of the session.
+            history: all tokens before the draft, at least one.
+            kept: below the history's length; so many of its first tokens the table was filled with, unless it was evicted.
             draft: token ids to judge.
             sampled: how it was sampled; None judges it greedily.
-            history: all tokens before the draft.
+            account: whom it is charged to.
+            deadline: when the verdict is of no more use, on the batcher's clock.
         """
-        self._work, self._draft, self._sampled, self._history = work, draft, sampled, history
+        self.table, self.kept, self.account, self.deadline = table, kept, account, deadline
+        self.tokens, self.tail = [*history, *draft], len(draft) + 1
+        self._draft, self._sampled = draft, sampled
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Checked] = self._loop.create_future()
 
-    def work(self) -> Work | None:
-        """See :class:`cloud.engine.embedded.batcher.Job`."""
-        return None if self.result.done() else self._work
-
     def deliver(self, outcome: Outcome) -> bool:
         """Judge the draft."""
-        checked = _checked(self._draft, self._judge(outcome.rows), outcome, len(self._work.tokens))
+        drafted = len(self._draft)
+        history = self.tokens[: len(self.tokens) - drafted]
+        checked = _checked(self._draft, self._judge(outcome.rows, history), outcome)
+        self.tokens = [*history, *self._draft[: checked.accepted]]
+        self.kept = len(self.tokens)
         self._loop.call_soon_threadsafe(self._settle, checked)
         return False
 
     def fail(self, error: CloudError) -> None:
-        """See :class:`cloud.engine.embedded.batcher.Job`."""
+        """See :class:`Job`."""
         self._loop.call_soon_threadsafe(self._settle, error)
 
-    def _judge(self, rows: Rows) -> Acceptance:
+    def _judge(self, rows: Rows, history: Sequence[int]) -> Acceptance:
         if self._sampled is None:
             return accept_greedy(self._draft, rows.choices)
         sampling = self._sampled.sampling
-        draws = Draws(sampling.seed, self._history)
+        draws = Draws(sampling.seed, history)
         return accept_sampled(self._draft, self._sampled.proposals, truncated(rows.logits, sampling), draws)
 
     def _settle(self, result: Checked | CloudError) -> None:
@@ -69,28 +131,26 @@ class CheckJob:
 
 
 class StreamJob:
-    """A forward a token, put back by the engine's thread itself so that streams stay together in a batch."""
+    """A result a token; the tokens so far are its own."""
+
+    check, tail = False, 1
 
     def __init__(
         self,
-        cache: Any,
+        table: Table,
         prompt: Sequence[int],
         max_new_tokens: int,
         eos_ids: frozenset[int],
         sampling: Sampling | None = None,
+        *,
+        account: str = "",
     ) -> None:
-        self._cache, self._eos_ids, self._sampling = cache, eos_ids, sampling
+        self.table, self.tokens, self.kept, self.account, self.deadline = table, list(prompt), 0, account, float("inf")
+        self._left, self._eos_ids, self._sampling = max_new_tokens, eos_ids, sampling
         self._draws = None if sampling is None else Draws(sampling.seed, prompt)
-        self._position, self._tokens, self._left = 0, tuple(prompt), max_new_tokens
         self._loop = asyncio.get_running_loop()
         self.results: asyncio.Queue[Streamed | CloudError | None] = asyncio.Queue()
         """Tokens, then an error or None."""
-        self.abandoned = False
-        """Set when nobody reads `results` any more."""
-
-    def work(self) -> Work | None:
-        """See :class:`cloud.engine.embedded.batcher.Job`."""
-        return None if self.abandoned else Work(self._cache, self._position, self._tokens, 1)
 
     def deliver(self, outcome: Outcome) -> bool:
         """Hand out a token; go on unless it is the last."""
@@ -98,23 +158,25 @@ class StreamJob:
         if self._sampling is not None and self._draws is not None:
             token = draw(truncated(outcome.rows.logits, self._sampling)[0], self._draws.uniform(Purpose.TOKEN))
             self._draws = self._draws.after([token])
-        self._position += len(self._tokens)
-        self._tokens, self._left = (token,), self._left - 1
-        self._put(Streamed(token, outcome.queue_ms, outcome.compute_ms))
+        self.kept, self._left = len(self.tokens), self._left - 1
+        took = outcome.queue_ms, outcome.compute_ms, outcome.compute_share_ms
+        self._put(Streamed(token, *took, outcome.processed_tokens))
         more = self._left > 0 and token not in self._eos_ids
-        if not more:
+        if more:
+            self.tokens.append(token)
+        else:
             self._put(None)
-        return more and not self.abandoned
+        return more
 
     def fail(self, error: CloudError) -> None:
-        """See :class:`cloud.engine.embedded.batcher.Job`."""
+        """See :class:`Job`."""
         self._put(error)
 
     def _put(self, result: Streamed | CloudError | None) -> None:
         self._loop.call_soon_threadsafe(self.results.put_nowait, result)
 
 
-def _checked(draft: Sequence[int], acceptance: Acceptance, outcome: Outcome, processed_tokens: int) -> Checked:
+def _checked(draft: Sequence[int], acceptance: Acceptance, outcome: Outcome) -> Checked:
     accepted, next_token = acceptance
     judged = min(accepted + 1, len(draft))
     *of_draft, of_next = _logprobs(outcome.rows.logits, [*range(judged), accepted], [*draft[:judged], next_token])
@@ -126,7 +188,7 @@ def _checked(draft: Sequence[int], acceptance: Acceptance, outcome: Outcome, pro
         queue_ms=outcome.queue_ms,
         compute_ms=outcome.compute_ms,
         compute_share_ms=outcome.compute_share_ms,
-        processed_tokens=processed_tokens,
+        processed_tokens=outcome.processed_tokens,
         load=outcome.load,
     )
 

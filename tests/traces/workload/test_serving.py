@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import Sequence
 
 import pytest
+from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.config import ServerConfig
-from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
 from runtime.errors import SettingError
 from traces.workload.serving import PLACES, TOKEN_BUDGET, Job, Request, Server
 

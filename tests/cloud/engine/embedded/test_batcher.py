@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from runtime.errors import CloudUnavailableError
-from tests.support.batches import Probe, batcher, hold, make
+from tests.support.batches import Probe, batcher, hold, make, settle
 from tests.support.engine import FakeForward, continuation
 from tests.support.paces import FakeTime, NoWait
 
@@ -27,20 +27,6 @@ def test_what_waits_shares_the_next_batch_within_the_budget() -> None:
     assert forward.batches == [[1], [3, 3], [3]]
     assert [o.rows.choices[0] for o in outcomes] == [continuation([i] * 3, 1)[0] for i in range(3)]
     assert [o.load for o in outcomes] == [3, 3, 1]
-
-
-def test_jobs_of_one_sequence_run_one_after_the_other() -> None:
-    forward = FakeForward()
-    with batcher(forward) as made:
-        hold(forward, made)
-        first = Probe([2])
-        jobs = [first, Probe([3], of=first), Probe([4])]
-        for job in jobs:
-            made.put(job)
-        forward.gate.set()
-        for job in jobs:
-            job.outcome()
-    assert forward.batches == [[1], [1, 1], [1]]
 
 
 def test_streams_stay_together_in_a_batch() -> None:
@@ -70,18 +56,24 @@ def test_pace_sets_the_duration_and_each_request_gets_its_share() -> None:
     assert (b.queue_ms, b.compute_ms, b.compute_share_ms) == (750.0, 1500.0, 375.0)
 
 
-def test_abandoned_jobs_are_not_run() -> None:
+def test_dropped_jobs_are_not_run_and_free_what_they_held() -> None:
     forward = FakeForward()
     with batcher(forward) as made:
-        hold(forward, made)
+        held = hold(forward, made, rounds=5)
         gone, kept = Probe([1] * 5), Probe([2])
-        gone.abandoned = True
         made.put(gone)
         made.put(kept)
+        made.drop(gone)
+        made.drop(held)  # whose forward runs
+        made.release(held.table)
         forward.gate.set()
         kept.outcome()
+        made.release(kept.table)
+        settle(made)
+        assert made.usage.used_blocks == 0
     assert forward.batches == [[1], [1]]
     assert gone.got.empty()
+    assert held.got.empty()
 
 
 def test_stop_fails_what_waits_and_what_comes_later() -> None:

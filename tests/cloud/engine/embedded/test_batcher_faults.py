@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.engine.embedded import batcher as batcher_module
 from runtime.errors import CloudError, CloudUnavailableError
+from runtime.scheduling import Scheduler
 from tests.support.batches import Broken, Probe, batcher, hold, make
 from tests.support.engine import FakeForward, continuation
 from tests.support.paces import NoWait
@@ -26,27 +26,35 @@ def test_an_engine_failure_fails_its_batch_and_nothing_else() -> None:
         made.put(kept)
         assert kept.outcome().rows.choices == continuation([1, 2], 1)
     assert type(error) is CloudError
-    assert "1 requests, 1 tokens: out of memory" in str(error)
+    assert "a request, 1 tokens in this forward: out of memory" in str(error)
 
 
 @pytest.mark.parametrize("short", [1, 2])
-def test_too_few_results_fail_the_batch_and_nothing_else(short: int) -> None:
+def test_a_forward_that_gives_too_few_results_is_run_again_by_halves(short: int) -> None:
     forward = FakeForward()
     forward.short = short
-    jobs, kept = [Probe([1]), Probe([1, 2])], Probe([1, 2])
-    with batcher(forward, jobs) as made:
-        for job in jobs:
-            error = job.error()
-            assert type(error) is CloudError
-            assert f"2 requests, 3 tokens: the forward gave {2 - short} results" in str(error)
-        made.put(kept)
-        assert kept.outcome().rows.choices == continuation([1, 2], 1)
-
-
-def test_jobs_that_fail_together_share_no_error() -> None:
-    forward = FakeForward()
-    forward.failures.append(RuntimeError("out of memory"))
     jobs = [Probe([1]), Probe([1, 2])]
+    with batcher(forward, jobs):
+        assert [job.outcome().rows.choices for job in jobs] == [continuation([1], 1), continuation([1, 2], 1)]
+    assert forward.batches == [[1, 2], [1], [2]]
+
+
+def test_one_that_cannot_be_run_fails_alone() -> None:
+    forward = FakeForward()
+    forward.poisoned = {49}
+    jobs = [Probe([i, 49 if i == 3 else i]) for i in range(8)]
+    with batcher(forward, jobs):
+        for i, job in enumerate(jobs):
+            if i == 3:
+                assert "poisoned" in str(job.error())
+            else:
+                assert job.outcome().rows.choices == continuation([i, i], 1)
+
+
+def test_jobs_that_fail_at_one_time_share_no_error() -> None:
+    forward = FakeForward()
+    forward.failures += [RuntimeError("out of memory")] * 3
+    jobs = [Probe([1]), Probe([2])]
     with batcher(forward, jobs):
         one, other = (job.error() for job in jobs)
     assert one is not other
@@ -76,7 +84,7 @@ def test_a_result_that_cannot_be_handed_out_fails_its_job_alone() -> None:
 
 def test_a_job_that_cannot_even_fail_keeps_no_other_from_failing() -> None:
     forward = FakeForward()
-    forward.failures.append(RuntimeError("out of memory"))
+    forward.failures += [RuntimeError("out of memory")] * 3
     jobs = [Broken("fail"), Probe([2])]
     with batcher(forward, jobs):
         assert "out of memory" in str(jobs[1].error())
@@ -106,23 +114,14 @@ def test_a_dying_thread_fails_what_is_in_hand_what_waits_and_what_comes(error: B
 
 
 def test_a_batch_that_cannot_be_formed_is_the_death_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, deaths = make(FakeForward())
-    jobs = [Probe([1]), Broken("work"), Probe([2])]
-    for job in jobs:
-        made.put(job)
-    made.start()
-    for job in jobs:
-        assert "planted in work" in str(job.error())
-    assert "planted in work" in str(deaths.get(timeout=30))
-    made.stop()
-
-    def pick(waiting: object, budget: object) -> list[int]:
+    def plan(*given: object) -> list[object]:
         raise RuntimeError("planted in the scheduler")
 
-    monkeypatch.setattr(batcher_module, "pick_fcfs", pick)
+    monkeypatch.setattr(Scheduler, "plan", plan)
     made, deaths = make(FakeForward())
-    made.put(jobs[0])
+    job = Probe([1])
+    made.put(job)
     made.start()
-    assert isinstance(jobs[0].error(), CloudUnavailableError)
+    assert isinstance(job.error(), CloudUnavailableError)
     assert "planted in the scheduler" in str(deaths.get(timeout=30))
     made.stop()

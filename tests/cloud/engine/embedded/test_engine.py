@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cloud.engine.base import Check
 from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudError, CloudUnavailableError, SessionLostError
-from tests.support.embedded import Watched, entered, failure, held_back, run, tokens
+from tests.support.embedded import entered, failure, held_back, run, tokens, used_blocks
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_engine
 
 PROMPT = [1, 2, 3]
@@ -174,25 +174,23 @@ def test_a_session_is_opened_once() -> None:
 # ---------------------------------------------------------------- life
 
 
-def test_caches_live_as_long_as_their_sessions() -> None:
-    forward = Watched()
-
+def test_blocks_are_held_as_long_as_their_sessions() -> None:
     async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
-        assert isinstance(forward, Watched)
         for name in ("a", "b"):
             await engine.open(name)
-            await engine.check(name, Check(0, PROMPT, [0]))
-        assert forward.caches == 2
+            await engine.check(name, Check(0, [*PROMPT, *name.encode()], [0]))
+        assert await used_blocks(engine) == 2
         await engine.close("b")  # whose forward was the last
-        assert forward.caches == 1
+        assert await used_blocks(engine) == 1
+        await engine.close("a")
+        assert await used_blocks(engine) == 0
 
-    run(body, forward)
-    assert forward.caches == 0
+    run(body)
 
 
 def test_stop_fails_what_waits_frees_all_and_is_no_failure() -> None:
     async def live() -> None:
-        forward = Watched()
+        forward = FakeForward()
         engine = fake_engine(forward)
         await engine.start()
         watch = asyncio.create_task(engine.failed())
@@ -201,7 +199,6 @@ def test_stop_fails_what_waits_frees_all_and_is_no_failure() -> None:
         check, stream = engine.check("a", Check(0, PROMPT, [])), tokens(engine, PROMPT, 3)
         waiting = [asyncio.create_task(check), asyncio.create_task(stream)]
         await asyncio.sleep(0)
-        assert forward.caches == 3
         stopping = asyncio.create_task(engine.stop())
         assert [str(await failure(each)) for each in waiting] == [
             "the verifier is shutting down; try again when it is back"
@@ -211,9 +208,8 @@ def test_stop_fails_what_waits_frees_all_and_is_no_failure() -> None:
         await engine.stop()
         for late in (engine.open("b"), engine.check("a", Check(0, PROMPT, [])), tokens(engine, PROMPT, 3)):
             assert "shutting down" in str(await failure(late))
-        waiting.clear()  # their errors keep the frames that they were raised in
-        del check, stream, late
-        assert forward.caches == 0
+        assert engine.usage.used_blocks == engine.usage.waiting == 0
+        engine.check_integrity()
         assert not watch.done()
         watch.cancel()
 

@@ -14,7 +14,7 @@ from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudError
 from runtime.model.distributions import accept_sampled, draw, propose, truncated
 from runtime.sampling import Draws, Proposal, Purpose, SampledDraft, Sampling
-from tests.support.embedded import Watched, held_back, run, tokens
+from tests.support.embedded import held_back, run, tokens, used_blocks
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, logits_after
 
 PROMPT = [1, 2, 3]
@@ -69,48 +69,43 @@ def test_a_stream_whose_forward_fails_says_so() -> None:
 
 def test_a_closed_stream_stops_and_is_freed() -> None:
     async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
-        assert isinstance(forward, Watched)
         async with aclosing(engine.stream(PROMPT, 90)) as stream:
             assert (await anext(stream)).token == choice(PROMPT)
-            assert forward.caches == 1
+            assert engine.usage.used_blocks == 1
         await engine.open("a")
         await engine.check("a", Check(0, [9] * 7, []))  # behind it in the queue
-        assert forward.caches == 1  # that of the session
+        assert await used_blocks(engine) == 1  # that of the session
         ran = len(forward.batches)
         await engine.check("a", Check(0, [9] * 7, []))
         assert forward.batches[ran:] == [[7]]
 
-    run(body, Watched())
+    run(body)
 
 
 def test_a_stream_that_is_cancelled_while_it_waits_is_freed() -> None:
     async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
-        assert isinstance(forward, Watched)
         held = await held_back(engine, forward)
         task = asyncio.create_task(tokens(engine, PROMPT, 90))
         await asyncio.sleep(0)
-        assert forward.caches == 2
         task.cancel()
         await asyncio.wait([task])
-        del task  # it keeps the frames that it was cancelled in
         forward.gate.set()
         await held
         await engine.check("held", Check(0, [1, 2], []))
         assert forward.batches == [[1], [2]]
-        assert forward.caches == 1
+        assert await used_blocks(engine) == 1
 
-    run(body, Watched())
+    run(body)
 
 
 def test_a_stream_that_is_not_begun_holds_nothing() -> None:
     async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
-        assert isinstance(forward, Watched)
         stream = engine.stream(PROMPT, 90)
-        assert forward.caches == 0
+        assert engine.usage.used_blocks == 0
         await stream.aclose()
         assert forward.batches == []
 
-    run(body, Watched())
+    run(body)
 
 
 # ---------------------------------------------------------------- sampled

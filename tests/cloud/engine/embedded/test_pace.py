@@ -14,7 +14,7 @@ from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.engine.embedded.pace import Arrival, Arrivals, Pace
 from runtime.errors import CloudUnavailableError, SessionLostError
 from tests.support.batches import Probe, batcher, hold
-from tests.support.embedded import Watched, run
+from tests.support.embedded import run
 from tests.support.engine import FakeForward, choice, continuation, fake_engine
 from tests.support.paces import FakeTime, NoWait
 from traces import bundled
@@ -156,7 +156,7 @@ def test_who_waits_is_in_nobodys_way() -> None:
 @pytest.mark.parametrize("how", ["closed", "cancelled", "stopped"])
 def test_a_check_that_waits_can_be_ended_and_leaves_nothing(how: str) -> None:
     async def live() -> None:
-        forward = Watched()
+        forward = FakeForward()
         engine = fake_engine(forward, pace=LONG)
         await engine.start()
         await engine.open("a")
@@ -173,8 +173,7 @@ def test_a_check_that_waits_can_be_ended_and_leaves_nothing(how: str) -> None:
         if how == "stopped":
             with pytest.raises(CloudUnavailableError):
                 await check
-        del check
-        assert (forward.batches, forward.caches) == ([], 0)
+        assert (forward.batches, engine.usage.used_blocks, engine.usage.waiting) == ([], 0, 0)
         assert "engine" not in {thread.name for thread in threading.enumerate()}
 
     asyncio.run(asyncio.wait_for(live(), 60))

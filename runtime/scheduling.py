@@ -1,0 +1,289 @@
+"""Who goes into the next forward of a cloud that many share, and how much of each: iteration-level scheduling. Pure.
+
+The verifier's embedded engine and the replay's shared cloud run this same code. What does not live here: clocks, threads, durations,
+and room in the KV pool, which is asked for through `grant`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+from runtime.errors import SettingError
+from runtime.settings import above, one_of, whole
+
+TOKEN_BUDGET = 512
+"""Most tokens in a forward, by default."""
+DEFAULT_POLICY = "verification_aware"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a scheduler knows of a request: a check, or a stream of tokens, one result after the other."""
+
+    arrived: float
+    """Seconds, on the scheduler's clock."""
+    left: int
+    """Tokens that are yet to be run for its next result, at least one."""
+    tail: int = 1
+    """Of those the last so many have to be in one forward: of a check the draft and the position before it."""
+    check: bool = True
+    """A device waits for the verdict; else it is a stream."""
+    account: str = ""
+    """Whom its tokens are charged to."""
+    deadline: float = math.inf
+    """When the result is of use no more; infinity is not known."""
+    decoding: bool = field(default=False, init=False)
+    """A stream that has had its first token."""
+    served: float = field(default=0.0, init=False)
+    """When a forward was last planned for it, at first its arrival."""
+    number: int = field(default=0, init=False)
+    """Of arrivals, from 1."""
+    level: int = field(default=0, init=False)
+    """Of a queue with levels, the smaller is served first; `used` are its tokens since it came there."""
+    used: int = field(default=0, init=False)
+
+
+class Slice(NamedTuple):
+    """A request's part of a forward."""
+
+    request: Request
+    tokens: int
+    """Its next so many."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the forward gives its result."""
+        return self.tokens == self.request.left
+
+
+class Policy(Protocol):
+    """Orders requests; made for one scheduler."""
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """The smaller goes first; of equals who came first."""
+        ...
+
+    def came(self, request: Request) -> None:
+        """A request is there."""
+        ...
+
+    def went(self, request: Request) -> None:
+        """A request that was there is no more."""
+        ...
+
+    def ran(self, request: Request, tokens: int) -> None:
+        """So many of its tokens go into a forward."""
+        ...
+
+
+class _Plain:
+    """A policy that keeps no books."""
+
+    def came(self, request: Request) -> None:
+        """See :class:`Policy`."""
+
+    def went(self, request: Request) -> None:
+        """See :class:`Policy`."""
+
+    def ran(self, request: Request, tokens: int) -> None:
+        """See :class:`Policy`."""
+
+
+class Fcfs(_Plain):
+    """First come, first served: by arrival. A long prompt takes whole forwards before anybody behind it has a turn; a stream
+    keeps its place from token to token (iteration-level, as Orca: Yu et al., OSDI 2022).
+    """
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """See :class:`Policy`."""
+        return ()
+
+
+class Edf(_Plain):
+    """Earliest deadline first. A request whose deadline is not known is taken to have one 0.5 s after its arrival where it is a
+    check, 5 s where it is a stream; ours.
+    """
+
+    _CHECK_SECONDS, _STREAM_SECONDS = 0.5, 5.0
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """See :class:`Policy`."""
+        if request.deadline < math.inf:
+            return (request.deadline,)
+        return (request.arrived + (self._CHECK_SECONDS if request.check else self._STREAM_SECONDS),)
+
+
+class VerificationAware:
+    """Verifications first, then decoding, then prefill; within these, who has had least; nobody starves. Of Synera's scheduler only
+    the aim is public, so this is ours:
+
+    * A request's class is 0 where it is a check with at most 32 tokens left, which a device may stall on; 1 where it is a stream that
+      decodes; 2 otherwise, be it a prompt or a check that has much history to catch up with: both are prefill, and fill what the
+      others leave of the budget, chunk by chunk.
+    * Ageing: for each second without a turn it rises by a class.
+    * Within a class accounts are served by a counter of the tokens that they had, least first, so that work is charged to who causes
+      it. Who comes when none of its requests is there begins no lower than the least of those present (virtual token counters: Sheng
+      et al., OSDI 2024). Nobody's counter is kept once the cloud is idle.
+    """
+
+    SHORT_TOKENS: ClassVar[int] = 32
+    AGE_SECONDS: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        self._had: dict[str, int] = {}
+        self._present: Counter[str] = Counter()
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """See :class:`Policy`."""
+        rank = 2
+        if request.check and request.left <= self.SHORT_TOKENS:
+            rank = 0
+        elif request.decoding:
+            rank = 1
+        aged = int((now - request.served) / self.AGE_SECONDS)
+        return max(rank - aged, 0), self._had[request.account]
+
+    def came(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        account = request.account
+        if not self._present[account]:
+            floor = min((self._had[other] for other in self._present if other != account), default=0)
+            self._had[account] = max(self._had.get(account, 0), floor)
+        self._present[account] += 1
+
+    def went(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        self._present[request.account] -= 1
+        if not self._present[request.account]:
+            del self._present[request.account]
+            floor = min((self._had[other] for other in self._present), default=math.inf)
+            # Who would be lifted anyway need not be remembered.
+            self._had = {name: had for name, had in self._had.items() if had > floor or name in self._present}
+
+    def ran(self, request: Request, tokens: int) -> None:
+        """See :class:`Policy`."""
+        self._had[request.account] += tokens
+
+
+class Mlfq:
+    """Skip-join multi-level feedback queue (FastServe: Wu et al., 2023). Level i is for 32 * 2^i tokens. A request joins the level
+    that its first result fits in, so that a long prompt skips those above; with its level's tokens used up it goes one down. Who has
+    had no turn for 2 s goes to the top. Levels and times are ours.
+    """
+
+    _QUANTUM_TOKENS, _STARVING_SECONDS = 32, 2.0
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """See :class:`Policy`."""
+        return (0 if now - request.served > self._STARVING_SECONDS else request.level,)
+
+    def came(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        request.level = max(0, math.ceil(math.log2(request.left / self._QUANTUM_TOKENS)))
+
+    def went(self, request: Request) -> None:
+        """See :class:`Policy`."""
+
+    def ran(self, request: Request, tokens: int) -> None:
+        """See :class:`Policy`."""
+        request.used += tokens
+        if request.used >= self._QUANTUM_TOKENS << request.level:
+            request.level, request.used = request.level + 1, 0
+
+
+POLICIES: dict[str, type[Policy]] = {"verification_aware": VerificationAware, "fcfs": Fcfs, "edf": Edf, "mlfq": Mlfq}
+"""By name."""
+
+
+def _granted(request: Request, tokens: int) -> bool:
+    return True
+
+
+class Scheduler:
+    """Requests that are there, and which of them the next forward runs. Not thread-safe.
+
+    A forward holds at most `token_budget` tokens, but that its first request's tail always goes. Requests are asked in the
+    policy's order, and each takes as much of what is left of the budget as it can use: a prompt may so be cut into chunks.
+    """
+
+    def __init__(self, policy: str = DEFAULT_POLICY, token_budget: int = TOKEN_BUDGET) -> None:
+        """Begin with nobody there.
+
+        Args:
+            policy: a name of `POLICIES`.
+            token_budget: 1 to 1e6.
+
+        Raises:
+            SettingError: there is no such policy, or the budget is out of its range.
+        """
+        one_of("policy", policy, tuple(POLICIES))
+        whole("token_budget", token_budget, 1, 1_000_000)
+        self.policy, self.token_budget = POLICIES[policy](), token_budget
+        self._requests: dict[int, Request] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        """Go through those who are there, in order of arrival."""
+        return iter(self._requests.values())
+
+    def add(self, request: Request) -> None:
+        """Take a request; it stays until it is removed.
+
+        Raises:
+            SettingError: it has no tokens left, or a tail that is no part of them.
+        """
+        above("left", request.left, 0)
+        if not 1 <= request.tail <= request.left:
+            raise SettingError(f"tail={request.tail} must be from 1 to the {request.left} tokens left")
+        self._arrivals += 1
+        request.number, request.served = self._arrivals, request.arrived
+        self.policy.came(request)
+        self._requests[request.number] = request
+
+    def remove(self, request: Request) -> None:
+        """Let go of a request; nothing happens when it is not there."""
+        if self._requests.pop(request.number, None) is not None:
+            self.policy.went(request)
+
+    def goes_on(self, request: Request, left: int) -> None:
+        """Give a stream that had a result the tokens of its next one; it keeps its place."""
+        request.left, request.tail, request.decoding = left, 1, True
+
+    def plan(self, now: float, grant: Callable[[Request, int], bool] = _granted) -> list[Slice]:
+        """Form the next forward's batch; what it runs counts as run.
+
+        Args:
+            now: seconds, not before any arrival.
+            grant: asked, in order, whether there is room for so many tokens of a request; who gets none waits.
+        """
+        slices: list[Slice] = []
+        budget = self.token_budget
+        keys = {number: self.policy.key(request, now) for number, request in self._requests.items()}
+        for number in sorted(keys, key=lambda each: (keys[each], each)):
+            request = self._requests[number]
+            tokens = request.left
+            if tokens > budget:
+                tokens = min(budget, request.left - request.tail)
+                if not slices and tokens <= 0:
+                    tokens = request.left
+            if tokens > 0 and grant(request, tokens):
+                slices.append(Slice(request, tokens))
+                budget -= tokens
+                if budget <= 0:
+                    break
+        for request, tokens in slices:
+            request.served = now
+            self.policy.ran(request, tokens)
+        return slices
+
+    def ran(self, slices: Collection[Slice]) -> None:
+        """Take note that the forward over a plan's slices is over."""
+        for request, tokens in slices:
+            request.left -= tokens
