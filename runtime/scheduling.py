@@ -7,7 +7,6 @@ and room in the KV pool, which is asked for through `grant`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
@@ -42,8 +41,10 @@ class Request:
     """When a forward was last planned for it, at first its arrival."""
     number: int = field(default=0, init=False)
     """Of arrivals, from 1."""
+    tag: int = field(default=0, init=False)
+    """Of fair queueing, in tokens; a policy's own."""
     level: int = field(default=0, init=False)
-    """Of a queue with levels, the smaller is served first; `used` are its tokens since it came there."""
+    """Of queues with levels, from 0, the first that is served; a policy's own, as the tokens that it `used` there."""
     used: int = field(default=0, init=False)
 
 
@@ -125,17 +126,17 @@ class VerificationAware:
       decodes; 2 otherwise, be it a prompt or a check that has much history to catch up with: both are prefill, and fill what the
       others leave of the budget, chunk by chunk.
     * Ageing: for each second without a turn it rises by a class.
-    * Within a class accounts are served by a counter of the tokens that they had, least first, so that work is charged to who causes
-      it. Who comes when none of its requests is there begins no lower than the least of those present (virtual token counters: Sheng
-      et al., OSDI 2024). Nobody's counter is kept once the cloud is idle.
+    * Within a class accounts share tokens fairly, so that work is charged to who causes it, by start-time fair queueing (Goyal et al.,
+      1996): a request is served at its tag, which begins where its account's request before it ends, but not before the least tag of
+      those present, so that nobody saves up; and which rises with each token that is run for it.
     """
 
     SHORT_TOKENS: ClassVar[int] = 32
     AGE_SECONDS: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
-        self._had: dict[str, int] = {}
-        self._present: Counter[str] = Counter()
+        self._present: dict[int, Request] = {}
+        self._ends: dict[str, int] = {}  # by account, the tag at which all its requests will have been run
 
     def key(self, request: Request, now: float) -> tuple[float, ...]:
         """See :class:`Policy`."""
@@ -145,28 +146,28 @@ class VerificationAware:
         elif request.decoding:
             rank = 1
         aged = int((now - request.served) / self.AGE_SECONDS)
-        return max(rank - aged, 0), self._had[request.account]
+        return max(rank - aged, 0), request.tag
 
     def came(self, request: Request) -> None:
         """See :class:`Policy`."""
-        account = request.account
-        if not self._present[account]:
-            floor = min((self._had[other] for other in self._present if other != account), default=0)
-            self._had[account] = max(self._had.get(account, 0), floor)
-        self._present[account] += 1
+        least = min((each.tag for each in self._present.values()), default=0)
+        request.tag = max(least, self._ends.get(request.account, 0))
+        self._ends[request.account] = request.tag + request.left
+        self._present[request.number] = request
 
     def went(self, request: Request) -> None:
         """See :class:`Policy`."""
-        self._present[request.account] -= 1
-        if not self._present[request.account]:
-            del self._present[request.account]
-            floor = min((self._had[other] for other in self._present), default=math.inf)
-            # Who would be lifted anyway need not be remembered.
-            self._had = {name: had for name, had in self._had.items() if had > floor or name in self._present}
+        del self._present[request.number]
+        self._ends[request.account] -= request.left  # what it did not use
+        least = min((each.tag for each in self._present.values()), default=math.inf)
+        if self._ends[request.account] <= least:  # it will begin there anyway
+            accounts = {each.account for each in self._present.values()}
+            self._ends = {name: end for name, end in self._ends.items() if end > least or name in accounts}
 
     def ran(self, request: Request, tokens: int) -> None:
         """See :class:`Policy`."""
-        self._had[request.account] += tokens
+        request.tag += tokens
+        self._ends[request.account] = max(self._ends[request.account], request.tag)
 
 
 class Mlfq:

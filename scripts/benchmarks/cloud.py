@@ -13,6 +13,7 @@ import torch
 
 from cloud.config import ServerConfig
 from cloud.engine.embedded.forward import TorchForward, Work
+from cloud.engine.embedded.kv_pool import blocks_for
 from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.model.loading import load_decoder
@@ -76,13 +77,14 @@ def _serving(setting: Setting) -> Iterator[CloudClient]:
 
 def _round_trip(client: CloudClient, setting: Setting) -> Figure:
     session = _Session(client, setting, _context(client))
-    forward = TorchForward(load_decoder(setting.pair / "llm"))
-    cache, held = forward.new_cache(), len(session.prompt) - 1
-    forward.run([Work(cache, 0, session.prompt, 1)])
+    held = len(session.prompt) - 1
+    forward = TorchForward(load_decoder(setting.pair / "llm"), blocks_for(held + 1 + _DRAFT))
+    blocks = range(forward.blocks)
+    forward.run([Work(blocks, 0, session.prompt, 1)])
 
     def bare() -> None:
         # The verifier, too, reads the history's last token again: its choice is what the draft begins with.
-        forward.run([Work(cache, held, [session.prompt[-1], *session.draft], _DRAFT + 1)])
+        forward.run([Work(blocks, held, [session.prompt[-1], *session.draft], _DRAFT + 1)])
 
     found = compare(session.check, bare, setting.repetitions)
     session.close()

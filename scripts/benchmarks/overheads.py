@@ -26,6 +26,7 @@ from agents.learning.settings_file import tuned
 from agents.policy import ControllerPolicy
 from agents.rules import FixedRule
 from cloud.engine.embedded.forward import TorchForward, Work
+from cloud.engine.embedded.kv_pool import blocks_for
 from runtime.client import CloudClient
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import tokenizer_hash
@@ -97,14 +98,14 @@ def check_overhead(client: CloudClient, setting: Setting) -> list[Figure]:
 
 def _timed_checks(client: CloudClient, setting: Setting) -> _Checks:
     """One chunk after a prompt, checked again and again, each time beside the bare forward and an empty call."""
-    info, forward = client.model_info(), TorchForward(load_decoder(setting.pair / "llm"))
+    info, forward = client.model_info(), TorchForward(load_decoder(setting.pair / "llm"), blocks_for(_PROMPT + _DRAFT))
     length = min(_PROMPT, info.context_tokens - _DRAFT - 1)
     prompt, draft = [5 + i % 40 for i in range(length)], [7] * _DRAFT
-    cache = forward.new_cache()
-    forward.run([Work(cache, 0, prompt, 1)])
+    blocks = range(forward.blocks)
+    forward.run([Work(blocks, 0, prompt, 1)])
     session = client.open(tokenizer_hash(setting.pair / "llm")).session_id
     # The verifier, too, reads the history's last token again: its choice is what the draft begins with.
-    bare = Work(cache, length - 1, [prompt[-1], *draft], _DRAFT + 1)
+    bare = Work(blocks, length - 1, [prompt[-1], *draft], _DRAFT + 1)
     first = pb.VerifyRequest(session_id=session, seq=1, prefix_length=0, context=prompt, draft=draft)
     client.verify(first)
     found = _Checks([], [], [], [])

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud.config import ServerConfig
+from cloud.engine.embedded.kv_pool import blocks_for
 from cloud.server import running_server
 from cloud.service import LONGEST_DETAILS
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
 from runtime.wire.statuses import STATUS
-from tests.support.embedded import Watched
-from tests.support.engine import VOCAB, continuation, fake_engine
+from tests.support.engine import VOCAB, FakeForward, continuation, fake_engine
 from tests.support.raw import Honest, Refusal, answer, channel_to, poll
 
 PROMPT = [1, 2, 3]
@@ -135,9 +135,9 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tiny_llm: Path) -> Iterator[World]:
-    forward = Watched()
+    engine = fake_engine(FakeForward(), context_tokens=CONTEXT)
     config = ServerConfig(model=tiny_llm, max_sessions=3)
-    with running_server(config, engine=fake_engine(forward, context_tokens=CONTEXT)) as port, channel_to(port) as channel:
+    with running_server(config, engine=engine) as port, channel_to(port) as channel:
         world = World(channel, tokenizer_hash(tiny_llm))
         yield world
         assert {*KINDS, "VerifyResponse", "OpenResponse", "a sampled answer"} - world.seen <= {
@@ -146,8 +146,10 @@ def world(tiny_llm: Path) -> Iterator[World]:
             "CloudBusyError",
             "UnauthenticatedError",
         }
-        poll(lambda: forward.caches == 2)  # the honest session's and the attacker's: nothing else was left behind
-    assert forward.caches == 0
+        poll(lambda: engine.usage.waiting == 0)
+        assert engine.usage.used_blocks <= 2 * blocks_for(CONTEXT)  # the honest session's and the attacker's
+    assert engine.usage.used_blocks == 0
+    engine.check_integrity()
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -26,7 +26,6 @@ from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
-from tests.support.embedded import Watched
 from tests.support.engine import FakeForward, continuation, fake_engine, greedy
 from tests.support.paces import NoWait
 from tests.support.raw import Refusal, channel_to, poll, refused
@@ -314,39 +313,41 @@ def opened(stub: synera_pb2_grpc.SyneraStub, folder: Path) -> str:
 
 def test_an_idle_server_frees_what_expired_without_being_asked(tiny_llm: Path) -> None:
     """Nobody calls any more after the checks; leases run on the test's clock, sweeps on the real one."""
-    forward, seconds = Watched(), [0.0]
+    engine, seconds = fake_engine(FakeForward()), [0.0]
     config = ServerConfig(model=tiny_llm, lease_seconds=0.2)
-    with running_server(config, engine=fake_engine(forward), now=lambda: seconds[0]) as port, channel_to(port) as channel:
+    with running_server(config, engine=engine, now=lambda: seconds[0]) as port, channel_to(port) as channel:
         stub = synera_pb2_grpc.SyneraStub(channel)
         for _ in range(3):
             stub.Verify(pb.VerifyRequest(session_id=opened(stub, tiny_llm), seq=1, context=[1, 2]))
         seconds[0] = 0.1
         stub.Verify(pb.VerifyRequest(session_id=opened(stub, tiny_llm), seq=1, context=[1, 2]))
-        poll(lambda: forward.caches == 4)
+        poll(lambda: engine.usage.used_blocks == 4)
         seconds[0] = 0.2
-        poll(lambda: forward.caches == 1)
+        poll(lambda: engine.usage.used_blocks == 1)
         seconds[0] = 0.4
-        poll(lambda: forward.caches == 0)
+        poll(lambda: engine.usage.used_blocks == 0)
 
 
 def test_a_real_lease_ends_on_a_real_server(tiny_llm: Path) -> None:
-    forward = Watched()
+    engine = fake_engine(FakeForward())
     with (
-        running_server(ServerConfig(model=tiny_llm, lease_seconds=0.1), engine=fake_engine(forward)) as port,
+        running_server(ServerConfig(model=tiny_llm, lease_seconds=0.1), engine=engine) as port,
         channel_to(port) as channel,
     ):
-        opened(synera_pb2_grpc.SyneraStub(channel), tiny_llm)
-        poll(lambda: forward.caches == 0)
+        stub = synera_pb2_grpc.SyneraStub(channel)
+        stub.Verify(pb.VerifyRequest(session_id=opened(stub, tiny_llm), seq=1, context=[1, 2]))
+        poll(lambda: engine.usage.used_blocks == 0)
 
 
 def test_nothing_is_left_of_a_stopped_server(tiny_llm: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Stopped with idle sessions, a check in hand, one that waits, and a stream, and without any patience."""
     caplog.set_level(logging.INFO)
-    forward = Watched()
+    forward = FakeForward()
+    engine = fake_engine(forward)
 
     async def live() -> None:
         before = asyncio.all_tasks()
-        server = CloudServer(ServerConfig(model=tiny_llm, grace_seconds=0), engine=fake_engine(forward))
+        server = CloudServer(ServerConfig(model=tiny_llm, grace_seconds=0), engine=engine)
         port = await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = synera_pb2_grpc.SyneraStub(channel)
@@ -367,7 +368,7 @@ def test_nothing_is_left_of_a_stopped_server(tiny_llm: Path, caplog: pytest.LogC
         assert asyncio.all_tasks() == before
 
     asyncio.run(asyncio.wait_for(live(), 60))
-    assert forward.caches == 0
+    assert engine.usage.used_blocks == engine.usage.waiting == 0
     assert "engine" not in {thread.name for thread in threading.enumerate()}
     [stopped] = [each for each in caplog.records if each.getMessage() == "stopped"]
     assert stopped.fields["sessions_ended"] >= 4  # type: ignore[attr-defined]  # and the stream, if it had not ended yet

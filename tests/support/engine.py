@@ -43,7 +43,7 @@ def logits_after(prefix: Sequence[int]) -> torch.Tensor:
 class FakeForward:
     """Runs nothing; can be held at a gate and made to fail."""
 
-    def __init__(self, blocks: int = 200) -> None:
+    def __init__(self, blocks: int = 400) -> None:
         self.blocks = blocks
         self.gate = threading.Event()
         self.gate.set()
