@@ -39,8 +39,8 @@ class Request:
     """A stream that has had its first token."""
     served: float = field(default=0.0, init=False)
     """When a forward was last planned for it, at first its arrival."""
-    number: int = field(default=0, init=False)
-    """Of arrivals, from 1."""
+    number: float = field(default=0, init=False)
+    """Of arrivals, from 1; of a guest it is between two."""
     tag: int = field(default=0, init=False)
     """Of fair queueing, in tokens; a policy's own."""
     level: int = field(default=0, init=False)
@@ -135,7 +135,7 @@ class VerificationAware:
     AGE_SECONDS: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
-        self._present: dict[int, Request] = {}
+        self._present: dict[float, Request] = {}
         self._ends: dict[str, int] = {}  # by account, the tag at which all its requests will have been run
 
     def key(self, request: Request, now: float) -> tuple[float, ...]:
@@ -224,7 +224,7 @@ class Scheduler:
         one_of("policy", policy, tuple(POLICIES))
         whole("token_budget", token_budget, 1, 1_000_000)
         self.policy, self.token_budget = POLICIES[policy](), token_budget
-        self._requests: dict[int, Request] = {}
+        self._requests: dict[float, Request] = {}
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -253,6 +253,21 @@ class Scheduler:
         if self._requests.pop(request.number, None) is not None:
             self.policy.went(request)
 
+    def introduce(self, guest: Request) -> None:
+        """Give a request its place behind those who are there, without taking it: see `beside`."""
+        guest.number, guest.served = self._arrivals + 0.5, guest.arrived
+        self.policy.came(guest)
+        self.policy.went(guest)
+
+    def beside(self, guest: Request, now: float) -> list[Slice] | None:
+        """Return the slices that the next forward would have beside a guest, if it were there; None where it would have to wait.
+
+        Nothing is taken note of.
+        """
+        slices = self._chosen(now, _granted, guest)
+        others = [each for each in slices if each.request is not guest]
+        return others if len(others) < len(slices) and all(each.last for each in slices if each.request is guest) else None
+
     def goes_on(self, request: Request, left: int) -> None:
         """Give a stream that had a result the tokens of its next one; it keeps its place."""
         request.left, request.tail, request.decoding = left, 1, True
@@ -264,11 +279,19 @@ class Scheduler:
             now: seconds, not before any arrival.
             grant: asked, in order, whether there is room for so many tokens of a request; who gets none waits.
         """
-        slices: list[Slice] = []
-        budget = self.token_budget
-        keys = {number: self.policy.key(request, now) for number, request in self._requests.items()}
-        for number in sorted(keys, key=lambda each: (keys[each], each)):
-            request = self._requests[number]
+        slices = self._chosen(now, grant)
+        for request, tokens in slices:
+            request.served = now
+            self.policy.ran(request, tokens)
+        return slices
+
+    def _chosen(self, now: float, grant: Callable[[Request, int], bool], guest: Request | None = None) -> list[Slice]:
+        there = [*self._requests.values()] if guest is None else [*self._requests.values(), guest]
+        budget, slices = self.token_budget, list[Slice]()
+        if sum(request.left for request in there) > budget:  # else all go, whatever the order
+            keys = {request.number: self.policy.key(request, now) for request in there}
+            there.sort(key=lambda request: (keys[request.number], request.number))
+        for request in there:
             tokens = request.left
             if tokens > budget:
                 tokens = min(budget, request.left - request.tail)
@@ -279,9 +302,6 @@ class Scheduler:
                 budget -= tokens
                 if budget <= 0:
                     break
-        for request, tokens in slices:
-            request.served = now
-            self.policy.ran(request, tokens)
         return slices
 
     def ran(self, slices: Collection[Slice]) -> None:

@@ -22,8 +22,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 MODEL_RUNNERS = ("record", "pair", "growing")
 """Beginnings of the names of those modules and folders of traces/ that run models, and so may import the runtime."""
-SHARED = ("runtime.errors", "runtime.settings")
-"""What every room may import: the errors that a user reads, and the checks of what a user gives."""
+SHARED = ("runtime.errors", "runtime.settings", "runtime.scheduling")
+"""What every room may import: the errors that a user reads, the checks of what a user gives, and who goes first in a shared cloud."""
 
 
 def allowed_rooms(path: Path) -> set[str]:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
+from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
 from traces.profile import CloudProfile
 from traces.workload.meeting import meeting
-from traces.workload.serving import PLACES, TOKEN_BUDGET, Job, Request, Server
+from traces.workload.serving import PLACES, Job, Request, Server
 from traces.workload.trace import Workload
 
 CHECK_TOKENS = 8
@@ -69,13 +70,21 @@ class SharedCloud:
         object.__setattr__(self, "_series", tuple(each.tolist() for each in series))
 
     @classmethod
-    def of(cls, workload: Workload, cloud: CloudProfile, token_budget: int = TOKEN_BUDGET, places: int = PLACES) -> Self:
+    def of(
+        cls,
+        workload: Workload,
+        cloud: CloudProfile,
+        token_budget: int = TOKEN_BUDGET,
+        policy: str = DEFAULT_POLICY,
+        places: int = PLACES,
+    ) -> Self:
         """Work out how a cloud serves a workload.
 
         Args:
             workload: the others.
             cloud: times of a forward.
-            token_budget: most tokens in a forward of several requests.
+            token_budget: most tokens in a forward.
+            policy: who goes first; a name of `runtime.scheduling.POLICIES`.
             places: most requests at a time.
 
         Raises:
@@ -87,7 +96,8 @@ class SharedCloud:
                 f"workload {workload.name!r} has {forwards} forwards, and at most {MOST_FORWARDS} are worked out; take its first "
                 "seconds, or thin it"
             )
-        watch, server = _Edges(token_budget), Server.of(cloud, token_budget, places)
+        server = Server.of(cloud, token_budget, policy, places)
+        watch = _Edges()
         known = refused = 0
         for at, *_ in server.serve(_around(workload), watch=watch):
             refused += server.refused > known and 0.0 <= at - _WARM_SECONDS < workload.seconds
@@ -117,39 +127,44 @@ def _around(workload: Workload) -> list[Request]:
 class _Edges:
     """Implements :class:`traces.workload.serving.Watch`: puts down, whenever anything changes, what a check would meet from then on.
 
-    A check stands at the queue's end. So it joins the forward of the request before it, or, where it does not fit there or nobody
-    is before it, the next one, ahead of those who come behind.
+    A check that comes at an edge stands for those that come until the next one. Before each forward the scheduler is asked whether
+    those that wait would be in it; as who came later goes no earlier, the first that would not ends the asking.
     """
 
-    def __init__(self, token_budget: int) -> None:
-        self._budget, self._arrived = token_budget, 0
-        self._rows: list[list[float]] = []  # at, start, tokens and jobs beside, arrived
-        self._behind: deque[tuple[int, Job]] = deque()  # rows whose check waits behind a job, in the queue's order
-        self._next: list[int] = []  # rows whose check is the first of the next forward
-        self.idled(0.0)
+    def __init__(self) -> None:
+        self._arrived = 0
+        self._rows: list[list[float]] = [[0.0, 0.0, 0.0, 0.0, 0.0]]  # at, start, tokens and jobs beside, arrived
+        self._waiting: deque[tuple[int, Job]] = deque()  # rows, each with its check
 
-    def arrived(self, at: float, job: Job) -> None:
+    def arrived(self, at: float, job: Job, scheduler: Scheduler) -> None:
         """See :class:`traces.workload.serving.Watch`."""
         self._arrived += 1
-        self._edge(at, job)
+        self._edge(at, scheduler)
 
-    def began(self, at: float, end: float, batch: Sequence[Job], queue: Sequence[Job]) -> None:
+    def plans(self, at: float, scheduler: Scheduler) -> None:
         """See :class:`traces.workload.serving.Watch`."""
-        firsts, self._next = self._next, []
-        for row in firsts:
-            self._join(row, at, batch, queue, 0)
-        if self._behind:
-            places = {id(job): place for place, job in enumerate(batch, 1)}
-            while self._behind and (place := places.get(id(self._behind[0][1]))) is not None:
-                self._join(self._behind.popleft()[0], at, batch, queue, place)
-        self._edge(at, queue[-1] if queue else None)
+        there = sum(job.left for job in scheduler)
+        while self._waiting:
+            row, check = self._waiting[0]
+            if there + CHECK_TOKENS > scheduler.token_budget:
+                beside = scheduler.beside(check, at)
+                if beside is None:
+                    return
+                tokens = sum(each.tokens for each in beside)
+            else:
+                tokens = there
+            self._rows[row][1:4] = at, tokens, len(scheduler) - self._arrived
+            self._waiting.popleft()
 
-    def idled(self, at: float) -> None:
+    def began(self, at: float, end: float, slices: Sequence[Slice], scheduler: Scheduler) -> None:
         """See :class:`traces.workload.serving.Watch`."""
-        self._rows.append([at, 0.0, 0.0, 0.0, self._arrived])
-        for row in (*self._next, len(self._rows) - 1):
-            self._rows[row][1:4] = at, 0.0, -self._arrived
-        self._next = []
+        self._edge(at, scheduler)
+
+    def idled(self, at: float, scheduler: Scheduler) -> None:
+        """See :class:`traces.workload.serving.Watch`."""
+        self._rows.append([at, at, 0.0, -self._arrived, self._arrived])
+        while self._waiting:
+            self._rows[self._waiting.popleft()[0]][1:4] = at, 0.0, -self._arrived
 
     def series(self) -> list[NDArray[np.float64]]:
         """The edges and what holds from each on, in seconds of the period: from the last edge before it."""
@@ -158,23 +173,8 @@ class _Edges:
         first = int(np.searchsorted(rows[:, 0], 0.0, side="right")) - 1
         return [np.ascontiguousarray(column) for column in rows[first:].T]
 
-    def _edge(self, at: float, before: Job | None) -> None:
-        if before is None:
-            self._next.append(len(self._rows))
-        else:
-            self._behind.append((len(self._rows), before))
+    def _edge(self, at: float, scheduler: Scheduler) -> None:
+        check = Job(at, CHECK_TOKENS, CHECK_TOKENS)
+        scheduler.introduce(check)
+        self._waiting.append((len(self._rows), check))
         self._rows.append([at, 0.0, 0.0, 0.0, self._arrived])
-
-    def _join(self, row: int, start: float, batch: Sequence[Job], queue: Sequence[Job], ahead: int) -> None:
-        """Settle a row: its check joins a batch behind so many of its jobs, or the next one where there is no room for it."""
-        tokens = sum(job.tokens for job in batch)
-        if tokens + CHECK_TOKENS > self._budget:
-            tokens = sum(job.tokens for job in batch[:ahead])
-            if ahead and tokens + CHECK_TOKENS > self._budget:
-                self._next.append(row)
-                return
-            for job in batch[ahead:]:
-                if tokens + CHECK_TOKENS + job.tokens > self._budget:
-                    break
-                tokens += job.tokens
-        self._rows[row][1:4] = start, tokens, len(batch) + len(queue) - self._arrived

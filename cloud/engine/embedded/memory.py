@@ -24,10 +24,10 @@ class Memory:
         self.evicted = 0
         """How often a table lost its blocks to others."""
         self._idle: dict[Table, None] = {}  # the longest idle first
-        self._turns: dict[Table, int] = {}
+        self._turns: dict[Table, float] = {}
         self._planned: set[Table] = set()
 
-    def takes_turn(self, table: Table, turn: int) -> None:
+    def takes_turn(self, table: Table, turn: float) -> None:
         """A request of the table's sequence is there."""
         self._idle.pop(table, None)
         self._turns[table] = turn

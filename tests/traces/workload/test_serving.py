@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import pytest
-from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cloud.config import ServerConfig
 from runtime.errors import SettingError
-from traces.workload.serving import PLACES, TOKEN_BUDGET, Job, Request, Server
+from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
+from traces.workload.serving import PLACES, Job, Request, Server
 
 
 class Log:
@@ -19,40 +16,50 @@ class Log:
     def __init__(self) -> None:
         self.forwards: list[tuple[float, float, list[int], int]] = []
 
-    def arrived(self, at: float, job: Job) -> None: ...
+    def arrived(self, at: float, job: Job, scheduler: Scheduler) -> None: ...
 
-    def idled(self, at: float) -> None: ...
+    def plans(self, at: float, scheduler: Scheduler) -> None: ...
 
-    def began(self, at: float, end: float, batch: Sequence[Job], queue: Sequence[Job]) -> None:
-        self.forwards.append((round(at, 9), round(end, 9), [job.tokens for job in batch], len(queue)))
+    def idled(self, at: float, scheduler: Scheduler) -> None: ...
+
+    def began(self, at: float, end: float, slices: Sequence[Slice], scheduler: Scheduler) -> None:
+        self.forwards.append((round(at, 9), round(end, 9), [each.tokens for each in slices], len(scheduler) - len(slices)))
 
 
-def served(requests: list[Request], budget: int = 100, places: int = 10) -> list[tuple[float, float, list[int], int]]:
+def served(
+    requests: list[Request], budget: int = 100, places: int = 10, policy: str = "fcfs"
+) -> list[tuple[float, float, list[int], int]]:
     log = Log()
-    for _ in Server("test", 10.0, 1.0, budget, places).serve(requests, watch=log):
+    for _ in Server("test", 10.0, 1.0, budget, policy, places).serve(requests, watch=log):
         pass
     return log.forwards
 
 
 def test_its_settings_are_those_of_the_server() -> None:
     defaults = ServerConfig.__dataclass_fields__
-    assert (defaults["token_budget"].default, defaults["max_sessions"].default) == (TOKEN_BUDGET, PLACES)
+    assert (defaults["token_budget"].default, defaults["policy"].default) == (TOKEN_BUDGET, DEFAULT_POLICY)
+    assert defaults["max_sessions"].default == PLACES
 
 
 def test_a_request_is_read_whole_and_then_gets_a_token_a_forward() -> None:
     assert served([(1.0, 20, 3)]) == [(1.0, 1.03, [20], 0), (1.03, 1.041, [1], 0), (1.041, 1.052, [1], 0)]
 
 
-def test_who_comes_during_a_forward_goes_before_those_in_it() -> None:
+def test_who_comes_during_a_forward_joins_the_next() -> None:
     forwards = served([(0.0, 20, 2), (0.01, 30, 1)])
-    assert forwards == [(0.0, 0.03, [20], 0), (0.03, 0.071, [30, 1], 0)]
+    assert forwards == [(0.0, 0.03, [20], 0), (0.03, 0.071, [1, 30], 0)]
 
 
-def test_what_does_not_fit_waits_and_is_not_overtaken() -> None:
+def test_what_does_not_fit_is_read_in_chunks() -> None:
     forwards = served([(0.0, 20, 1), (0.01, 90, 1), (0.012, 20, 1), (0.013, 5, 1)])
-    assert [batch for _, _, batch, _ in forwards] == [[20], [90], [20, 5]]
-    assert [left for *_, left in forwards] == [0, 2, 0]
-    assert [batch for _, _, batch, _ in served([(0.0, 500, 1), (0.0, 1, 1)])] == [[500], [1]]
+    assert [batch for _, _, batch, _ in forwards] == [[20], [90, 10], [10, 5]]
+    assert [left for *_, left in forwards] == [0, 1, 0]
+    assert [batch for _, _, batch, _ in served([(0.0, 250, 1), (0.0, 1, 1)])] == [[100], [100], [50, 1]]
+
+
+def test_who_decodes_goes_before_who_reads_where_the_policy_says_so() -> None:
+    forwards = served([(0.0, 10, 3), (0.001, 300, 1)], policy="verification_aware")
+    assert [batch for _, _, batch, _ in forwards] == [[10], [1, 99], [1, 99], [100], [2]]
 
 
 def test_who_finds_no_place_is_turned_away() -> None:
@@ -73,18 +80,6 @@ def test_who_was_answered_or_turned_away_may_ask_again() -> None:
     assert over == [0.005, 0.031, 1.02, 1.046, 2.035]
     assert [round(at, 9) for at, *_ in came] == [0.0, 0.005, 1.005, 1.031, 2.02]
     assert server.refused == 1
-
-
-@given(tokens=st.lists(st.integers(1, 60), min_size=1, max_size=30), budget=st.integers(1, 200))
-def test_it_picks_as_the_engine_does(tokens: list[int], budget: int) -> None:
-    server = Server("test", 1.0, 1.0, budget)
-    jobs = [Job(each, 1) for each in tokens]
-    server._queue = deque(jobs)
-    batch, total = server._pick()
-    picked = pick_fcfs([Waiting(i, each) for i, each in enumerate(tokens)], budget)
-    assert batch == [jobs[i] for i in picked]
-    assert total == sum(tokens[i] for i in picked)
-    assert [*server._queue] == jobs[len(batch) :]
 
 
 @pytest.mark.parametrize(

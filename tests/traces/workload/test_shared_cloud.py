@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from runtime.errors import SettingError
+from runtime.scheduling import POLICIES, Scheduler, Slice
 from traces.profile import CloudProfile
 from traces.workload import shared_cloud
 from traces.workload.generators import Lengths, poisson
@@ -29,47 +30,60 @@ class Witness:
 
     def __init__(self, at: float) -> None:
         self.at, self.job = at, None
-        self.began_at = self.tokens = self.end = self.load = 0.0
-        self.batch: list[Job] = []
-        self.waiting = 0
+        self.began_at = self.end = 0.0
+        self.there = 0
 
-    def arrived(self, at: float, job: Job) -> None:
+    def arrived(self, at: float, job: Job, scheduler: Scheduler) -> None:
         if at == self.at:
-            self.job = job
+            self.job, job.check, job.tail = job, True, CHECK_TOKENS
         if self.began_at and at <= self.end:
-            self.waiting += 1
+            self.there += 1
 
-    def began(self, at: float, end: float, batch: Sequence[Job], queue: Sequence[Job]) -> None:
-        if self.job in batch:
-            self.began_at, self.end, self.waiting = at, end, len(queue)
-            self.tokens, self.batch = sum(job.tokens for job in batch), list(batch)
+    def plans(self, at: float, scheduler: Scheduler) -> None: ...
 
-    def idled(self, at: float) -> None: ...
+    def began(self, at: float, end: float, slices: Sequence[Slice], scheduler: Scheduler) -> None:
+        if any(each.request is self.job for each in slices):
+            self.began_at, self.end, self.there = at, end, len(scheduler)
+
+    def idled(self, at: float, scheduler: Scheduler) -> None: ...
 
 
-def witnessed(workload: Workload, at: float, budget: int) -> tuple[float, float, int]:
+def witnessed(workload: Workload, at: float, budget: int, policy: str) -> tuple[float, float, int]:
     """Queue and compute seconds and load of a check in the server itself."""
     around = shared_cloud._around(workload)
     shifted = at + shared_cloud._WARM_SECONDS
     requests: list[Request] = [*around, (shifted, CHECK_TOKENS, 1)]
     witness = Witness(shifted)
-    for _ in Server.of(CLOUD, budget, places=1000).serve(requests, watch=witness):
+    for _ in Server.of(CLOUD, budget, policy, places=1000).serve(requests, watch=witness):
         pass
-    return witness.began_at - shifted, witness.end - witness.began_at, len(witness.batch) + witness.waiting
+    return witness.began_at - shifted, witness.end - witness.began_at, witness.there
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.floats(0.0, 3.9), rate=st.sampled_from([1.0, 4.0, 8.0, 16.0]), budget=st.sampled_from([1, 60, 150, 512]))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=st.floats(0.0, 3.9),
+    rate=st.sampled_from([1.0, 4.0, 8.0, 16.0]),
+    budget=st.sampled_from([1, 60, 150, 512]),
+    policy=st.sampled_from(sorted(POLICIES)),
+)
 def test_a_check_meets_what_it_would_in_the_server_itself(
-    at: float, rate: float, budget: int, monkeypatch: pytest.MonkeyPatch
+    at: float, rate: float, budget: int, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_cloud, "_WARM_SECONDS", 4.0)
     workload = BUSY.at_rate(rate).first(4.0)
-    met = SharedCloud.of(workload, CLOUD, budget, places=1000).meets(at, CHECK_TOKENS)
-    queue, compute, load = witnessed(workload, at, budget)
+    met = SharedCloud.of(workload, CLOUD, budget, policy, places=1000).meets(at, CHECK_TOKENS)
+    queue, compute, load = witnessed(workload, at, budget, policy)
     assert met.queue_seconds == pytest.approx(queue, abs=1e-9)
     assert met.compute_seconds == pytest.approx(compute, abs=1e-9)
     assert met.load == load
+
+
+def test_a_scheduler_that_knows_of_checks_has_them_wait_less() -> None:
+    def waits(policy: str) -> float:
+        shared = SharedCloud.of(BUSY, CLOUD, 60, policy, places=1000)
+        return float(np.quantile([shared.meets(i / 50, CHECK_TOKENS).queue_seconds for i in range(1000)], 0.95))
+
+    assert waits("verification_aware") < 0.5 * waits("fcfs")
 
 
 def test_an_idle_cloud_has_the_check_alone_and_at_once() -> None:
