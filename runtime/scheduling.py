@@ -68,8 +68,12 @@ class Policy(Protocol):
         """The smaller goes first; of equals who came first."""
         ...
 
+    def places(self, request: Request) -> None:
+        """Give a request that comes now its place, and take no note of it."""
+        ...
+
     def came(self, request: Request) -> None:
-        """A request is there."""
+        """A request that has its place is there."""
         ...
 
     def went(self, request: Request) -> None:
@@ -83,6 +87,9 @@ class Policy(Protocol):
 
 class _Plain:
     """A policy that keeps no books."""
+
+    def places(self, request: Request) -> None:
+        """See :class:`Policy`."""
 
     def came(self, request: Request) -> None:
         """See :class:`Policy`."""
@@ -148,10 +155,13 @@ class VerificationAware:
         aged = int((now - request.served) / self.AGE_SECONDS)
         return max(rank - aged, 0), request.tag
 
+    def places(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        least = min([each.tag for each in self._present.values()], default=0)
+        request.tag = max(least, self._ends.get(request.account, 0))
+
     def came(self, request: Request) -> None:
         """See :class:`Policy`."""
-        least = min((each.tag for each in self._present.values()), default=0)
-        request.tag = max(least, self._ends.get(request.account, 0))
         self._ends[request.account] = request.tag + request.left
         self._present[request.number] = request
 
@@ -166,11 +176,12 @@ class VerificationAware:
 
     def ran(self, request: Request, tokens: int) -> None:
         """See :class:`Policy`."""
-        request.tag += tokens
-        self._ends[request.account] = max(self._ends[request.account], request.tag)
+        tag = request.tag = request.tag + tokens
+        if self._ends[request.account] < tag:
+            self._ends[request.account] = tag
 
 
-class Mlfq:
+class Mlfq(_Plain):
     """Skip-join multi-level feedback queue (FastServe: Wu et al., 2023). Level i is for 32 * 2^i tokens. A request joins the level
     that its first result fits in, so that a long prompt skips those above; with its level's tokens used up it goes one down. Who has
     had no turn for 2 s goes to the top. Levels and times are ours.
@@ -182,12 +193,9 @@ class Mlfq:
         """See :class:`Policy`."""
         return (0 if now - request.served > self._STARVING_SECONDS else request.level,)
 
-    def came(self, request: Request) -> None:
+    def places(self, request: Request) -> None:
         """See :class:`Policy`."""
         request.level = max(0, math.ceil(math.log2(request.left / self._QUANTUM_TOKENS)))
-
-    def went(self, request: Request) -> None:
-        """See :class:`Policy`."""
 
     def ran(self, request: Request, tokens: int) -> None:
         """See :class:`Policy`."""
@@ -245,6 +253,7 @@ class Scheduler:
             raise SettingError(f"tail={request.tail} must be from 1 to the {request.left} tokens left")
         self._arrivals += 1
         request.number, request.served = self._arrivals, request.arrived
+        self.policy.places(request)
         self.policy.came(request)
         self._requests[request.number] = request
 
@@ -256,8 +265,7 @@ class Scheduler:
     def introduce(self, guest: Request) -> None:
         """Give a request its place behind those who are there, without taking it: see `beside`."""
         guest.number, guest.served = self._arrivals + 0.5, guest.arrived
-        self.policy.came(guest)
-        self.policy.went(guest)
+        self.policy.places(guest)
 
     def beside(self, guest: Request, now: float) -> list[Slice] | None:
         """Return the slices that the next forward would have beside a guest, if it were there; None where it would have to wait.
@@ -288,10 +296,10 @@ class Scheduler:
     def _chosen(self, now: float, grant: Callable[[Request, int], bool], guest: Request | None = None) -> list[Slice]:
         there = [*self._requests.values()] if guest is None else [*self._requests.values(), guest]
         budget, slices = self.token_budget, list[Slice]()
-        if sum(request.left for request in there) > budget:  # else all go, whatever the order
-            keys = {request.number: self.policy.key(request, now) for request in there}
-            there.sort(key=lambda request: (keys[request.number], request.number))
-        for request in there:
+        if sum([request.left for request in there]) <= budget:  # all go, whatever the order
+            return [Slice(request, request.left) for request in there if grant(request, request.left)]
+        keys = {request.number: self.policy.key(request, now) for request in there}
+        for request in sorted(there, key=lambda request: (keys[request.number], request.number)):
             tokens = request.left
             if tokens > budget:
                 tokens = min(budget, request.left - request.tail)

@@ -23,7 +23,7 @@ from traces.workload.trace import Workload
 CHECK_TOKENS = 8
 """Tokens that a check is taken to have where the server asks whether it fits into a batch; ours. Its time is that of its own tokens."""
 MOST_FORWARDS = 20_000_000
-"""Largest sum of a workload's forwards, by request, that is worked out; some ten seconds of work."""
+"""Largest sum of a workload's forwards, by request, that is worked out; some minutes of work."""
 _WARM_SECONDS = 60.0
 """The cloud begins idle so long before the period, with the requests of the period's end."""
 
@@ -143,7 +143,7 @@ class _Edges:
 
     def plans(self, at: float, scheduler: Scheduler) -> None:
         """See :class:`traces.workload.serving.Watch`."""
-        there = sum(job.left for job in scheduler)
+        there = sum([job.left for job in scheduler])
         while self._waiting:
             row, check = self._waiting[0]
             if there + CHECK_TOKENS > scheduler.token_budget:
