@@ -54,8 +54,10 @@ class ServerConfig:
     """Most tokens in a forward, 1..1000000."""
     kv_tokens: int | None = None
     """Tokens whose keys and values there is room for, 1..1e9; None is 64 full contexts, or less where memory is short."""
-    shares_prefixes: str = "account"
-    """Whose sequences share the keys and values of what they begin with alike: those of an `account`, of `all`, or of `none`."""
+    shares_prefixes: str = "none"
+    """Whose sequences share the keys and values of what they begin with alike: those of an `account`, of `all`, or of `none`. The
+    replay has every answer read its own prompt, so only with `none` does a check cost what the replay says; and with `all` clients
+    may guess from the time of an answer what others asked."""
     max_draft_tokens: int = 16
     """Longest draft of one check, 1..1024."""
     tls_certificate: Path | None = None

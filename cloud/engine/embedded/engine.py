@@ -83,7 +83,7 @@ class EmbeddedEngine:
         *,
         policy: str = DEFAULT_POLICY,
         token_budget: int = TOKEN_BUDGET,
-        shares_prefixes: str = "account",
+        shares_prefixes: str = "none",
         pace: Pace | None = None,
         pace_seed: int = 0,
     ) -> None:

@@ -100,7 +100,7 @@ def test_what_is_evicted_and_not_yet_overwritten_is_found_again() -> None:
         await engine.open("b")
         assert (await engine.check("b", Check(0, [*prompt, 7], []))).processed_tokens == 1
 
-    run(body)
+    run(body, shares_prefixes="account")
 
 
 @pytest.mark.parametrize(("shares", "processed"), [("all", 9), ("account", 25), ("none", 25)])
