@@ -106,7 +106,7 @@ class _Answering:
 
     async def run(self) -> float:
         """Answer; return when the next may begin."""
-        desk = self._desk
+        desk, began = self._desk, self._at
         try:
             await self._open(self._at)
             while (chunk := self._answer.chunk()) is not None:
@@ -116,6 +116,8 @@ class _Answering:
                 await until(meant)
                 await self._settle(chunk, meant)
             desk.count("answers", self._at)
+            if desk.measured(began):
+                desk.samples.answer_seconds.append(self._at - began)
         except _CutError:
             desk.samples.counts["cut"] += 1
         except SyneraError:
@@ -149,8 +151,9 @@ class _Answering:
         self._held.settled(chunk.history, chunk.draft, said.accepted, said.next_token)
         right = self._answer.settle(said.accepted, said.next_token)
         if right is not None:
-            self._desk.count("checked", self._at)
-            self._desk.count("wrong", self._at, int(not right))
+            counts = self._desk.samples.counts  # also of what is not measured: none may be wrong
+            counts["checked"] += 1
+            counts["wrong"] += not right
 
     async def _verify(self, chunk: Chunk, send_at: float, meant: float) -> Checked:
         if self._check is None:

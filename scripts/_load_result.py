@@ -51,12 +51,15 @@ class Samples:
     late_seconds: list[float] = field(default_factory=list)
     """How long after its time each request was sent."""
     open_seconds: list[float] = field(default_factory=list)
+    answer_seconds: list[float] = field(default_factory=list)
+    """Of whole answers: from when one was meant to begin to its last verdict."""
     streams: list[StreamSample] = field(default_factory=list)
     gaps_seconds: list[float] = field(default_factory=list)
     """Between a stream's tokens."""
     counts: Counter[str] = field(default_factory=Counter)
-    """`requests` that were sent, `answers` that came to their end, were `given_up`, or were cut off; `wrong` and `checked` verdicts;
-    sessions `reopened`; `unanswered` requests at the end."""
+    """`requests` that were sent; `answers` that came to their end, were `given_up`, or `cut` off by the load's own end; `stream_tokens`;
+    sessions `reopened`; actors that still wait when the load is over and are `unanswered`; `checked` and `wrong` verdicts, of the
+    warm-up, too."""
     refusals: Counter[str] = field(default_factory=Counter)
     """Requests that a busy verifier refused for now, by status, and whether it said when to try again."""
     errors: Counter[str] = field(default_factory=Counter)
@@ -69,7 +72,7 @@ class Samples:
         """All that several processes wrote down; CPU time is added up."""
         whole = cls()
         for part in parts:
-            for name in ("checks", "late_seconds", "open_seconds", "streams", "gaps_seconds"):
+            for name in ("checks", "late_seconds", "open_seconds", "answer_seconds", "streams", "gaps_seconds"):
                 getattr(whole, name).extend(getattr(part, name))
             for name in ("counts", "refusals", "errors"):
                 getattr(whole, name).update(getattr(part, name))
@@ -155,6 +158,8 @@ class LoadResult:
     other_ms: Quantiles | None
     """The rest of the latency: network, gRPC, the load generator."""
     open_ms: Quantiles | None
+    answer_ms: Quantiles | None
+    """Of a whole answer that came to its end: from when it was meant to begin to its last verdict."""
     cloud_load: Quantiles | None
     """Requests in the batch and behind it, as answered."""
     batch_tokens: Quantiles | None
@@ -224,6 +229,7 @@ def sum_up(parts: Sequence[Samples], measured: Measured) -> LoadResult:
         compute_ms=Quantiles.of(column["compute_ms"]),
         other_ms=Quantiles.of(latency - column["queue_ms"] - column["compute_ms"]),
         open_ms=Quantiles.of(whole.open_seconds, 1e3),
+        answer_ms=Quantiles.of(whole.answer_seconds, 1e3),
         cloud_load=Quantiles.of(column["load"]),
         batch_tokens=Quantiles.of(
             column["processed_tokens"][shared] * column["compute_ms"][shared] / column["share_ms"][shared]

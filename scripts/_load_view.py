@@ -136,6 +136,7 @@ def _rows(result: LoadResult) -> dict[str, Quantiles | None]:
         "  compute, as answered": result.compute_ms,
         "  the rest": result.other_ms,
         "open, ms": result.open_ms,
+        "whole answer, ms": result.answer_ms,
         "load, requests": result.cloud_load,
         "tokens of a check's batch": result.batch_tokens,
         "stream TTFT, ms": streams.ttft_ms if streams else None,

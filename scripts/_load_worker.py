@@ -59,6 +59,8 @@ def work(job: Job, pipe: Connection) -> None:
             ]
             for client in connected:
                 client.model_info()  # so that no connection is made within what is measured
+            gc.collect()
+            gc.freeze()  # a collection must not stop the load to look at what was there before
             pipe.send(None)
             desk = Desk(job.plan, connected, job.info, job.source, job.place, began=pipe.recv())
             pipe.send(_drive(desk))
@@ -78,8 +80,6 @@ def work_alone(job: Job, pipe: Connection) -> None:
 def _drive(desk: Desk) -> Samples:
     # select() waits to the microsecond where epoll does to the millisecond; the loop watches one descriptor alone.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    gc.collect()
-    gc.freeze()  # a collection must not stop the load to look at what was there before
     streams = ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix="stream")
     try:
         loop.run_until_complete(_act(desk, streams))
