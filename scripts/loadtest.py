@@ -8,7 +8,7 @@ latency counts from when a check was meant to be sent. Other users' Generate req
 Examples:
     synera loadtest                                     # 8 devices against the bundled LLM, served for it
     synera loadtest --sweep 1,2,4,8,16,32               # several loads in a row, and a picture
-    synera loadtest --cloud 127.0.0.1:50051 --devices 32 --think traces/bundled/profiles/phone.json
+    synera loadtest --cloud 127.0.0.1:50051 --devices 32 --think phone.json
     synera loadtest --rate 5 --prefill-share 0.3 --workload AzureLLMInferenceTrace_conv.csv
     synera loadtest --devices 16 --streams 4            # four others read long prompts all the time
     synera loadtest --calibrate --devices 32            # what the load generator itself can do here
