@@ -175,6 +175,15 @@ class LoadResult:
     """That of everything on this machine."""
 
     @property
+    def verifier_cpu_ms_per_check(self) -> float | None:
+        """What a check, and all that went beside it, cost the verifier's process: on a machine that others use, too, this changes
+        less than times do.
+        """
+        if self.verifier_cores is None or not self.checks:
+            return None
+        return 1e3 * self.verifier_cores * self.seconds / self.checks
+
+    @property
     def wrong(self) -> int:
         """Verdicts that contradict the graph's LLM; must be 0."""
         return self.counts.get("wrong", 0)

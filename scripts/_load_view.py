@@ -49,7 +49,8 @@ def told(result: LoadResult, name: str = "") -> None:
             )
     took = result.generator
     each = "" if took.cpu_ms_per_request is None else f", {took.cpu_ms_per_request:.2f} ms a request"
-    verifier = "" if result.verifier_cores is None else f"; verifier: {result.verifier_cores:.2f} cores"
+    cost = result.verifier_cpu_ms_per_check
+    verifier = "" if cost is None else f"; verifier: {result.verifier_cores:.2f} cores, {cost:.2f} ms a check"
     machine = "" if result.machine_cores is None else f"; all on this machine: {result.machine_cores:.2f} cores"
     console.print(
         f"load generator: {took.processes} process(es), {took.cpu_cores:.2f} cores (busiest {took.busiest_cores:.2f}){each}"

@@ -321,6 +321,7 @@ def test_rates_count_what_was_answered_in_time_and_latencies_what_was_meant_to_b
     assert found.other_ms.most == pytest.approx(295.0)
     assert found.batch_tokens == Quantiles(2, 10.0, 10.0, 10.0, 10.0, 10.0), "5 tokens had half of the compute"
     assert (found.wrong, found.checked) == (1, True)
+    assert found.verifier_cpu_ms_per_check == 2500.0
 
 
 def test_nothing_at_all_has_no_latencies() -> None:
