@@ -104,7 +104,8 @@ def draw(results: Sequence[LoadResult], path: Path, title: str) -> None:
     for name in ("p50", "p95", "p99"):
         values = [getattr(each.latency_ms, name) for each in known]
         latency.plot([each.load for each in known], values, ".-", label=name, linewidth=1.2)
-        both.plot([each.committed_tokens_per_second for each in known], values, ".-", label=name, linewidth=1.2)
+        if name != "p99":
+            both.plot([each.committed_tokens_per_second for each in known], values, ".-", label=name, linewidth=1.2)
     tokens.plot(loads, [each.committed_tokens_per_second for each in results], ".-", label="committed", linewidth=1.2)
     tokens.plot(loads, [each.verified_tokens_per_second for each in results], ".-", label="verified", linewidth=1.2)
     for each in (each for each in known if each.generator.warning):
@@ -120,7 +121,11 @@ def draw(results: Sequence[LoadResult], path: Path, title: str) -> None:
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    doubtful = "; x: the load generator itself was too busy" if any(each.generator.warning for each in known) else ""
+    doubtful = (
+        "; x: doubtful, as the load generator or the machine was too busy"
+        if any(each.generator.warning for each in known)
+        else ""
+    )
     figure.suptitle(harmless(f"{title}{doubtful}"), fontsize=10, parse_math=False)
     write_figure(figure, path)
 

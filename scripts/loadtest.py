@@ -161,9 +161,8 @@ def main(arguments: Arguments) -> None:
     results = _results(arguments)
     if arguments.sweep:
         console.print(table_of(results))
-        draw(
-            results, picture, f"{_named(arguments)}: {results[0].seconds:g} s a load; drafts: {results[0].drafts.split(';')[0]}"
-        )
+        drafts = "of graphs" if results[0].checked else "made up"
+        draw(results, picture, f"{_named(arguments)}: {results[0].seconds:g} s a load; drafts {drafts}")
         say("picture", str(picture))
     else:
         show(results[0])
