@@ -33,6 +33,11 @@ class Verifier:
     _process: subprocess.Popen[bytes]
     _log: _Log
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def check(self) -> None:
         """Do nothing while it runs.
 

@@ -128,6 +128,8 @@ COUNTS = [  # command, option, smallest that is allowed
     ("fit-rules", "--answers", 1),
     ("fit-rules", "--validation-answers", 1),
     ("fit-rules", "--seed", 0),
+    *[("loadtest", f"--{name}", 1) for name in ("devices", "threads", "processes", "connections", "draft-length")],
+    *[("loadtest", f"--{name}", 0) for name in ("streams", "seed")],
     ("validate-load", "--seed", 0),
     ("validate-replay", "--answers", 1),
     ("validate-replay", "--devices", 1),
@@ -159,6 +161,7 @@ COUNTS = [  # command, option, smallest that is allowed
 FRACTIONS = [
     ("train-pair", "--freedom"),
     *[("evaluate", f"--fill.{name}") for name in ("rtt-ms", "uplink-share", "downlink-mbps")],
+    *[("loadtest", f"--{name}") for name in ("rate", "seconds", "confidence", "prefill-share")],
     ("validate-load", "--rate"),
     ("validate-load", "--seconds"),
 ]
@@ -180,6 +183,7 @@ WORDS = [
         "--links",
         ("", "20", "20/1", "20/1/1/1", "a/b/c", "nan/1/1", "-1/1/1", "1e9/1/1", "20/0/1", "20/1/inf", ESCAPES),
     ),
+    ("loadtest", "--sweep", ("1,,2", "1;2", "0", "-1", "1.5", "99999", "nan", "1e1", " ", ESCAPES, LONG)),
     ("record", "--splits", ("tests", "")),
     ("record", "--score", ("f1", "token_f1", "a.b", "a:b:c", "os:system", ESCAPES)),
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
@@ -316,6 +320,11 @@ INPUTS = [
     ("fit-rules", ("--device-profile",), "phone"),
     ("fit-rules", ("--cloud-profile",), "gpu"),
     ("fit-rules", ("--links",), "links"),
+    ("loadtest", ("--graphs",), "graphs"),
+    ("loadtest", ("--workload",), "workload"),
+    ("loadtest", ("--think",), "phone"),
+    ("loadtest", ("--pace",), "gpu"),
+    ("loadtest", ("--cloud", NOBODY, "--tls-ca"), "pem"),
     ("validate-load", ("--workload",), "workload"),
     ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
@@ -361,6 +370,8 @@ OUTPUTS = [
     ("inspect-trace", ("{links}", "--picture"), "picture"),
     ("inspect-trace", ("{f}/workload.csv", "--json"), "file"),
     ("inspect-trace", ("{f}/workload.csv", "--picture"), "picture"),
+    ("loadtest", ("--json",), "file"),
+    ("loadtest", ("--sweep", "1", "--picture"), "picture"),
     ("validate-load", ("--seconds", "1", "--json"), "file"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
@@ -390,6 +401,13 @@ _ADDRESSES = (
 _HOSTS = ("", "not a host", "256.1.1.1", "0.0.0.0", "::", "example.com", "127.0.0.1:1", "http://127.0.0.1", LONG, ESCAPES)
 _FITS = ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "{bundle}")
 OTHERS = [
+    *[Case("loadtest", ("--cloud", address)) for address in (*_ADDRESSES[1:], "127.0.0.1:1,")],
+    Case("loadtest", ("--cloud", NOBODY), "no verifier answers"),
+    Case("loadtest", ("--model", "{f}/missing"), "ended before it was ready"),
+    Case("loadtest", ("--prefill-share", "0.5"), "--streams"),
+    Case("loadtest", ("--cloud", NOBODY, "--pace", "x.json"), "leave them out"),
+    Case("loadtest", ("--cloud", NOBODY, "--calibrate"), "leave out --cloud"),
+    Case("loadtest", ("--json", "x.png", "--picture", "x.png"), "a file of its own"),
     *[Case("deploy", ("--cloud", address)) for address in _ADDRESSES],
     *[
         Case("deploy", ("--cloud", NOBODY, "--prompt", *texts), "prompt")

@@ -25,6 +25,7 @@ NAMES = (
     "evaluate",
     "inspect-run",
     "inspect-trace",
+    "loadtest",
     "measure-profiles",
     "record",
     "serve",

@@ -52,6 +52,7 @@ SHORTER = {
     "synera deploy --controller runs/mine/bundle --log runs/live/mine": "--unpaced --no-emulate-link",
     "synera inspect-run runs/live/mine": "",
     "synera deploy --cloud HOST:PORT": "--unpaced --no-emulate-link --max-new-tokens 3 --prompt fits",
+    "synera loadtest --sweep 1,2,4,8,16,32": "--sweep 1,2 --seconds 0.5",
     "synera bench cloud": "--repetitions 1",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
