@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cloud.engine import registry
+from runtime.scheduling import TOKEN_BUDGET
 from scripts._cli import Dtype, launch, next_step, say
 from traces import bundled
 
@@ -51,6 +52,16 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     max_sessions: int = 64
     """Most sessions at a time; more are told to come back later."""
+    policy: Literal["verification_aware", "fcfs", "edf", "mlfq"] = "verification_aware"
+    """Who goes first into a forward: checks before prompts, first come, earliest deadline, or short ones."""
+    token_budget: int = TOKEN_BUDGET
+    """Most tokens in a forward; fewer let checks wait less beside long prompts, more read prompts faster."""
+    kv_tokens: int | None = None
+    """Tokens whose keys and values are kept at a time; by default 64 full contexts, or what a quarter of the memory holds. Sessions
+    that yield to others are read again."""
+    share_prefixes: Literal["none", "account", "all"] = "none"
+    """Whose sessions share the keys and values of prompts that begin alike. The replay, so every promise of cost, has each answer
+    read its own; with all, clients may guess from an answer's time what others asked."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is logged, to standard error, a line each; debug tells every refused request."""
 
@@ -90,6 +101,10 @@ def _config(arguments: Arguments) -> ServerConfig:
         dtype=arguments.dtype,
         threads=arguments.threads,
         max_sessions=arguments.max_sessions,
+        policy=arguments.policy,
+        token_budget=arguments.token_budget,
+        kv_tokens=arguments.kv_tokens,
+        shares_prefixes=arguments.share_prefixes,
         tls_certificate=arguments.tls_cert,
         tls_key=arguments.tls_key,
         allow_plaintext=arguments.allow_plaintext,
