@@ -19,7 +19,7 @@ import torch
 
 from cloud.engine.base import Check, Checked, Engine, EngineInfo, EngineUsage, Iteration, Streamed
 from cloud.engine.embedded.batcher import Batcher
-from cloud.engine.embedded.forward import Forward, TorchForward
+from cloud.engine.embedded.forward import Forward, TorchForward, Work
 from cloud.engine.embedded.jobs import CheckJob, StreamJob
 from cloud.engine.embedded.kv_pool import Table, blocks_for
 from cloud.engine.embedded.pace import Arrivals, Pace
@@ -256,6 +256,7 @@ def load(config: ServerConfig) -> Engine:
         eos_ids=c.eos_ids,
     )
     forward = TorchForward(decoder, blocks_for(config.kv_tokens or _usual_kv_tokens(decoder)))
+    forward.run([Work([0], 0, [0, 0], 1)])  # what is compiled at its first use is not to keep a device waiting
     return EmbeddedEngine(
         info,
         forward,
