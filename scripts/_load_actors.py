@@ -267,7 +267,7 @@ async def _generate(
                 break
             await until(send_at)
         else:
-            _note(desk, at, times)
+            _note(desk, at, len(prompt), times)
             return time.monotonic()
     return time.monotonic() + _AFTER_FAILURE_SECONDS
 
@@ -283,11 +283,13 @@ def _read(desk: Desk, client: CloudClient, prompt: tuple[int, ...], most: int, s
     return times
 
 
-def _note(desk: Desk, meant: float, times: list[float]) -> None:
+def _note(desk: Desk, meant: float, prompt_tokens: int, times: list[float]) -> None:
     """Write down a stream that was answered."""
     samples = desk.samples
     for at in times:
         desk.count("stream_tokens", at)
+    if times:
+        desk.count("prompt_tokens", times[0], prompt_tokens)
     gaps = pairwise(at for at in times if desk.measured(at))
     samples.gaps_seconds += [after - before for before, after in gaps]
     if times and desk.measured(meant) and desk.measured(times[0]):

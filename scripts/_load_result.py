@@ -57,7 +57,8 @@ class Samples:
     gaps_seconds: list[float] = field(default_factory=list)
     """Between a stream's tokens."""
     counts: Counter[str] = field(default_factory=Counter)
-    """`requests` that were sent; `answers` that came to their end, were `given_up`, or `cut` off by the load's own end; `stream_tokens`;
+    """`requests` that were sent; `answers` that came to their end, were `given_up`, or `cut` off by the load's own end; `stream_tokens`, and
+    the `prompt_tokens` that they followed;
     sessions `reopened`; actors that still wait when the load is over and are `unanswered`; `checked` and `wrong` verdicts, of the
     warm-up, too."""
     refusals: Counter[str] = field(default_factory=Counter)
@@ -147,6 +148,8 @@ class LoadResult:
     """Draft tokens that had a verdict."""
     committed_tokens_per_second: float
     """Accepted ones, and the LLM's own after them."""
+    processed_tokens_per_second: float
+    """That the LLM processed, for checks, and of streams prompts and answers."""
     acceptance: float | None
     """Accepted of the verified tokens."""
     latency_ms: Quantiles | None
@@ -232,6 +235,10 @@ def sum_up(parts: Sequence[Samples], measured: Measured) -> LoadResult:
         requests_per_second=whole.counts["requests"] / seconds,
         verified_tokens_per_second=verified / seconds,
         committed_tokens_per_second=(accepted + len(answered)) / seconds,
+        processed_tokens_per_second=(
+            sum(each.processed_tokens for each in answered) + whole.counts["stream_tokens"] + whole.counts["prompt_tokens"]
+        )
+        / seconds,
         acceptance=accepted / verified if verified else None,
         latency_ms=Quantiles.of(latency),
         queue_ms=Quantiles.of(column["queue_ms"]),

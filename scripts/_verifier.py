@@ -55,6 +55,7 @@ def verifier_process(
     pace: Path | None,
     threads: int = 1,
     host: str = "127.0.0.1",
+    options: Sequence[str] = (),
     log: Path | None = None,
     timeout_seconds: float = 120.0,
 ) -> Iterator[Verifier]:
@@ -65,6 +66,7 @@ def verifier_process(
         pace: cloud profile to emulate; None runs as fast as it can.
         threads: CPU threads of a forward.
         host: address to listen on; another than loopback must be of a network that is trusted.
+        options: more of `synera serve`.
         log: file for its standard error; None keeps it only as long as it runs.
         timeout_seconds: how long it may take until it listens; then it is killed.
 
@@ -77,7 +79,7 @@ def verifier_process(
     with contextlib.ExitStack() as stack:
         opened = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - the stack closes it
         errors = _Log(stack.enter_context(opened), log)
-        process = stack.enter_context(_running(_command(model, pace, threads, host), errors.file))
+        process = stack.enter_context(_running([*_command(model, pace, threads, host), *options], errors.file))
         verifier = Verifier(_announced(process, errors, timeout_seconds), process, errors)
         yield verifier
         verifier.check()

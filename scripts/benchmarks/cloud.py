@@ -1,13 +1,16 @@
-"""The verifier on loopback: what a check costs beyond the bare forward, and what concurrent sessions gain.
+"""The verifier on loopback: what a check costs beyond the bare forward, and what many devices at a time gain, wait and keep.
 
-Server and clients share one process (and its interpreter lock), so both figures are lower bounds.
+Under load the verifier is a process of its own, and so are the devices (scripts/_load.py). What does not live here: the load under
+attack (tests/faults/hostile).
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -16,14 +19,34 @@ from cloud.engine.embedded.forward import TorchForward, Work
 from cloud.engine.embedded.kv_pool import blocks_for
 from cloud.server import running_server
 from runtime.client import CloudClient
+from runtime.errors import CloudError
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import tokenizer_hash
+from runtime.scheduling import POLICIES
 from runtime.wire import synera_pb2 as pb
-from scripts.benchmarks.harness import Figure, Setting, compare, speedup
+from scripts._load import drive
+from scripts._load_plan import GRAPHS, Plan, Target, at_rate, fitted
+from scripts._load_result import LoadResult
+from scripts._verifier import verifier_process
+from scripts.benchmarks.harness import Figure, Setting, compare
+from traces.workload.generators import poisson
 
 _DRAFT = 4  # tokens in a chunk
-_SESSIONS = 8
-_CHECKS = 4  # of each session in one timing
+_DEVICES = 32
+_CONTEXT = 100  # tokens before a draft, where a forward is timed beside that of transformers
+_SECONDS = 6.0  # of each load
+_MIXED_DEVICES, _MIXED_STREAMS, _MIXED_BUDGET = 16, 8, 128
+_SESSIONS, _ROOM = 1000, 100  # open at a time, and how many the KV pool holds
+_ANSWER_CHECKS = 8  # about what an answer of the bundled tasks has
+_RANDOM_LLAMA = {
+    "hidden_size": 640,
+    "intermediate_size": 1728,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 10,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -31,89 +54,176 @@ def measure(setting: Setting) -> list[Figure]:
 
     Raises:
         CheckpointError: the pair's folder has no usable llm/.
+        CloudError: a verifier ended by itself.
     """
     torch.set_num_threads(setting.threads)
-    with _serving(setting) as client:
-        return [_round_trip(client, setting), _concurrency(client, setting)]
+    figures = [_round_trip(setting)]
+    with tempfile.TemporaryDirectory() as folder:
+        large = _random_llama(Path(folder) / "llama", setting.pair / "llm")
+        for name, model in (("LLM", setting.pair / "llm"), (large.name, large)):
+            figures += [*_under_load(name, model, setting), _beside_transformers(name, model, setting)]
+    return [*figures, *_policies(setting), _sessions(setting)]
 
 
-class _Session:
-    """A session that has one and the same chunk checked again and again, after a prompt of `context` tokens."""
-
-    def __init__(self, client: CloudClient, setting: Setting, context: int) -> None:
-        self._client, self._seq, self._context = client, 0, context
-        self._id = client.open(tokenizer_hash(setting.pair / "llm")).session_id
-        self.prompt = [5 + i % 40 for i in range(context)]
-        self.draft = [7] * _DRAFT
-        self._verify(prefix_length=0, context=self.prompt)
-
-    def check(self) -> None:
-        """Have the chunk checked; the cloud forgets what came of it the time before."""
-        self._verify(prefix_length=self._context, context=[])
-
-    def close(self) -> None:
-        """Release the session."""
-        self._client.close_session(self._id)
-
-    def _verify(self, prefix_length: int, context: list[int]) -> None:
-        self._seq += 1
-        request = pb.VerifyRequest(
-            session_id=self._id, seq=self._seq, prefix_length=prefix_length, context=context, draft=self.draft
-        )
-        self._client.verify(request)
+# ---------------------------------------------------------------- one device
 
 
-def _context(client: CloudClient) -> int:
-    """Prompt length: as the bundled tasks' longest answers, or what a small model takes."""
-    return min(160, client.model_info().context_tokens - _DRAFT - 1)
+def _round_trip(setting: Setting) -> Figure:
+    """One and the same chunk checked again and again; the cloud forgets what came of it the time before."""
+    model = setting.pair / "llm"
+    with running_server(ServerConfig(model, threads=setting.threads)) as port, CloudClient(f"127.0.0.1:{port}") as client:
+        context = min(160, client.model_info().context_tokens - _DRAFT - 1)
+        prompt, draft = [5 + i % 40 for i in range(context)], [7] * _DRAFT
+        session, seq = client.open(tokenizer_hash(model)).session_id, 0
 
+        def check() -> None:
+            nonlocal seq
+            seq += 1
+            kept = 0 if seq == 1 else context
+            client.verify(pb.VerifyRequest(session_id=session, seq=seq, prefix_length=kept, context=prompt[kept:], draft=draft))
 
-@contextmanager
-def _serving(setting: Setting) -> Iterator[CloudClient]:
-    config = ServerConfig(setting.pair / "llm", threads=setting.threads)
-    with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
-        yield client
-
-
-def _round_trip(client: CloudClient, setting: Setting) -> Figure:
-    session = _Session(client, setting, _context(client))
-    held = len(session.prompt) - 1
-    forward = TorchForward(load_decoder(setting.pair / "llm"), blocks_for(held + 1 + _DRAFT))
-    blocks = range(forward.blocks)
-    forward.run([Work(blocks, 0, session.prompt, 1)])
-
-    def bare() -> None:
+        forward = TorchForward(load_decoder(model), blocks_for(context + _DRAFT))
+        blocks = range(forward.blocks)
+        check()
+        forward.run([Work(blocks, 0, prompt, 1)])
         # The verifier, too, reads the history's last token again: its choice is what the draft begins with.
-        forward.run([Work(blocks, held, [session.prompt[-1], *session.draft], _DRAFT + 1)])
-
-    found = compare(session.check, bare, setting.repetitions)
-    session.close()
+        bare = Work(blocks, context - 1, [prompt[-1], *draft], _DRAFT + 1)
+        found = compare(check, lambda: forward.run([bare]), setting.repetitions)
+        client.close_session(session)
     name = f"Verify of {_DRAFT} tokens on loopback over the bare forward, LLM"
-    return Figure(
-        name, 1 / found.speedup, "x its time", 1.5, "lower", found.describe("the engine's forward of the same tokens")
+    peer = found.describe("the engine's forward of the same tokens")
+    return Figure(name, 1 / found.speedup, "x its time", 1.5, "lower", peer)
+
+
+# ---------------------------------------------------------------- many
+
+
+def _under_load(name: str, model: Path, setting: Setting) -> Iterator[Figure]:
+    """As many devices as come, beside one alone; then arrivals of half of what those had."""
+    plan = Plan(devices=1, seconds=_SECONDS, graphs=GRAPHS)
+    with _verifier(model, setting) as target:
+        one = drive(target, plan)
+        all_together = drive(target, Plan(devices=_DEVICES, seconds=_SECONDS, graphs=GRAPHS))
+        seconds = plan.warmup_seconds + _SECONDS
+        rate = all_together.checks_per_second / 2 / max(1.0, _checks_an_answer(all_together))
+        half = drive(target, Plan(arrivals=at_rate(poisson(rate, seconds), rate, seconds), seconds=_SECONDS, graphs=GRAPHS))
+    gain = all_together.verified_tokens_per_second / one.verified_tokens_per_second
+    said = f"{all_together.verified_tokens_per_second:.0f} and {one.verified_tokens_per_second:.0f} tokens/s; {_wrong(one, all_together, half)}"
+    yield Figure(f"verified tokens/s of {_DEVICES} devices over one's, {name}", gain, "x as many", 4.0, "higher", said)
+    assert half.latency_ms is not None
+    assert one.latency_ms is not None
+    said = (
+        f"{half.latency_ms.p95:.1f} ms at {half.checks_per_second:.0f} checks/s, {one.latency_ms.p95:.1f} ms alone"
+        f"{'; doubtful: ' + half.generator.warning if half.generator.warning else ''}"
+    )
+    slower = half.latency_ms.p95 / one.latency_ms.p95
+    yield Figure(
+        f"95th percentile of a check at half that load over one device's, {name}", slower, "x its time", 3.0, "lower", said
     )
 
 
-def _concurrency(client: CloudClient, setting: Setting) -> Figure:
-    sessions = [_Session(client, setting, _context(client)) for _ in range(_SESSIONS)]
+def _checks_an_answer(found: LoadResult) -> float:
+    return found.counts.get("requests", 0) / answers if (answers := found.counts.get("answers", 0)) else float(_ANSWER_CHECKS)
 
-    def checks(session: _Session) -> None:
-        for _ in range(_CHECKS):
-            session.check()
 
-    def in_turn() -> None:
-        for session in sessions:
-            checks(session)
+def _wrong(*found: LoadResult) -> str:
+    if not all(each.checked for each in found):
+        return "drafts made up, nothing to be checked"
+    return f"{sum(each.wrong for each in found)} wrong of {sum(each.counts['checked'] for each in found)} verdicts"
 
-    with ThreadPoolExecutor(_SESSIONS) as pool:
-        figure = speedup(
-            f"{_SESSIONS * _CHECKS} checks by {_SESSIONS} sessions at a time, LLM",
-            lambda: list(pool.map(checks, sessions)),
-            in_turn,
-            "the same checks by one session after the other",
-            setting,
-            goal=1.2,
-        )
-    for session in sessions:
-        session.close()
-    return figure
+
+def _beside_transformers(name: str, model: Path, setting: Setting) -> Figure:
+    """The forward of all devices' checks at one time; all after equally long histories, which suits a padded batch best."""
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    theirs = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    room = blocks_for(_CONTEXT + _DRAFT + 1)
+    forward = TorchForward(load_decoder(model), _DEVICES * room)
+    prompts = [[3 + (i * 7 + j) % 500 for j in range(_CONTEXT)] for i in range(_DEVICES)]
+    tables = [range(i * room, (i + 1) * room) for i in range(_DEVICES)]
+    forward.run([Work(table, 0, prompt, 0) for table, prompt in zip(tables, prompts, strict=True)])
+    checks = [Work(table, _CONTEXT, [5] * (_DRAFT + 1), _DRAFT + 1) for table in tables]
+    cache, drafts = DynamicCache(), torch.full((_DEVICES, _DRAFT + 1), 5)
+    with torch.inference_mode():
+        theirs(torch.tensor(prompts), past_key_values=cache)
+
+        def peer() -> None:
+            said = theirs(drafts, past_key_values=cache).logits.argmax(-1)
+            said.tolist()
+            cache.crop(_CONTEXT)
+
+        found = compare(lambda: forward.run(checks), peer, setting.repetitions)
+    label = f"forward of {_DEVICES} checks of {_DRAFT + 1} tokens after {_CONTEXT}, {name}"
+    return Figure(label, found.speedup, "x as fast", 1.5, "higher", found.describe("transformers, padded batch"))
+
+
+def _policies(setting: Setting) -> Iterator[Figure]:
+    """Checks beside others' long prompts, lengths as in Azure's conversations, under each policy."""
+    model, found = setting.pair / "llm", dict[str, LoadResult]()
+    for policy in POLICIES:
+        options = ("--policy", policy, "--token-budget", str(_MIXED_BUDGET))
+        with _verifier(model, setting, options) as target, CloudClient(target.addresses[0]) as client:
+            lengths = fitted(poisson(10.0, 100.0), client.model_info().context_tokens)
+            plan = Plan(
+                devices=_MIXED_DEVICES, streams=_MIXED_STREAMS, stream_lengths=lengths, seconds=2 * _SECONDS, graphs=GRAPHS
+            )
+            found[policy] = drive(target, plan)
+    waits = {policy: each.queue_ms.p95 for policy, each in found.items() if each.queue_ms is not None}
+    rates = {policy: each.processed_tokens_per_second for policy, each in found.items()}
+    said = ", ".join(f"{policy} {waits[policy]:.1f} ms, {rates[policy]:.0f} tokens/s" for policy in found)
+    mixed = f"{_MIXED_DEVICES} devices beside {_MIXED_STREAMS} streams"
+    gain = waits["fcfs"] / waits["verification_aware"]
+    yield Figure(
+        f"95th percentile of a check's wait, {mixed}: fcfs over verification_aware", gain, "x shorter", 2.0, "higher", said
+    )
+    kept = rates["verification_aware"] / rates["fcfs"]
+    yield Figure(f"all tokens/s, {mixed}: verification_aware over fcfs", kept, "x as many", 0.95, "higher", said)
+
+
+def _sessions(setting: Setting) -> Figure:
+    """Many more open sessions than the KV pool holds; each has two checks, with all the others in between."""
+    model, draft = setting.pair / "llm", [7] * _DRAFT
+    prompts = [[3 + (i * 13 + j * j) % 500 for j in range(40)] for i in range(_SESSIONS)]
+    config = ServerConfig(model, threads=setting.threads, kv_tokens=_ROOM * 48, max_sessions=_SESSIONS)
+    with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
+        ids = [client.open(tokenizer_hash(model)).session_id for _ in prompts]
+        first = [
+            client.verify(pb.VerifyRequest(session_id=each, seq=1, context=prompt, draft=draft))
+            for each, prompt in zip(ids, prompts, strict=True)
+        ]
+        right = 0
+        forward = TorchForward(load_decoder(model), blocks_for(64))
+        for each, prompt, said in zip(ids, prompts, first, strict=True):
+            held = [*prompt, *draft[: said.accepted], said.next_token]
+            again = client.verify(pb.VerifyRequest(session_id=each, seq=2, prefix_length=len(held), draft=draft))
+            [rows] = forward.run([Work(range(forward.blocks), 0, [*held, *draft], _DRAFT + 1)])
+            stands = next((i for i, token in enumerate(draft) if token != rows.choices[i]), _DRAFT)
+            right += (again.accepted, again.next_token) == (stands, rows.choices[stands])
+        processed = again.processed_tokens
+    said_of = f"{right} of {_SESSIONS}; the last was read again, {processed} tokens"
+    name = f"right verdicts of {_SESSIONS} open sessions on a pool for {_ROOM}, LLM"
+    return Figure(name, right / _SESSIONS, "of all", 1.0, "higher", said_of)
+
+
+@contextmanager
+def _verifier(model: Path, setting: Setting, options: tuple[str, ...] = ()) -> Iterator[Target]:
+    with verifier_process(model=model, pace=None, threads=setting.threads, options=options) as verifier:
+        yield Target((verifier.target,), pid=verifier.pid)
+        try:
+            verifier.check()
+        except CloudError as ended:
+            raise CloudError(f"the verifier of the bench did not live through it: {ended}") from None
+
+
+def _random_llama(folder: Path, like: Path) -> Path:
+    """A Llama of some 60 million random parameters, with the tokenizer of another model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(like, **_RANDOM_LLAMA))
+    millions = sum(each.numel() for each in model.parameters()) / 1e6
+    folder = folder.with_name(f"random Llama of {millions:.0f} M")
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(like / name, folder / name)
+    return folder

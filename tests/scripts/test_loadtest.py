@@ -308,11 +308,12 @@ MEASURED = Measured(
 
 def test_rates_count_what_was_answered_in_time_and_latencies_what_was_meant_to_be_sent() -> None:
     samples = Samples(checks=[check(99.0, 100.5), check(101.0, 101.1), check(109.9, 110.2)])
-    samples.counts.update(requests=5, checked=3, wrong=1)
+    samples.counts.update(requests=5, checked=3, wrong=1, stream_tokens=7, prompt_tokens=100)
     found = sum_up([samples], MEASURED)
     assert (found.checks, found.checks_per_second) == (2, 0.2)
     assert found.verified_tokens_per_second == 0.8
     assert found.committed_tokens_per_second == 0.6
+    assert found.processed_tokens_per_second == (5 + 5 + 107) / 10
     assert found.acceptance == 0.5
     assert found.latency_ms is not None
     assert found.latency_ms.count == 2
