@@ -75,6 +75,10 @@ class Connections:
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace_seconds)),
             ("grpc.keepalive_time_ms", _ms(self.ping_seconds)),
             ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout_seconds)),
+            (
+                "grpc.http2.ping_timeout_ms",
+                _ms(self.ping_timeout_seconds),
+            ),  # of pings for other ends, as it sends one at a time
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.least_ping_seconds)),
         )

@@ -87,19 +87,21 @@ def load_tokens(path: Path) -> Tokens:
 
 
 def _lines(path: Path) -> list[str]:
+    form = "name a file of lines NAME SHA256"
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a device or a pipe might never end
-            raise _wrong(path, "it is not a file", "name a file of lines NAME SHA256")
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _wrong(path, "other users may write to it, and let themselves in", "take that away with: chmod go-w FILE")
-        if path.stat().st_size > _MOST_BYTES:
-            raise _wrong(path, f"it is longer than {_MOST_BYTES} bytes", f"give at most {MOST_TOKENS} tokens")
-        return path.read_text(encoding="utf-8").splitlines()
+        found = path.stat()
+        usable = stat.S_ISREG(found.st_mode) and found.st_size <= _MOST_BYTES  # a device or a pipe might never end
+        text = path.read_bytes() if usable else b""
     except OSError as error:
-        raise _wrong(path, error.strerror or "it cannot be read", "name a file of lines NAME SHA256") from None
-    except ValueError:
-        raise _wrong(path, "it is not text", "name a file of lines NAME SHA256") from None
+        raise _wrong(path, error.strerror or "it cannot be read", form) from None
+    if not usable:
+        raise _wrong(path, f"it is not a file of at most {_MOST_BYTES} bytes", form)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _wrong(path, "other users may write to it, and let themselves in", "take that away with: chmod go-w FILE")
+    try:
+        return text.decode().splitlines()
+    except UnicodeDecodeError:
+        raise _wrong(path, "it is not text", form) from None
 
 
 def _wrong(path: Path, reason: str, way_out: str) -> SettingError:

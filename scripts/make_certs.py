@@ -148,7 +148,11 @@ def _say_what_comes_next(arguments: Arguments, files: list[_File]) -> None:
     elsewhere = {"host": "0.0.0.0"} if arguments.server and not any(map(is_loopback, arguments.server)) else {}
     asked = {"cloud": str(Address(arguments.server[0], 50051))} if elsewhere else {}
     asking = next_step("deploy", tls_ca=out / "ca.pem", **asked)
-    say("next", next_step("serve", **elsewhere, **serving), f"{asking}   # with the device's own files of {out / 'clients'}, if it has any")
+    say(
+        "next",
+        next_step("serve", **elsewhere, **serving),
+        f"{asking}   # with the device's own files of {out / 'clients'}, if it has any",
+    )
 
 
 if __name__ == "__main__":
