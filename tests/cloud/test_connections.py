@@ -24,7 +24,7 @@ from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
 from runtime.wire import TOKEN_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
-from tests.support.engine import FakeForward, continuation, fake_engine, greedy
+from tests.support.engine import FakeForward, continuation, fake_engine
 from tests.support.http2 import Http2
 from tests.support.process import ALWAYS, ROOT, device
 from tests.support.raw import Refusal, answer, channel_to, poll
@@ -92,8 +92,8 @@ def test_a_device_s_answer_survives_connections_that_age_all_the_time(tiny_llm: 
     """Its tokens are those of a quiet world and no check is lost, though its connection is taken away several times."""
     config = ServerConfig(model=tiny_llm, connections=Connections(age_seconds=0.1, age_grace_seconds=5))
     prompt, used = [1, 60, 61, 62, 63], set[str]()
-    truth = greedy(tiny_llm, prompt, 40)
     with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
+        truth = [each.token for each in client.generate(prompt, 40)]
         terms = agreed(client)
         for _ in range(100):
             with CloudVerifier(client, terms) as verifier:

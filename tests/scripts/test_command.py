@@ -25,6 +25,7 @@ NAMES = (
     "evaluate",
     "inspect-run",
     "inspect-trace",
+    "make-certs",
     "measure-profiles",
     "record",
     "serve",
