@@ -13,6 +13,8 @@ from runtime.settings import whole, within
 METADATA_BYTES = 4096
 """Of a request's headers, its token included; an honest device sends about 300, and a token of ours adds 70."""
 _IDENTITY_ONLY = 1  # bits of the compressions that are taken: a small message must not unpack to a large one
+_LEAST_WINDOW = 65_535  # bytes, as HTTP/2 begins with
+_PREFIX_BYTES = 5  # of a message
 _OTHER_FILES = 128  # descriptors that are no connection's: models, logs, the event loop, a metrics server
 
 
@@ -63,6 +65,9 @@ class Connections:
             # Without this a second server on a taken port would quietly share it.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", most_message_bytes),
+            # What a peer may send before anybody reads it: one request, not the 4 MiB that gRPC would let it, and never more.
+            ("grpc.http2.lookahead_bytes", max(_LEAST_WINDOW, most_message_bytes + _PREFIX_BYTES)),
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
             # The first alone would only make a refusal likely; the other is the one that always holds.
             ("grpc.max_metadata_size", METADATA_BYTES),

@@ -477,7 +477,6 @@ OTHERS = [
     Case("serve", ("--port", "0", "--tls-key", "{f}/file"), "TLS needs both"),
     Case("serve", ("--port", "0", "--tls-ca", "{certs}/ca.pem"), "needs TLS"),
     Case("make-certs", ("--out", "{certs}", "--server", "localhost"), "server.pem' is there already"),
-    Case("make-certs", ("--out", "{f}/file/below"), "below"),
     *[Case("make-certs", ("--clients", name)) for name in ("", "a b", "../x", "a/b", ".", "-x", "ä", LONG, ESCAPES)],
     *[Case("make-certs", ("--tokens", name)) for name in ("", "a#b", "../x", LONG, ESCAPES)],
     *[Case("make-certs", ("--server", name)) for name in ("", "a b", "host:1", "a/b", "ä.de", LONG, ESCAPES)],
