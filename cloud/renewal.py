@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Renewed(Generic[_Value]):
-    """A value that files hold; thread-safe. It is looked at the files when the value is asked for, at most once a second.
+    """A value that files hold; thread-safe. `refresh` looks whether they have changed, at most once a second.
 
     What was read last stays while files cannot be used: they may be half-way through being replaced, and a mistake must not end
     a service. It is logged, and tried again as soon as a file changes.

@@ -254,15 +254,23 @@ def test_a_certificate_that_names_nobody_is_refused(world: World, name: str) -> 
             assert "names nobody" in got.details
 
 
-def unnamed(authority: TestAuthority) -> Files:
-    """A server's pair has alternative names and one use only; a client's without a common name has none at all."""
+def test_a_certificate_without_a_common_name_is_known_by_its_alternative_one(world: World) -> None:
+    own = unnamed(world.authority, x509.UniformResourceIdentifier("spiffe://example.org/phone"), x509.DNSName("phone.example"))
+    with (
+        world.served(**world.tls, tls_ca=world.authority.file) as port,
+        secure_channel_to(port, world.authority.file, own) as channel,
+    ):
+        assert who_asks(channel) == ("spiffe://example.org/phone",) * 2
+
+
+def unnamed(authority: TestAuthority, *others: x509.GeneralName) -> Files:
+    """A client's without a common name."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(authority.authority.certificate.subject, x509.Name([]), key.public_key(), 7)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(authority.authority.key, hashes.SHA256())
-    )
+    builder = x509.CertificateBuilder(authority.authority.certificate.subject, x509.Name([]), key.public_key(), 7)
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    if others:
+        builder = builder.add_extension(x509.SubjectAlternativeName(others), critical=True)
+    signed = builder.sign(authority.authority.key, hashes.SHA256())
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     pem = serialization.Encoding.PEM
     return written(authority.folder / "unnamed", Pair(signed.public_bytes(pem), key.private_bytes(pem, *form)))

@@ -230,6 +230,13 @@ def test_there_is_room_for_a_token_beside_other_metadata(tiny_llm: Path) -> None
         assert got.engine == "fake"
 
 
+def test_a_peer_may_send_one_request_before_anybody_reads_it_and_no_more(tiny_llm: Path) -> None:
+    longest = dict(Connections().options(1_000_000))["grpc.http2.lookahead_bytes"]
+    assert longest == 1_000_005
+    with served(tiny_llm) as port, Http2(port) as peer:
+        assert peer.settings()[4] == 65_535  # SETTINGS_INITIAL_WINDOW_SIZE; the fake's context is short
+
+
 def test_a_message_that_claims_to_be_too_long_is_refused_before_it_is_there(tiny_llm: Path) -> None:
     """So that nobody fills the memory with the beginnings of messages."""
     with served(tiny_llm) as port, Http2(port) as peer:
