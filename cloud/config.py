@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloud.connections import Connections
 from cloud.engine import registry
 from cloud.engine.embedded.pace import Pace
 from cloud.sessions import MOST_SESSIONS
@@ -63,8 +64,16 @@ class ServerConfig:
     tls_certificate: Path | None = None
     """PEM; None with `tls_key` None is plaintext."""
     tls_key: Path | None = None
+    tls_ca: Path | None = None
+    """PEM of the authorities of clients' certificates; without a certificate of theirs nobody makes a connection."""
+    tokens: Path | None = None
+    """Lines `NAME SHA256` (tokens.py); without a token of theirs nobody is answered. Over plaintext they can be overheard."""
     allow_plaintext: bool = False
     """Accept plaintext on an address that is not loopback."""
+    reflection: bool = False
+    """Tell which methods there are also where the address is not loopback."""
+    connections: Connections = field(default_factory=Connections)
+    """How many, and how long."""
     grace_seconds: float = 5.0
     """How long requests in flight may still take when stopping, 0..3600."""
     pace: Pace | None = None
@@ -91,6 +100,8 @@ class ServerConfig:
         within("grace_seconds", self.grace_seconds, 0, 3600)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingError("TLS needs both a certificate and its key")
+        if self.tls_ca is not None and self.tls_certificate is None:
+            raise SettingError("tls_ca asks clients for certificates, which needs TLS: give a certificate and its key as well")
         _ = self.placement  # raises for what this machine has not
 
     def _check_types(self) -> None:
@@ -103,7 +114,11 @@ class ServerConfig:
             "dtype": (str,),
             "tls_certificate": (Path, optional),
             "tls_key": (Path, optional),
+            "tls_ca": (Path, optional),
+            "tokens": (Path, optional),
             "allow_plaintext": (bool,),
+            "reflection": (bool,),
+            "connections": (Connections,),
             "pace": (Pace, optional),
         }.items():
             if not isinstance(getattr(self, name), allowed):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,23 +22,25 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
 from grpc_reflection.v1alpha import reflection
 
+from cloud.authentication import Authentication
 from cloud.config import ServerConfig
+from cloud.connections import raise_open_files
 from cloud.engine.base import Engine, EngineInfo
 from cloud.engine.registry import load_engine
 from cloud.generate import Generation
 from cloud.log import fields
+from cloud.renewal import Renewed
 from cloud.security import server_credentials
 from cloud.service import SERVICE, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
+from cloud.tokens import Tokens, load_tokens
 from cloud.verify import Verification
 from runtime.errors import SyneraError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2_grpc
-from runtime.wire.address import check_plaintext
+from runtime.wire.address import check_plaintext, is_loopback
 from runtime.wire.sizes import longest_request_bytes
 
-_METADATA_BYTES = 4096  # of a request's headers; an honest device sends about 300
-_IDENTITY_ONLY = 1  # bits of the compressions that are taken: a small message must not unpack to a large one
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ class CloudServer:
         Raises:
             PlaintextRefusedError: plaintext on an address that is not loopback.
             ServerStartError: the address is taken, or not of this machine.
-            SettingError: the TLS files are unusable.
+            SettingError: the TLS files or the tokens are unusable.
             CheckpointError: no usable model or tokenizer in `config.model`.
             ValueError: the engine cannot run as configured.
         """
@@ -71,8 +74,11 @@ class CloudServer:
         _check_free(config)
         self._config = config
         self._credentials = (
-            server_credentials(config.tls_certificate, config.tls_key) if config.tls_certificate and config.tls_key else None
+            server_credentials(config.tls_certificate, config.tls_key, config.tls_ca)
+            if config.tls_certificate and config.tls_key
+            else None
         )
+        self._authentication = Authentication(_tokens(config.tokens), certificates=config.tls_ca is not None)
         self._engine = engine or load_engine(config)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._table = SessionTable(
@@ -94,13 +100,15 @@ class CloudServer:
             ServerStartError: the address is taken, or not of this machine.
         """
         c = self._config
-        server = grpc.aio.server(interceptors=(Statuses(),), options=self._options())
+        most_bytes = longest_request_bytes(self.info.context_tokens, c.max_draft_tokens)
+        server = grpc.aio.server(interceptors=(self._authentication, Statuses()), options=c.connections.options(most_bytes))
         verification = Verification(self._engine, self._table, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens)
         generation = Generation(self._engine, self._table)
         servicer = SyneraServicer(verification, generation, lease_seconds=c.lease_seconds, paced=c.pace is not None)
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        if c.reflection or is_loopback(c.host):
+            reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
         port = self._bind(server)
         await self._engine.start()
         await server.start()
@@ -108,7 +116,12 @@ class CloudServer:
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
         self._tasks = [_background("watch", self._watch_engine()), _background("sweep", self._sweep())]
         served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
-        _log.info("started", extra=fields(**served, tls=self._credentials is not None, max_sessions=c.max_sessions))
+        known = {
+            "tls": self._credentials is not None,
+            "client_certificates": c.tls_ca is not None,
+            "tokens": c.tokens is not None,
+        }
+        _log.info("started", extra=fields(**served, **known, max_sessions=c.max_sessions))
         return port
 
     async def stop(self) -> None:
@@ -124,21 +137,6 @@ class CloudServer:
         ended = await self._table.end()
         await self._engine.stop()
         _log.info("stopped", extra=fields(sessions_ended=ended))
-
-    def _options(self) -> tuple[tuple[str, int], ...]:
-        """What gRPC itself keeps out, before a message takes memory or reaches a handler."""
-        return (
-            # Without this a second server on a taken port would quietly share it.
-            ("grpc.so_reuseport", 0),
-            (
-                "grpc.max_receive_message_length",
-                longest_request_bytes(self.info.context_tokens, self._config.max_draft_tokens),
-            ),
-            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
-            # The first alone would only make a refusal likely; the other is the one that always holds.
-            ("grpc.max_metadata_size", _METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-        )
 
     async def _watch_engine(self) -> None:
         """Report NOT_SERVING once the engine has died; requests fail by themselves."""
@@ -165,6 +163,10 @@ class CloudServer:
             return server.add_insecure_port(address)
         except RuntimeError as error:
             raise ServerStartError(f"cannot listen on {address}: {error}") from None
+
+
+def _tokens(path: Path | None) -> Renewed[Tokens] | None:
+    return None if path is None else Renewed("tokens", [path], lambda: load_tokens(path))
 
 
 def _check_free(config: ServerConfig) -> None:
@@ -214,6 +216,7 @@ def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> 
         asked = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(each, asked.set)
+        raise_open_files()
         server = CloudServer(config)
         announce(await server.start(), server.info)
         await asked.wait()

@@ -4,7 +4,8 @@ Examples:
     synera serve                                        # the bundled LLM on 127.0.0.1:50051
     synera serve --model /models/Qwen3-8B --dtype bfloat16 --device cuda:1
     synera serve --pace profile.json                    # this machine, with the durations of another
-    synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+    synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens
+    synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem   # clients need certificates
 """
 
 from __future__ import annotations
@@ -48,8 +49,14 @@ class Arguments:
     """PEM certificate chain."""
     tls_key: Path | None = None
     """PEM private key of the certificate."""
+    tls_ca: Path | None = None
+    """PEM certificate of the authority of clients; who has no certificate of it makes no connection."""
+    tokens: Path | None = None
+    """Who may ask: lines NAME SHA256, as make-certs writes them; a call without such a token is refused."""
     allow_plaintext: bool = False
     """Listen without TLS on an address that other machines reach."""
+    reflection: bool = False
+    """Tell also other machines which methods there are; on a loopback address that is told anyway."""
     max_sessions: int = 64
     """Most sessions at a time; more are told to come back later."""
     policy: Literal["verification_aware", "fcfs", "edf", "mlfq"] = "verification_aware"
@@ -107,7 +114,10 @@ def _config(arguments: Arguments) -> ServerConfig:
         shares_prefixes=arguments.share_prefixes,
         tls_certificate=arguments.tls_cert,
         tls_key=arguments.tls_key,
+        tls_ca=arguments.tls_ca,
+        tokens=arguments.tokens,
         allow_plaintext=arguments.allow_plaintext,
+        reflection=arguments.reflection,
         pace=None if arguments.pace is None else CloudProfile.load(arguments.pace),
     )
 

@@ -90,6 +90,11 @@ def test_a_host_is_a_name_or_an_address(host: Any) -> None:
         ({"pace": "gpu.json"}, "pace='gpu.json' must be a Pace or None"),
         ({"tls_key": Path("key.pem")}, "TLS needs both"),
         ({"tls_certificate": Path("cert.pem")}, "TLS needs both"),
+        ({"tls_ca": Path("ca.pem")}, "tls_ca asks clients for certificates, which needs TLS: give a certificate and its key"),
+        ({"tls_ca": "ca.pem"}, "tls_ca='ca.pem' must be a Path or None"),
+        ({"tokens": "tokens"}, "tokens='tokens' must be a Path or None"),
+        ({"reflection": "no"}, "reflection='no' must be a bool"),
+        ({"connections": 5}, "connections=5 must be a Connections"),
         ({"tls_key": "key.pem", "tls_certificate": Path("cert.pem")}, "tls_key='key.pem' must be a Path or None"),
     ],
 )

@@ -20,6 +20,7 @@ import pytest
 from scripts import __main__ as command
 from tests.support import bad_files
 from tests.support.bad_files import LONG
+from tests.support.certificates import TestAuthority
 from tests.support.recorded import recorded, trained
 
 HUGE = "1" + "0" * 400
@@ -142,6 +143,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
+    ("make-certs", "--days", 1),
     ("deploy", "--max-new-tokens", 1),
     ("deploy", "--seed", 0),
     ("deploy", "--top-k", 0),
@@ -332,6 +334,8 @@ INPUTS = [
     ("serve", ("--port", "0", "--pace"), "gpu"),
     ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
     ("serve", ("--port", "0", "--tls-cert", "{f}/file", "--tls-key"), "pem"),
+    ("serve", ("--port", "0", "--tls-cert", "{certs}/server.pem", "--tls-key", "{certs}/server-key.pem", "--tls-ca"), "pem"),
+    ("serve", ("--port", "0", "--tokens"), "pem"),
     ("deploy", ("--cloud", NOBODY, "--slm"), "model"),
     ("deploy", ("--cloud", NOBODY, "--profile"), "phone"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
@@ -382,6 +386,7 @@ OUTPUTS = [
     ("deploy", ("--cloud", NOBODY, "--log"), "folder"),
     ("fit-rules", ("--out",), "folder"),
     ("bounds", ("--out",), "file"),
+    ("make-certs", ("--out",), "folder"),
 ]
 _ADDRESSES = (
     *("", "host", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:-1", "127.0.0.1:99999", "::1:5"),
@@ -488,6 +493,11 @@ OTHERS = [
     Case("serve", ("--port", "{taken}"), "{taken}"),
     Case("serve", ("--port", "0", "--tls-cert", "{f}/file"), "TLS needs both"),
     Case("serve", ("--port", "0", "--tls-key", "{f}/file"), "TLS needs both"),
+    Case("serve", ("--port", "0", "--tls-ca", "{certs}/ca.pem"), "needs TLS"),
+    Case("make-certs", ("--out", "{certs}", "--server", "localhost"), "server.pem' is there already"),
+    *[Case("make-certs", ("--clients", name)) for name in ("", "a b", "../x", "a/b", ".", "-x", "ä", LONG, ESCAPES)],
+    *[Case("make-certs", ("--tokens", name)) for name in ("", "a#b", "../x", LONG, ESCAPES)],
+    *[Case("make-certs", ("--server", name)) for name in ("", "a b", "host:1", "a/b", "ä.de", LONG, ESCAPES)],
     Case("record", (*_TINY, "--prompts", "{f}/long-prompt.txt"), "tokens"),
     Case("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "300")),
     Case("record", ("--slm", "{slm}", "--out", "{f}/new", "--prompts", "{f}/same.txt"), "distinct prompts"),
@@ -538,6 +548,7 @@ class Places:
     bundle: Path
     graphs: Path
     links: Path
+    certs: Path
     taken: int
 
     def fill(self, text: str) -> str:
@@ -554,11 +565,15 @@ def places(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pair, bundle = recorded(tiny_llm), trained(tiny_llm) / "bundle"
     pair.graphs.save(good / "test.safetensors")
     (good / "links.csv").write_text("time,rtt_ms\n0,20\n1,20\n2,20\n")
+    authority = TestAuthority.make(good / "certs")
+    (authority.folder / "ca-key.pem").write_bytes(authority.authority.pair.key)
+    authority.server()
     bad_files.make(folder, pair.slm, pair.llm, bundle, good / "test.safetensors")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        yield Places(folder, pair.slm, pair.llm, bundle, good / "test.safetensors", good / "links.csv", taken.getsockname()[1])
+        found = good / "test.safetensors", good / "links.csv", authority.folder
+        yield Places(folder, pair.slm, pair.llm, bundle, *found, taken.getsockname()[1])
 
 
 def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:

@@ -26,6 +26,7 @@ NAMES = (
     "inspect-run",
     "inspect-trace",
     "loadtest",
+    "make-certs",
     "measure-profiles",
     "record",
     "serve",

@@ -47,6 +47,8 @@ SHORTER = {
     "synera evaluate --bundle runs/my-sac --links my-links": "--answers 1",
     "synera deploy --controller runs/my-sac --links my-links": "--unpaced",
     "synera serve": "",
+    "synera make-certs": "",
+    "synera make-certs --clients phone-1 --tokens phone-1": "",
     "synera serve --port 0": "",
     "synera deploy --controller runs/mine/bundle": "--unpaced --no-emulate-link",
     "synera deploy --controller runs/mine/bundle --log runs/live/mine": "--unpaced --no-emulate-link",

@@ -56,6 +56,8 @@ def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tup
         (("--threads", "100000"), "threads=100000 must be an integer in 1..1024"),
         (("--host", "a b"), "host='a b' is not a name or an address"),
         (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "cannot read the TLS certificate: 'none.pem' is not a file"),
+        (("--tls-ca", "none.pem"), "tls_ca asks clients for certificates, which needs TLS"),
+        (("--tokens", "none"), "cannot use the tokens of 'none': No such file or directory"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tiny_llm: Path, arguments: tuple[str, ...], said: str) -> None:
