@@ -28,8 +28,8 @@ _FEW_ACCOUNTS = 64  # so many are not worth a look for idle ones
 class Limits:
     """How much a verifier takes on at a time.
 
-    Beyond these numbers no account ever holds more requests, tokens or streams than it leaves free. So one alone gets at
-    most half, each of n greedy ones a share of 1 / (n + 1), and a newcomer always finds room.
+    Beyond these numbers an account that holds requests, tokens or streams gets no more of them than are free for others. So
+    one alone gets at most half, each of n greedy ones about a share of 1 / (n + 1), and a newcomer finds room.
 
     Raises:
         SettingError: a number is outside its range.
