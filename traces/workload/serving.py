@@ -22,7 +22,7 @@ from traces.workload.trace import MOST_REQUESTS
 TOKEN_BUDGET = 512
 """Most tokens in a forward of several requests; that of a server's default settings (cloud/config.py)."""
 PLACES = 64
-"""Most requests at a time; more are turned away. Likewise."""
+"""Most requests at a time; more are turned away. Likewise, of one client's streams (cloud/admission.py)."""
 Request = tuple[float, int, int]
 """When it comes, in seconds, the tokens that it brings, and those that it is answered with."""
 _Coming = tuple[float, int, Request]

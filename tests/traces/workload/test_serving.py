@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.admission import Limits
 from cloud.config import ServerConfig
 from cloud.engine.embedded.scheduler import Waiting, pick_fcfs
 from runtime.errors import SettingError
@@ -35,8 +36,8 @@ def served(requests: list[Request], budget: int = 100, places: int = 10) -> list
 
 
 def test_its_settings_are_those_of_the_server() -> None:
-    defaults = ServerConfig.__dataclass_fields__
-    assert (defaults["token_budget"].default, defaults["max_sessions"].default) == (TOKEN_BUDGET, PLACES)
+    assert (ServerConfig.__dataclass_fields__["token_budget"].default, Limits().account_streams) == (TOKEN_BUDGET, PLACES)
+    assert Limits().max_streams >= 2 * PLACES  # so one client alone does get them
 
 
 def test_a_request_is_read_whole_and_then_gets_a_token_a_forward() -> None:
