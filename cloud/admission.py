@@ -198,6 +198,11 @@ class Admission:
             tokens = self.held.tokens / max(1, self.held.requests)
         return _bounded(_UNKNOWN_SECONDS if rate is None else tokens / rate)
 
+    def hinted(self, busy: CloudBusyError) -> CloudBusyError:
+        """Return a refusal of the engine's with when to come back, where it has none."""
+        known = busy.retry_after_seconds
+        return CloudBusyError(str(busy), self.drain_seconds() if known is None else known)
+
     def charge(self, account: str, tokens: int, processed_tokens: int) -> None:
         """Charge an account more, or less, than what was asked for; for tickets, while they are held."""
         known = self._accounts[account]

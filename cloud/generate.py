@@ -15,7 +15,7 @@ from cloud.admission import Admission, Ticket
 from cloud.engine.base import Engine, Streamed
 from cloud.identity import NOBODY, Client
 from cloud.verify import check_vocabulary
-from runtime.errors import CloudRejectedError
+from runtime.errors import CloudBusyError, CloudRejectedError
 from runtime.sampling import Sampling
 
 
@@ -56,6 +56,8 @@ class Generation:
             while (token := await decoded.get()) is not None:
                 yield token
             decoding.result()  # raises what ended it
+        except CloudBusyError as busy:
+            raise self._admission.hinted(busy) from None
         finally:
             decoding.cancel()
             try:

@@ -221,7 +221,10 @@ class Verification:
 
     async def _check(self, session: Session, check: Check) -> Checked:
         async with session.turn:  # one that was dropped may still be ending
-            return await self._engine.check(session.session_id, check)
+            try:
+                return await self._engine.check(session.session_id, check)
+            except CloudBusyError as busy:
+                raise self._admission.hinted(busy) from None
 
     def _checked(self, session: Session, ticket: Ticket, checked: Checked | None) -> None:
         ticket.worked(None if checked is None else checked.processed_tokens)

@@ -539,6 +539,28 @@ def test_a_hostile_loop_leaves_no_backlog() -> None:
     run(body)
 
 
+@pytest.mark.parametrize(("known", "told"), [(None, 1.0), (7.5, 7.5)])
+def test_an_engine_that_can_hold_no_more_is_busy_with_a_hint_and_the_check_may_come_again(
+    known: float | None, told: float
+) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id, plain = await v.open("hash"), world.engine.check
+
+        async def full(session_id: str, check: Check) -> Checked:
+            raise CloudBusyError("the pool is full", known)
+
+        world.engine.check = full  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(CloudBusyError, match="the pool is full") as caught:
+                await v.verify(request(session_id, 1, 0, PROMPT))
+            assert caught.value.retry_after_seconds == told
+        world.engine.check = plain  # type: ignore[method-assign]
+        assert (await v.verify(request(session_id, 2, 0, PROMPT))).next_token == choice(PROMPT)
+        assert (await v.verify(request(session_id, 3, 4, []))).next_token == continuation(PROMPT, 2)[1]
+
+    run(body)
+
+
 # ---------------------------------------------------------------- whose it is
 
 ONE, OTHER = Client("one", "account 1"), Client("other", "account 2")
