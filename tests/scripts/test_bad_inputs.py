@@ -139,7 +139,8 @@ COUNTS = [  # command, option, smallest that is allowed
     ("inspect-trace", "--seed", 0),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
-    ("serve", "--max-sessions", 1),
+    *[("serve", f"--max-{each}", 1) for each in ("sessions", "requests", "tokens", "streams")],
+    *[("serve", f"--account-{each}", 1) for each in ("sessions", "requests", "streams")],
     ("deploy", "--max-new-tokens", 1),
     ("deploy", "--seed", 0),
     ("deploy", "--top-k", 0),
@@ -161,6 +162,7 @@ FRACTIONS = [
     *[("evaluate", f"--fill.{name}") for name in ("rtt-ms", "uplink-share", "downlink-mbps")],
     ("validate-load", "--rate"),
     ("validate-load", "--seconds"),
+    ("serve", "--account-tokens-per-second"),
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)
