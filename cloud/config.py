@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloud.admission import Limits
 from cloud.connections import Connections
 from cloud.engine import registry
 from cloud.engine.embedded.pace import Pace
@@ -45,8 +46,10 @@ class ServerConfig:
     """Arithmetic type; float32 makes results independent of the batch."""
     threads: int | None = None
     """CPU threads of a forward, 1..1024; None leaves it to torch."""
-    max_sessions: int = 64
-    """Most sessions and streams at a time, 1..100000."""
+    max_sessions: int = 1024
+    """Most sessions at a time, 1..100000."""
+    limits: Limits = field(default_factory=Limits)
+    """How much else is taken on, in all and of one account."""
     lease_seconds: float = 300.0
     """An idle session is kept this long, 0.01..604800 (a week)."""
     policy: str = DEFAULT_POLICY
@@ -120,6 +123,7 @@ class ServerConfig:
             "reflection": (bool,),
             "connections": (Connections,),
             "pace": (Pace, optional),
+            "limits": (Limits,),
         }.items():
             if not isinstance(getattr(self, name), allowed):
                 words = " or ".join("None" if each is optional else each.__name__ for each in allowed)
@@ -144,7 +148,7 @@ class ServerConfig:
     @property
     def sweep_seconds(self) -> float:
         """Period at which expired sessions are looked for: an idle one ends this long after its lease at the latest."""
-        return min(self.lease_seconds / 4, _LONGEST_SWEEP_SECONDS)
+        return min(self.lease_seconds / 4, self.limits.unused_seconds / 4, _LONGEST_SWEEP_SECONDS)
 
     def address(self, port: int) -> str:
         """`host:port`, with brackets around an IPv6 host."""

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
 from grpc_reflection.v1alpha import reflection
 
+from cloud.admission import Admission
 from cloud.authentication import Authentication
 from cloud.config import ServerConfig
 from cloud.connections import raise_open_files
@@ -59,7 +60,7 @@ class CloudServer:
         Args:
             config: how to run.
             engine: runs the LLM; None loads the one that the config names.
-            now: monotonic seconds, for leases.
+            now: monotonic seconds, for leases and limits.
 
         Raises:
             PlaintextRefusedError: plaintext on an address that is not loopback.
@@ -81,8 +82,14 @@ class CloudServer:
         self._authentication = Authentication(_tokens(config.tokens), certificates=config.tls_ca is not None)
         self._engine = engine or load_engine(config)
         self._tokenizer_hash = tokenizer_hash(config.model)
+        self._admission = Admission(config.limits, context_tokens=self.info.context_tokens, now=now)
         self._table = SessionTable(
-            self._engine.close, max_sessions=config.max_sessions, lease_seconds=config.lease_seconds, now=now
+            self._engine.close,
+            max_sessions=config.max_sessions,
+            lease_seconds=config.lease_seconds,
+            unused_seconds=config.limits.unused_seconds,
+            account_sessions=config.limits.account_sessions,
+            now=now,
         )
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -102,9 +109,16 @@ class CloudServer:
         c = self._config
         most_bytes = longest_request_bytes(self.info.context_tokens, c.max_draft_tokens)
         server = grpc.aio.server(interceptors=(self._authentication, Statuses()), options=c.connections.options(most_bytes))
-        verification = Verification(self._engine, self._table, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens)
-        generation = Generation(self._engine, self._table)
-        servicer = SyneraServicer(verification, generation, lease_seconds=c.lease_seconds, paced=c.pace is not None)
+        verification = Verification(
+            self._engine, self._table, self._admission, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens
+        )
+        servicer = SyneraServicer(
+            verification,
+            Generation(self._engine, self._admission),
+            lease_seconds=c.lease_seconds,
+            reader_seconds=c.limits.reader_seconds,
+            paced=c.pace is not None,
+        )
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if c.reflection or is_loopback(c.host):

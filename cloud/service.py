@@ -5,8 +5,10 @@ What does not live here: what the handlers do (verify.py, generate.py) and the p
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from cloud.engine.base import Check
 from cloud.generate import Generation
+from cloud.identity import client_of
 from cloud.log import fields
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
@@ -24,7 +27,7 @@ from runtime.errors import (
     SettingError,
 )
 from runtime.settings import plain
-from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
+from runtime.wire import ERROR_KIND_KEY, RETRY_AFTER_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sampled import read_sampled, read_sampling
 from runtime.wire.statuses import STATUS
@@ -32,6 +35,11 @@ from runtime.wire.statuses import STATUS
 SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
 LONGEST_DETAILS = 500
 """Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
+_WRITERS = frozenset({"Open", "Generate"})
+"""Methods that write their answers themselves, as only so they learn whether those could be sent. On the wire an answer that
+is written looks like one that is returned."""
+_PATIENCES = 10
+"""How often an answer may wait for its reader as long as it may at a time."""
 _log = logging.getLogger(__name__)
 _Request = TypeVar("_Request")
 _Value = TypeVar("_Value")
@@ -40,9 +48,17 @@ _Value = TypeVar("_Value")
 class SyneraServicer(synera_pb2_grpc.SyneraServicer):
     """Implements the service of synera.proto; see there for each message. What its handlers raise, `Statuses` tells."""
 
-    def __init__(self, verification: Verification, generation: Generation, *, lease_seconds: float, paced: bool) -> None:
+    def __init__(
+        self,
+        verification: Verification,
+        generation: Generation,
+        *,
+        lease_seconds: float,
+        reader_seconds: float,
+        paced: bool,
+    ) -> None:
         self._verification, self._generation = verification, generation
-        self._lease_seconds, self._paced = lease_seconds, paced
+        self._lease_seconds, self._reader_seconds, self._paced = lease_seconds, reader_seconds, paced
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         """What is served."""
@@ -51,17 +67,24 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
             **asdict(v.info), tokenizer_hash=v.tokenizer_hash, max_draft_tokens=v.max_draft_tokens, paced=self._paced
         )
 
-    async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> pb.OpenResponse:
-        """Start a session."""
-        session_id = await self._verification.open(request.tokenizer_hash, request.key)
-        return pb.OpenResponse(
+    async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
+        """Start a session, which ends again where its id cannot be sent."""
+        session_id = await self._verification.open(request.tokenizer_hash, request.key, client_of(context))
+        answer = pb.OpenResponse(
             session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
         )
+        try:
+            await _Writer(context, self._reader_seconds).write(answer)
+        except BaseException:
+            self._verification.unsent(session_id)
+            raise
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        check = Check(request.prefix_length, request.context, request.draft, _asked(read_sampled, request))
-        checked = await self._verification.verify(VerifyRequest(request.session_id, request.seq, check))
+        slack = request.slack_ms / 1e3 if request.HasField("slack_ms") else context.time_remaining()
+        check = Check(request.prefix_length, request.context, request.draft, _asked(read_sampled, request), slack)
+        asked = VerifyRequest(request.session_id, request.seq, check)
+        checked = await self._verification.verify(asked, client_of(context))
         return pb.VerifyResponse(
             accepted=checked.accepted,
             next_token=checked.next_token,
@@ -74,17 +97,49 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        await self._verification.close(request.session_id, request.key)
+        await self._verification.close(request.session_id, request.key, client_of(context))
         return pb.CloseResponse()
 
-    async def Generate(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
         """Stream the LLM's own answer."""
-        sampling = _asked(read_sampling, request)
-        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens, sampling)) as tokens:
+        sampling, client = _asked(read_sampling, request), client_of(context)
+        writer = _Writer(context, self._reader_seconds)
+        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens, sampling, client)) as tokens:
             async for each in tokens:
-                yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+                answer = pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+                await writer.write(answer)
+
+
+class _Writer:
+    """Writes the answers of one call, and gives up where the peer does not read on.
+
+    Measured with grpcio 1.80: a write waits for the peer's HTTP/2 window, also with the first message; it may be cancelled;
+    the status that the call is then aborted with waits behind that message, and arrives once the peer reads on.
+    """
+
+    def __init__(self, context: grpc.aio.ServicerContext, reader_seconds: float) -> None:
+        self._context, self._seconds, self._left_seconds = context, reader_seconds, _PATIENCES * reader_seconds
+        self._begun = False
+
+    async def write(self, message: Any) -> None:
+        """Send one more.
+
+        Raises:
+            CloudBusyError: it was not read in time.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(min(self._seconds, self._left_seconds)):
+                if not self._begun:  # by itself: after a write that was given up gRPC would send it once more
+                    await self._context.send_initial_metadata(())
+                    self._begun = True
+                await self._context.write(message)
+        except TimeoutError:
+            raise CloudBusyError(
+                f"the answer was not read on for {loop.time() - began:.3g} s, so it ended here; ask again, and read as it comes"
+            ) from None
+        self._left_seconds -= loop.time() - began
 
 
 def _asked(read: Callable[[_Request], _Value], request: _Request) -> _Value:
@@ -116,29 +171,22 @@ class Statuses(grpc.aio.ServerInterceptor):
         service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
         if handler is None or service != SERVICE:  # health and reflection answer for themselves
             return handler
-        return _streaming(handler, method) if handler.response_streaming else _unary(handler, method)
+        return _guarded(handler, method)
 
 
-def _unary(handler: Any, method: str) -> grpc.RpcMethodHandler:
+def _guarded(handler: Any, method: str) -> grpc.RpcMethodHandler:
+    call = handler.unary_stream or handler.unary_unary
+
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
-            return await handler.unary_unary(_read(request), context)
+            return await call(_read(request), context)
+        except grpc.aio.InternalError:
+            raise  # what was written cannot be sent: the peer is gone
         except Exception as error:
             await _abort(context, error, method, request)
 
-    return grpc.unary_unary_rpc_method_handler(answer, _reader(handler), handler.response_serializer)
-
-
-def _streaming(handler: Any, method: str) -> grpc.RpcMethodHandler:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(handler.unary_stream(_read(request), context)) as answers:
-                async for each in answers:
-                    yield each
-        except Exception as error:
-            await _abort(context, error, method, request)
-
-    return grpc.unary_stream_rpc_method_handler(answer, _reader(handler), handler.response_serializer)
+    make = grpc.unary_stream_rpc_method_handler if method in _WRITERS else grpc.unary_unary_rpc_method_handler
+    return make(answer, _reader(handler), handler.response_serializer)
 
 
 def _reader(handler: Any) -> Callable[[bytes], Any]:
@@ -168,5 +216,11 @@ async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: st
         await context.abort(grpc.StatusCode.INTERNAL, f"a bug in the verifier: {type(error).__name__}")
     else:
         _log.log(logging.WARNING if kind is CloudBusyError else logging.DEBUG, "request refused", extra=event)
-        await context.abort(STATUS[kind], details, ((ERROR_KIND_KEY, kind.__name__),))
+        await context.abort(STATUS[kind], details, ((ERROR_KIND_KEY, kind.__name__), *_retry_after(error)))
     raise AssertionError("unreachable: abort raises")
+
+
+def _retry_after(error: Exception) -> tuple[tuple[str, str], ...]:
+    """The metadata that says when to come back, where the error knows."""
+    seconds = error.retry_after_seconds if isinstance(error, CloudBusyError) else None
+    return () if seconds is None else ((RETRY_AFTER_KEY, str(max(1, math.ceil(seconds * 1e3)))),)

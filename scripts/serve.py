@@ -57,8 +57,6 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     reflection: bool = False
     """Tell also other machines which methods there are; on a loopback address that is told anyway."""
-    max_sessions: int = 64
-    """Most sessions at a time; more are told to come back later."""
     policy: Literal["verification_aware", "fcfs", "edf", "mlfq"] = "verification_aware"
     """Who goes first into a forward: checks before prompts, first come, earliest deadline, or short ones."""
     token_budget: int = TOKEN_BUDGET
@@ -69,6 +67,22 @@ class Arguments:
     share_prefixes: Literal["none", "account", "all"] = "none"
     """Whose sessions share the keys and values of prompts that begin alike. The replay, so every promise of cost, has each answer
     read its own; with all, clients may guess from an answer's time what others asked."""
+    max_sessions: int = 1024
+    """Most sessions at a time; where all are in use, a newcomer gets the idlest of who holds most."""
+    max_requests: int = 1024
+    """Most checks and streams at a time, waiting or running; more are told when to come back."""
+    max_tokens: int | None = None
+    """Most tokens that those bring and ask for; by default 262,144, or eight of the model's contexts where that is more."""
+    max_streams: int = 128
+    """Most streams at a time."""
+    account_sessions: int = 256
+    """Most sessions of one client."""
+    account_requests: int = 256
+    """Most checks and streams of one client at a time; of requests, tokens and streams none gets more than stays free."""
+    account_streams: int = 64
+    """Most streams of one client at a time."""
+    account_tokens_per_second: float | None = None
+    """Tokens that one client may have processed in the long run, a second; by default there is no limit."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is logged, to standard error, a line each; debug tells every refused request."""
 
@@ -96,6 +110,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _config(arguments: Arguments) -> ServerConfig:
+    from cloud.admission import Limits
     from cloud.config import ServerConfig
     from traces.profile import CloudProfile
 
@@ -112,6 +127,15 @@ def _config(arguments: Arguments) -> ServerConfig:
         token_budget=arguments.token_budget,
         kv_tokens=arguments.kv_tokens,
         shares_prefixes=arguments.share_prefixes,
+        limits=Limits(
+            max_requests=arguments.max_requests,
+            max_tokens=arguments.max_tokens,
+            max_streams=arguments.max_streams,
+            account_sessions=arguments.account_sessions,
+            account_requests=arguments.account_requests,
+            account_streams=arguments.account_streams,
+            account_tokens_per_second=arguments.account_tokens_per_second,
+        ),
         tls_certificate=arguments.tls_cert,
         tls_key=arguments.tls_key,
         tls_ca=arguments.tls_ca,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from cloud.admission import Limits
 from cloud.config import ServerConfig
 from runtime.errors import PlacementError, SettingError
 from runtime.model.placement import Placement
@@ -88,6 +89,7 @@ def test_a_host_is_a_name_or_an_address(host: Any) -> None:
         ({"allow_plaintext": "no"}, "allow_plaintext='no' must be a bool"),
         ({"allow_plaintext": 1}, "allow_plaintext=1 must be a bool"),
         ({"pace": "gpu.json"}, "pace='gpu.json' must be a Pace or None"),
+        ({"limits": 7}, "limits=7 must be a Limits"),
         ({"tls_key": Path("key.pem")}, "TLS needs both"),
         ({"tls_certificate": Path("cert.pem")}, "TLS needs both"),
         ({"tls_ca": Path("ca.pem")}, "tls_ca asks clients for certificates, which needs TLS: give a certificate and its key"),
@@ -103,9 +105,11 @@ def test_the_config_is_checked(options: dict[str, Any], message: str) -> None:
         ServerConfig(**({"model": Path("any")} | options))
 
 
-@pytest.mark.parametrize(("lease", "sweep"), [(0.4, 0.1), (60.0, 15.0), (604_800, 30.0)])
-def test_sweeps_come_several_a_lease_and_at_least_twice_a_minute(lease: float, sweep: float) -> None:
+@pytest.mark.parametrize(("lease", "sweep"), [(0.4, 0.1), (8.0, 2.0), (60.0, 2.5), (604_800, 2.5)])
+def test_sweeps_come_several_a_lease_and_several_while_an_unused_session_is_kept(lease: float, sweep: float) -> None:
     assert ServerConfig(model=Path("any"), lease_seconds=lease).sweep_seconds == sweep
+    patient = Limits(unused_seconds=604_800)
+    assert ServerConfig(model=Path("any"), lease_seconds=lease, limits=patient).sweep_seconds == min(lease / 4, 30.0)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from contextlib import aclosing
 
 import pytest
 
+from cloud.admission import Admission, Limits
 from cloud.engine.base import Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.generate import Generation
-from cloud.sessions import SessionTable
+from cloud.identity import Client
 from runtime.errors import CloudBusyError, CloudError, CloudRejectedError
 from runtime.sampling import Sampling
 from tests.support.engine import VOCAB, FakeForward, choice, continuation, fake_engine
@@ -21,10 +22,10 @@ class World:
     """Streams over a fake forward."""
 
     def __init__(self, eos_ids: tuple[int, ...]) -> None:
-        self.forward, self.seconds = FakeForward(), 0.0
+        self.forward = FakeForward()
         self.engine: EmbeddedEngine = fake_engine(self.forward, eos_ids=eos_ids)
-        self.table = SessionTable(self.engine.close, max_sessions=4, lease_seconds=60, now=lambda: self.seconds)
-        self.g = Generation(self.engine, self.table)
+        self.admission = Admission(Limits(max_streams=4, account_streams=2), context_tokens=100)
+        self.g = Generation(self.engine, self.admission)
 
     async def all(self, prompt: list[int], count: int) -> list[int]:
         return [each.token async for each in self.g.generate(prompt, count)]
@@ -36,7 +37,7 @@ def run(body: Callable[[World], Awaitable[None]], eos_ids: tuple[int, ...] = ())
         await world.engine.start()
         try:
             await body(world)
-            assert len(world.table) == 0
+            assert not world.admission.held
         finally:
             world.forward.gate.set()
             await world.engine.stop()
@@ -70,8 +71,8 @@ def test_a_closed_stream_stops_and_gives_its_place_back() -> None:
     async def body(world: World) -> None:
         async with aclosing(world.g.generate(PROMPT, 90)) as stream:
             assert (await anext(stream)).token == choice(PROMPT)
-            assert len(world.table) == 1
-        assert len(world.table) == 0
+            assert world.admission.held.streams == 1
+        assert not world.admission.held
         assert await world.all([9] * 7, 1) == [choice([9] * 7)]  # behind it in the queue
         ran = len(world.forward.batches)
         await world.all([9] * 7, 1)
@@ -85,10 +86,10 @@ def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
         plain, closed = world.engine.stream, []
 
         async def stream(
-            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str
         ) -> AsyncGenerator[Streamed, None]:
             try:
-                async for token in plain(prompt, max_new_tokens, sampling):
+                async for token in plain(prompt, max_new_tokens, sampling, account):
                     yield token
             finally:
                 closed.append(True)
@@ -101,14 +102,16 @@ def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
     run(body)
 
 
-def test_a_stream_does_not_expire() -> None:
+def test_the_engines_work_ends_with_the_answer_though_nobody_reads_it() -> None:
     async def body(world: World) -> None:
-        async with aclosing(world.g.generate(PROMPT, 3)) as stream:
+        async with aclosing(world.g.generate(PROMPT, 12)) as stream:
             answer = [(await anext(stream)).token]
-            world.seconds = 1000.0
-            assert len(world.table) == 1
+            while world.admission.held.requests:
+                await asyncio.sleep(0)
+            assert (world.admission.held.tokens, world.admission.held.streams) == (0, 1)
+            assert len(world.forward.batches) == 12
             answer += [each.token async for each in stream]
-        assert answer == continuation(PROMPT, 3)
+        assert answer == continuation(PROMPT, 12)
 
     run(body)
 
@@ -118,11 +121,11 @@ def test_a_cancelled_stream_stops_and_gives_its_place_back() -> None:
         world.forward.gate.clear()
         task = asyncio.create_task(world.all(PROMPT, 90))
         await asyncio.to_thread(world.forward.entered.wait, 30)
-        assert len(world.table) == 1
+        assert world.admission.held.streams == 1
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        assert len(world.table) == 0
+        assert not world.admission.held
         world.forward.gate.set()
         await world.all([9] * 7, 1)
         assert world.forward.batches == [[3], [7]]
@@ -139,12 +142,33 @@ def test_a_stream_whose_engine_fails_says_so() -> None:
     run(body)
 
 
-def test_streams_and_sessions_share_the_limit() -> None:
+def test_streams_have_places_of_their_own() -> None:
     async def body(world: World) -> None:
-        sessions = [await world.table.open() for _ in range(4)]
-        with pytest.raises(CloudBusyError):
-            await world.all(PROMPT, 3)
-        for session in sessions:
-            await world.table.close(session.session_id)
+        one, other = Client("a", "one"), Client("b", "other")
+        streams = [world.g.generate(PROMPT, 3, None, one) for _ in range(3)]
+        for each in streams[:2]:
+            await anext(each)
+        with pytest.raises(CloudBusyError, match="2 streams in flight, of at most 2"):
+            await anext(streams[2])
+        assert [each.token async for each in world.g.generate(PROMPT, 3, None, other)] == continuation(PROMPT, 3)
+        for each in streams:
+            await each.aclose()
+
+    run(body)
+
+
+def test_work_is_charged_to_who_asks() -> None:
+    async def body(world: World) -> None:
+        plain, accounts = world.engine.stream, []
+
+        def stream(
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str
+        ) -> AsyncGenerator[Streamed, None]:
+            accounts.append(account)
+            return plain(prompt, max_new_tokens, sampling, account)
+
+        world.engine.stream = stream  # type: ignore[method-assign]
+        assert len([each async for each in world.g.generate(PROMPT, 2, None, Client("name", "account"))]) == 2
+        assert accounts == ["account"]
 
     run(body)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -238,6 +240,33 @@ def test_an_address_of_another_machine_is_told(host: str, tmp_path: Path, capfd:
 def test_a_missing_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"no model at {tmp_path}"), running_server(ServerConfig(model=tmp_path)):
         pass
+
+
+def test_a_model_whose_config_claims_more_tokens_than_its_embedding_has_is_refused_at_load(
+    tiny_llm: Path, tmp_path: Path
+) -> None:
+    """Else the first such token would fail a forward, and all who share it."""
+    folder = shutil.copytree(tiny_llm, tmp_path / "llm")
+    stated = json.loads((folder / "config.json").read_text())
+    rows = stated["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(stated | {"vocab_size": 1000}))
+    message = rf"embed_tokens\.weight has shape \[{rows}, 32\], but config\.json asks for \[1000, 32\]"
+    with pytest.raises(CheckpointError, match=message), running_server(ServerConfig(model=folder)):
+        pass
+
+
+def test_no_token_beyond_the_embedding_reaches_the_model(tiny_llm: Path) -> None:
+    with running_server(ServerConfig(model=tiny_llm)) as port, channel_to(port) as channel:
+        stub = synera_pb2_grpc.SyneraStub(channel)
+        rows = stub.ModelInfo(pb.ModelInfoRequest()).vocab
+        assert rows == json.loads((tiny_llm / "config.json").read_text())["vocab_size"]
+        session_id = opened(stub, tiny_llm)
+        for seq, (context, draft) in enumerate([([rows], []), ([1], [rows]), ([2**32 - 1], [])], 1):
+            asked = pb.VerifyRequest(session_id=session_id, seq=seq, context=context, draft=draft)
+            assert refused(stub.Verify, asked).kind == "CloudRejectedError"
+        assert refused(stub.Generate, pb.GenerateRequest(prompt=[rows], max_new_tokens=1)).kind == "CloudRejectedError"
+        asked = pb.VerifyRequest(session_id=session_id, seq=4, context=[rows - 1], draft=[rows - 1])
+        assert stub.Verify(asked).processed_tokens == 2
 
 
 def certificate(folder: Path, *key: str) -> tuple[Path, Path]:

@@ -4,12 +4,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
 
+from cloud.admission import Admission, Limits
 from cloud.generate import Generation
+from cloud.identity import Client
 from cloud.log import KeyValueFormatter
 from cloud.service import LONGEST_DETAILS, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
@@ -41,13 +43,13 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def open(self, tokenizer_hash: str, key: str) -> str:
+    async def open(self, tokenizer_hash: str, key: str, client: Client) -> str:
         raise self._error
 
-    async def verify(self, request: object) -> object:
+    async def verify(self, request: object, client: Client) -> object:
         raise self._error
 
-    async def generate(self, prompt: object, max_new_tokens: int, sampling: object) -> AsyncIterator[object]:
+    async def generate(self, prompt: object, max_new_tokens: int, sampling: object, client: Client) -> AsyncIterator[object]:
         raise self._error
         yield
 
@@ -56,7 +58,7 @@ def ask(error: Exception, call: Callable[[CloudClient], Any]) -> Any:
     async def live() -> Any:
         server = grpc.aio.server(interceptors=(Statuses(),))
         failing: Any = Failing(error)
-        servicer = SyneraServicer(failing, failing, lease_seconds=1.0, paced=False)
+        servicer = SyneraServicer(failing, failing, lease_seconds=1.0, reader_seconds=9.0, paced=False)
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -124,9 +126,12 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
     async def live() -> None:
         engine = fake_engine(FakeForward())
         table = SessionTable(engine.close, max_sessions=1, lease_seconds=60)
-        verification = Verification(engine, table, "hash", max_draft_tokens=4)
-        servicer = SyneraServicer(verification, Generation(engine, table), lease_seconds=60, paced=False)
-        session_id, context = await verification.open("hash"), cast(Any, None)
+        admission = Admission(Limits(), context_tokens=100)
+        verification = Verification(engine, table, admission, "hash", max_draft_tokens=4)
+        generation = Generation(engine, admission)
+        servicer = SyneraServicer(verification, generation, lease_seconds=60, reader_seconds=9.0, paced=False)
+        session_id = await verification.open("hash")
+        context: Any = SimpleNamespace(peer=lambda: "", time_remaining=lambda: None)
         greedy: Any = {"HasField": lambda name: False, "proposals": pb.Proposals()}
         asked: Any = SimpleNamespace(session_id=session_id, seq=1, prefix_length=0, context=tokens, draft=[1], **greedy)
         with pytest.raises(CloudRejectedError, match="5000 tokens of history"):
@@ -136,7 +141,7 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
             await servicer.Verify(asked, context)
         asked = SimpleNamespace(prompt=tokens, max_new_tokens=1, **greedy)
         with pytest.raises(CloudRejectedError, match="a prompt of 5000"):
-            await anext(aiter(servicer.Generate(asked, context)))
+            await servicer.Generate(asked, context)
 
     asyncio.run(live())
     assert tokens.copies == 0

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cloud.admission import Admission, Limits
 from cloud.engine.base import Check, Checked
+from cloud.identity import Client
 from cloud.sessions import SessionTable
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
@@ -27,17 +32,18 @@ UNKNOWN = "0" * 32
 class World:
     """A verification over a fake forward, whose leases run on `seconds`, and what its engine was told of sessions."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.forward, self.seconds = FakeForward(), 0.0
         self.engine = fake_engine(self.forward)
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.table = SessionTable(self._close, max_sessions=4, lease_seconds=LEASE, now=lambda: self.seconds)
         self._engine_open, self.engine.open = self.engine.open, self._open  # type: ignore[method-assign]
-        self.v = Verification(self.engine, self.table, "hash", max_draft_tokens=4)
+        self.admission = Admission(limits, context_tokens=100, now=lambda: self.seconds)
+        self.v = Verification(self.engine, self.table, self.admission, "hash", max_draft_tokens=4)
 
-    async def _open(self, session_id: str) -> None:
-        await self._engine_open(session_id)
+    async def _open(self, session_id: str, account: str) -> None:
+        await self._engine_open(session_id, account)
         self.opened.append(session_id)
 
     async def _close(self, session_id: str) -> None:
@@ -45,12 +51,15 @@ class World:
         self.closed.append(session_id)
 
 
-def run(body: Callable[[Verification, World], Awaitable[None]]) -> None:
+def run(body: Callable[[Verification, World], Awaitable[None]], limits: Limits | None = None) -> None:
     async def live() -> None:
-        world = World()
+        world = World(limits or Limits())
         await world.engine.start()
         try:
             await body(world.v, world)
+            while world.admission.held:  # all is given back, whichever way it ended
+                await asyncio.sleep(0)
+            assert len(world.admission) == 0
         finally:
             world.forward.gate.set()
             await world.engine.stop()
@@ -205,19 +214,21 @@ def test_a_proposed_token_that_the_llm_does_not_know_is_rejected() -> None:
 def test_a_bug_is_logged_also_when_nobody_stayed_to_see_it(caplog: pytest.LogCaptureFixture) -> None:
     async def body(v: Verification, world: World) -> None:
         session_id = await v.open("hash")
-        asked, goes_on = asyncio.Event(), asyncio.Event()
+        asked = asyncio.Event()
 
         async def check(session_id: str, check: Check) -> Checked:
             asked.set()
-            await goes_on.wait()
-            raise ZeroDivisionError("planted")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                _ = 1 // 0
+            raise AssertionError
 
         world.engine.check = check  # type: ignore[method-assign]
         caller = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
         await asked.wait()
         caller.cancel()
         await asyncio.wait([caller])
-        goes_on.set()
         while not caplog.records:
             await asyncio.sleep(0)
 
@@ -361,8 +372,8 @@ def test_a_caller_who_goes_away_while_a_session_opens_leaves_nothing_open() -> N
         opened, never = world.opened, asyncio.Event()
         plain = world.engine.open
 
-        async def slow(session_id: str) -> None:
-            await plain(session_id)
+        async def slow(session_id: str, account: str) -> None:
+            await plain(session_id, account)
             await never.wait()
 
         world.engine.open = slow  # type: ignore[method-assign]
@@ -372,7 +383,7 @@ def test_a_caller_who_goes_away_while_a_session_opens_leaves_nothing_open() -> N
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        await world.table.close("")  # waits for what is being closed
+        await world.table.closed()
         assert (world.closed, len(world.table)) == (opened, 0)
 
     run(body)
@@ -387,6 +398,336 @@ def test_a_check_of_a_session_that_is_closed_meanwhile_is_lost() -> None:
         await v.close(session_id)
         with pytest.raises(SessionLostError):
             await task
+
+    run(body)
+
+
+# ---------------------------------------------------------------- what nobody waits for
+
+
+async def gone(*callers: asyncio.Task[Any]) -> None:
+    """Have callers go away."""
+    for each in callers:
+        each.cancel()
+    await asyncio.wait(callers)
+
+
+async def started(v: Verification, world: World, session_id: str, seq: int = 1) -> asyncio.Task[Checked]:
+    """A check that is in the engine's hands and gets no further before the gate opens."""
+    world.forward.gate.clear()
+    world.forward.entered.clear()
+    held_up = asyncio.create_task(v.verify(request(session_id, seq, 0, PROMPT)))
+    await asyncio.to_thread(world.forward.entered.wait, 30)
+    return held_up
+
+
+def test_a_check_that_nobody_waits_for_never_runs() -> None:
+    async def body(v: Verification, world: World) -> None:
+        first, second = await v.open("hash"), await v.open("hash")
+        held_up = await started(v, world, first)
+        waiting = [asyncio.create_task(v.verify(request(second, 1, 0, [4] * 9))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        await gone(waiting[0])
+        assert world.admission.held.requests == 2
+        await gone(waiting[1])
+        while world.admission.held.requests > 1:
+            await asyncio.sleep(0)
+        world.forward.gate.set()
+        await held_up
+        assert (await v.verify(request(first, 2, 4, []))).next_token == continuation(PROMPT, 2)[1]
+        assert world.forward.batches == [[3], [1]]
+
+    run(body)
+
+
+def test_a_check_that_was_dropped_runs_again_when_it_is_asked_for_again() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        await gone(await started(v, world, session_id))  # its forward goes on, unseen
+        for _ in range(3):
+            again = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
+            await asyncio.sleep(0)
+            await gone(again)
+        with pytest.raises(CloudRejectedError, match="seq=1 was asked before, with other content"):
+            await v.verify(request(session_id, 1, 0, [4]))
+        again = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
+        await asyncio.sleep(0)
+        world.forward.gate.set()
+        got = await again
+        assert got.next_token == choice(PROMPT)
+        assert await v.verify(request(session_id, 1, 0, PROMPT)) == got
+        assert (await v.verify(request(session_id, 2, 4, []))).next_token == continuation(PROMPT, 2)[1]
+
+    run(body)
+
+
+def test_after_a_check_that_was_dropped_the_next_may_come() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        await gone(await started(v, world, session_id))
+        following = asyncio.create_task(v.verify(request(session_id, 2, 0, [7])))
+        await asyncio.sleep(0)
+        world.forward.gate.set()
+        assert (await following).next_token == choice([7])
+        with pytest.raises(CloudRejectedError, match="seq=1 is out of order"):
+            await v.verify(request(session_id, 1, 0, PROMPT))
+
+    run(body)
+
+
+def test_the_engine_has_one_check_of_a_session_at_a_time_also_while_one_that_was_dropped_ends() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id, inside, most = await v.open("hash"), 0, []
+        plain = world.engine.check
+
+        async def check(session_id: str, check: Check) -> Checked:
+            nonlocal inside
+            inside += 1
+            most.append(inside)
+            try:
+                return await plain(session_id, check)
+            finally:
+                for _ in range(5):  # an engine whose checks take a while to end
+                    await asyncio.sleep(0)
+                inside -= 1
+
+        world.engine.check = check  # type: ignore[method-assign]
+        for rounds in range(6):
+            caller = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            await gone(caller)
+        assert (await v.verify(request(session_id, 1, 0, PROMPT))).next_token == choice(PROMPT)
+        assert max(most) == 1
+
+    run(body)
+
+
+def test_the_end_of_a_session_ends_its_work_and_its_callers_are_told() -> None:
+    async def body(v: Verification, world: World) -> None:
+        first, second = await v.open("hash"), await v.open("hash")
+        held_up = await started(v, world, first)
+        waiting = [asyncio.create_task(v.verify(request(second, 1, 0, [4] * 9))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        await v.close(second)
+        for each in waiting:
+            with pytest.raises(SessionLostError, match="open a new one and send the whole history"):
+                await each
+        assert world.admission.held.requests == 1
+        world.forward.gate.set()
+        await held_up
+        assert world.forward.batches == [[3]]
+
+    run(body)
+
+
+def test_a_hostile_loop_leaves_no_backlog() -> None:
+    async def body(v: Verification, world: World) -> None:
+        held_up = await started(v, world, await v.open("hash"))
+        for _ in range(300):
+            session_id = await v.open("hash")
+            caller = asyncio.create_task(v.verify(request(session_id, 1, 0, [4] * 90)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await gone(caller)
+            await v.close(session_id)
+        assert (len(world.table), world.admission.held.requests) == (1, 1)
+        world.forward.gate.set()
+        await held_up
+        assert world.forward.batches == [[3]]
+
+    run(body)
+
+
+@pytest.mark.parametrize(("known", "told"), [(None, 1.0), (7.5, 7.5)])
+def test_an_engine_that_can_hold_no_more_is_busy_with_a_hint_and_the_check_may_come_again(
+    known: float | None, told: float
+) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id, plain = await v.open("hash"), world.engine.check
+
+        async def full(session_id: str, check: Check) -> Checked:
+            raise CloudBusyError("the pool is full", known)
+
+        world.engine.check = full  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(CloudBusyError, match="the pool is full") as caught:
+                await v.verify(request(session_id, 1, 0, PROMPT))
+            assert caught.value.retry_after_seconds == told
+        world.engine.check = plain  # type: ignore[method-assign]
+        assert (await v.verify(request(session_id, 2, 0, PROMPT))).next_token == choice(PROMPT)
+        assert (await v.verify(request(session_id, 3, 4, []))).next_token == continuation(PROMPT, 2)[1]
+
+    run(body)
+
+
+# ---------------------------------------------------------------- whose it is
+
+ONE, OTHER = Client("one", "account 1"), Client("other", "account 2")
+
+
+def test_anothers_session_is_as_unknown_as_none_at_all() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash", client=ONE)
+        messages = []
+        for asked in (session_id, UNKNOWN):
+            with pytest.raises(SessionLostError) as caught:
+                await v.verify(request(asked, 1, 0, PROMPT), OTHER)
+            messages.append(str(caught.value).replace(asked, "ID"))
+            await v.close(asked, client=OTHER)
+        assert messages[0] == messages[1]
+        assert world.closed == []
+        elsewhere = Client(ONE.name, "another connection of its own")
+        assert (await v.verify(request(session_id, 1, 0, PROMPT), elsewhere)).next_token == choice(PROMPT)
+        await v.close(session_id, client=elsewhere)
+        assert world.closed == [session_id]
+
+    run(body)
+
+
+def test_a_key_opens_and_closes_only_what_is_its_owners() -> None:
+    async def body(v: Verification, world: World) -> None:
+        mine, theirs = await v.open("hash", KEY, ONE), await v.open("hash", KEY, OTHER)
+        assert mine != theirs
+        assert (await v.open("hash", KEY, ONE), await v.open("hash", KEY, OTHER)) == (mine, theirs)
+        await v.close("", KEY, OTHER)
+        assert world.closed == [theirs]
+        await v.close("", KEY, OTHER)
+        assert world.closed == [theirs]
+        assert await v.open("hash", KEY, ONE) == mine
+
+    run(body)
+
+
+def test_work_is_charged_to_the_sessions_account() -> None:
+    async def body(v: Verification, world: World) -> None:
+        accounts, plain = [], world.engine.open
+
+        async def engine_open(session_id: str, account: str) -> None:
+            accounts.append(account)
+            await plain(session_id, account)
+
+        world.engine.open = engine_open  # type: ignore[method-assign]
+        session_id = await v.open("hash", client=ONE)
+        assert accounts == [ONE.account]
+        held_up = await started_as(v, world, session_id, ONE)
+        second = await v.open("hash", client=ONE)
+        with pytest.raises(CloudBusyError, match="this account has 1 requests in flight, of at most 1") as caught:
+            await v.verify(request(second, 1, 0, PROMPT), Client(ONE.name, "another connection of its own"))
+        assert (caught.value.retry_after_seconds or 0) > 0
+        others = asyncio.create_task(v.verify(request(await v.open("hash", client=OTHER), 1, 0, [4]), OTHER))
+        await asyncio.sleep(0.01)
+        world.forward.gate.set()
+        await held_up
+        assert (await others).next_token == choice([4])
+        # A refusal changes nothing: the same number may now ask for something else.
+        assert (await v.verify(request(second, 1, 0, [9]), ONE)).next_token == choice([9])
+
+    run(body, Limits(account_requests=1))
+
+
+async def started_as(v: Verification, world: World, session_id: str, client: Client) -> asyncio.Task[Checked]:
+    world.forward.gate.clear()
+    held_up = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT), client))
+    await asyncio.to_thread(world.forward.entered.wait, 30)
+    return held_up
+
+
+def test_only_a_verdict_renews_a_lease() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash")
+        await v.verify(request(session_id, 1, 0, PROMPT))
+        world.seconds = LEASE / 2
+        for wrong in (request(session_id, 7, 0, PROMPT), request(session_id, 1, 0, [4]), request(session_id, 2, 0, [VOCAB])):
+            with pytest.raises(CloudRejectedError):
+                await v.verify(wrong)
+        await gone(await started(v, world, session_id, 3))
+        world.forward.gate.set()
+        while world.admission.held:
+            await asyncio.sleep(0)
+        world.seconds = LEASE
+        with pytest.raises(SessionLostError):
+            await v.verify(request(session_id, 4, 0, PROMPT))
+
+    run(body)
+
+
+# ---------------------------------------------------------------- opens whose callers went away
+
+
+@pytest.mark.parametrize("key", ["", "0" * 31 + "1"])
+def test_a_session_whose_id_could_not_be_sent_ends_at_once(key: str) -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash", key)
+        v.unsent(session_id)
+        v.unsent(UNKNOWN)
+        await world.table.closed()
+        assert (world.closed, len(world.table), v._keyed, v._openings) == ([session_id], 0, {}, {})
+
+    run(body)
+
+
+def test_a_repeat_that_got_the_id_or_waits_for_it_keeps_the_session() -> None:
+    async def body(v: Verification, world: World) -> None:
+        session_id = await v.open("hash", KEY)
+        assert await v.open("hash", KEY) == session_id
+        v.unsent(session_id)
+        assert len(world.table) == 1
+        v.unsent(session_id)
+        assert len(world.table) == 0
+        session_id = await v.open("hash", KEY)
+        await v.verify(request(session_id, 1, 0, PROMPT))
+        v.unsent(session_id)  # somebody knows it all the same
+        assert len(world.table) == 1
+
+    run(body)
+
+
+def test_an_open_whose_callers_all_went_away_is_dropped_and_may_come_again_at_once() -> None:
+    async def body(v: Verification, world: World) -> None:
+        plain, opening, allowed = world.engine.open, asyncio.Event(), asyncio.Event()
+
+        async def slow(session_id: str, account: str) -> None:
+            await plain(session_id, account)
+            opening.set()
+            await allowed.wait()
+
+        world.engine.open = slow  # type: ignore[method-assign]
+        callers = [asyncio.create_task(v.open("hash", KEY)) for _ in range(3)]
+        await opening.wait()
+        await gone(*callers)
+        again = asyncio.create_task(v.open("hash", KEY))
+        allowed.set()
+        session_id = await again
+        assert world.opened[1:] == [session_id]
+        await world.table.closed()
+        assert (world.closed, len(world.table), len(v._keyed)) == (world.opened[:1], 1, 1)
+
+    run(body)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_however_callers_come_and_go_nothing_is_kept_of_those_who_went(callers: list[tuple[bool, int, int]]) -> None:
+    async def body(v: Verification, world: World) -> None:
+        async def call(keyed: bool, comes: int, stays: int) -> str | None:
+            for _ in range(comes):
+                await asyncio.sleep(0)
+            asked = asyncio.create_task(v.open("hash", KEY if keyed else ""))
+            for _ in range(stays):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+            return None if asked.cancelled() or asked.exception() else asked.result()
+
+        got = {each for each in await asyncio.gather(*(call(*each) for each in callers)) if each}
+        await asyncio.sleep(0.01)
+        await world.table.closed()
+        left = [*world.table._unused]
+        assert set(left) <= got  # every session is known to somebody
+        assert set(v._openings) == set(left)
+        assert len(v._keyed) <= 1
+        assert sorted(world.closed) == sorted(set(world.opened) - set(left))
 
     run(body)
 
@@ -420,10 +761,10 @@ def test_repeats_that_come_while_it_opens_get_the_same_session_and_may_go_away()
     async def body(v: Verification, world: World) -> None:
         plain, opening, allowed = world.engine.open, asyncio.Event(), asyncio.Event()
 
-        async def slow(session_id: str) -> None:
+        async def slow(session_id: str, account: str) -> None:
             opening.set()
             await allowed.wait()
-            await plain(session_id)
+            await plain(session_id, account)
 
         world.engine.open = slow  # type: ignore[method-assign]
         tasks = [asyncio.create_task(v.open("hash", KEY)) for _ in range(3)]

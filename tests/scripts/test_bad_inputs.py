@@ -142,8 +142,11 @@ COUNTS = [  # command, option, smallest that is allowed
     ("inspect-trace", "--seed", 0),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
-    ("serve", "--max-sessions", 1),
+    ("serve", "--token-budget", 1),
+    ("serve", "--kv-tokens", 1),
     ("make-certs", "--days", 1),
+    *[("serve", f"--max-{each}", 1) for each in ("sessions", "requests", "tokens", "streams")],
+    *[("serve", f"--account-{each}", 1) for each in ("sessions", "requests", "streams")],
     ("deploy", "--max-new-tokens", 1),
     ("deploy", "--seed", 0),
     ("deploy", "--top-k", 0),
@@ -166,6 +169,7 @@ FRACTIONS = [
     *[("loadtest", f"--{name}") for name in ("rate", "seconds", "confidence", "prefill-share")],
     ("validate-load", "--rate"),
     ("validate-load", "--seconds"),
+    ("serve", "--account-tokens-per-second"),
 ]
 _DEVICES = ("gpu", "", "cuda:x", "cuda:-1", "cuda:99", "CPU ", ESCAPES)
 _DTYPES = ("int8", "", "float64", ESCAPES)

@@ -53,6 +53,9 @@ def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tup
     [
         (("--port", "70000"), "port=70000 must be an integer in 0..65535"),
         (("--max-sessions", "0"), "max_sessions=0 must be an integer in 1..100000"),
+        (("--account-streams", "0"), "account_streams=0 must be an integer in 1..100000"),
+        (("--account-tokens-per-second", "0"), "account_tokens_per_second=0.0 must be a number in 0.001..1e+09"),
+        (("--max-tokens", "255"), "max_tokens=255 is less than the model's context of 256"),
         (("--threads", "100000"), "threads=100000 must be an integer in 1..1024"),
         (("--host", "a b"), "host='a b' is not a name or an address"),
         (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "cannot read the TLS certificate: 'none.pem' is not a file"),

@@ -21,7 +21,7 @@ from traces.profile import CloudProfile, forward_seconds
 from traces.workload.trace import MOST_REQUESTS
 
 PLACES = 64
-"""Most requests at a time; more are turned away."""
+"""Most requests at a time; more are turned away. As many as one client of a server may have streams (cloud/admission.py)."""
 Request = tuple[float, int, int]
 """When it comes, in seconds, the tokens that it brings, and those that it is answered with."""
 _Coming = tuple[float, int, Request]

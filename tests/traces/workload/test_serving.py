@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cloud.admission import Limits
 from cloud.config import ServerConfig
 from runtime.errors import SettingError
 from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
@@ -38,7 +39,8 @@ def served(
 def test_its_settings_are_those_of_the_server() -> None:
     defaults = ServerConfig.__dataclass_fields__
     assert (defaults["token_budget"].default, defaults["policy"].default) == (TOKEN_BUDGET, DEFAULT_POLICY)
-    assert defaults["max_sessions"].default == PLACES
+    assert Limits().account_streams == PLACES
+    assert Limits().max_streams >= 2 * PLACES  # so one client alone does get them
 
 
 def test_a_request_is_read_whole_and_then_gets_a_token_a_forward() -> None:
