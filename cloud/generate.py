@@ -22,7 +22,7 @@ class Generation:
         self._engine, self._table = engine, table
 
     async def generate(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
     ) -> AsyncGenerator[Streamed, None]:
         """Decode until EOS, `max_new_tokens` or the end of the context; close the iterator when leaving early.
 
@@ -30,6 +30,7 @@ class Generation:
             prompt: token ids, not looked at yet: they may be too many, and a message's own.
             max_new_tokens: at least 1.
             sampling: how tokens are drawn; None decodes greedily.
+            account: whom the work is charged to.
 
         Raises:
             CloudRejectedError: the prompt is empty, too long or not of this vocabulary, or no token is asked for.
@@ -43,11 +44,14 @@ class Generation:
                 f"cannot generate {max_new_tokens} tokens after a prompt of {len(prompt)}; both must be at least 1 and the prompt below the LLM's context of {info.context_tokens}"
             )
         check_vocabulary(prompt, info.vocab)
-        place = await self._table.open()
+        place = await self._table.open(account=account)
         place.running += 1
+        how = "stream left"  # by its reader, or by an engine that failed
         try:
             async with aclosing(self._engine.stream(tuple(prompt), room, sampling)) as stream:
                 async for token in stream:
+                    place.cost.add(token)
                     yield token
+            how = "stream over"
         finally:
-            self._table.remove(place.session_id)
+            self._table.remove(place.session_id, how)

@@ -1,6 +1,6 @@
-"""The life of a verifier process: build, bind, serve, stop gracefully.
+"""The life of a verifier: build, bind, serve, drain, stop gracefully.
 
-What does not live here: its settings (config.py), what it serves (service.py and below), its command line (scripts/serve.py).
+What does not live here: its settings (config.py), what it serves (service.py and below), the process and its signals (process.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import threading
 import time
@@ -17,15 +16,19 @@ from concurrent.futures import Future
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloud.config import ServerConfig
+from cloud.calls import Calls
+from cloud.config import ServerConfig, endpoint
 from cloud.engine.base import Engine, EngineInfo
 from cloud.engine.registry import load_engine
+from cloud.exporter import SERVING, Exporter
 from cloud.generate import Generation
+from cloud.health import Health
 from cloud.log import fields
+from cloud.measured import MeasuredEngine
+from cloud.metrics import Metrics
 from cloud.security import server_credentials
 from cloud.service import SERVICE, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
@@ -37,6 +40,8 @@ from runtime.wire.address import check_plaintext
 from runtime.wire.sizes import longest_request_bytes
 
 _METADATA_BYTES = 4096  # of a request's headers; an honest device sends about 300
+_HEALTH_SECONDS = 5.0  # that the event loop may take to say how it is
+_POLL_SECONDS = 0.05  # of a drain, between looks at what is left
 _IDENTITY_ONLY = 1  # bits of the compressions that are taken: a small message must not unpack to a large one
 _log = logging.getLogger(__name__)
 
@@ -68,18 +73,25 @@ class CloudServer:
         way_out = "give a TLS certificate and key, or allow plaintext if the network is trusted"
         encrypted = config.tls_certificate is not None
         check_plaintext(config.host, encrypted=encrypted, allow_plaintext=config.allow_plaintext, way_out=way_out)
-        _check_free(config)
+        _check_free(config.host, config.port)
+        if config.metrics_port is not None:
+            _check_free(config.metrics_host, config.metrics_port)
         self._config = config
         self._credentials = (
             server_credentials(config.tls_certificate, config.tls_key) if config.tls_certificate and config.tls_key else None
         )
-        self._engine = engine or load_engine(config)
+        loaded = engine or load_engine(config)
+        self.metrics = Metrics(loaded, max_draft_tokens=config.max_draft_tokens, max_sessions=config.max_sessions)
+        self._engine: Engine = MeasuredEngine(loaded, self.metrics)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._table = SessionTable(
             self._engine.close, max_sessions=config.max_sessions, lease_seconds=config.lease_seconds, now=now
         )
-        self._health = health_aio.HealthServicer()
+        self._health = Health(SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        self._state = "starting"
+        self._died = asyncio.Event()
         self._server: grpc.aio.Server | None = None
+        self._exporter: Exporter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -94,7 +106,7 @@ class CloudServer:
             ServerStartError: the address is taken, or not of this machine.
         """
         c = self._config
-        server = grpc.aio.server(interceptors=(Statuses(),), options=self._options())
+        server = grpc.aio.server(interceptors=(Calls(self.metrics), Statuses()), options=self._options())
         verification = Verification(self._engine, self._table, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens)
         generation = Generation(self._engine, self._table)
         servicer = SyneraServicer(verification, generation, lease_seconds=c.lease_seconds, paced=c.pace is not None)
@@ -102,28 +114,60 @@ class CloudServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
         port = self._bind(server)
+        self._exporter = self._listen_for_scrapes()
         await self._engine.start()
         await server.start()
         self._server = server
-        await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        self._tell(SERVING)
         self._tasks = [_background("watch", self._watch_engine()), _background("sweep", self._sweep())]
-        served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
-        _log.info("started", extra=fields(**served, tls=self._credentials is not None, max_sessions=c.max_sessions))
+        metrics = None
+        if self._exporter is not None:
+            self._exporter.start()
+            metrics = endpoint(c.metrics_host, self._exporter.port)
+        served = {
+            "address": c.address(port),
+            "metrics": metrics,
+            "model": self.info.model,
+            "engine": self.info.engine,
+            "placement": c.placement,
+        }
+        _log.info(
+            "started", extra=fields(**served, tls=self._credentials is not None, max_sessions=c.max_sessions, metrics=metrics)
+        )
         return port
 
-    async def stop(self) -> None:
+    async def died(self) -> None:
+        """Wait until the engine has died of itself and health says so; does not return in a healthy life."""
+        await self._died.wait()
+
+    async def drain(self) -> None:
+        """Report NOT_SERVING and admit no session or stream; return when those that are there have ended, or time is over."""
+        self._table.admit_no_more("the verifier is draining, to stop then; open a session at another, or here when it is back")
+        self._tell("draining")
+        seconds = self._config.drain_seconds
+        _log.info("draining", extra=fields(sessions=len(self._table), seconds=seconds))
+        until = asyncio.get_running_loop().time() + seconds
+        while len(self._table) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self, why: str = "asked to") -> None:
         """Report NOT_SERVING, let requests in flight end within the grace period, then end everything.
 
         Afterwards nothing is left: no session, no cache, no task, no thread.
+
+        Args:
+            why: it stops, for the log.
         """
         for task in self._tasks:
             task.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._tell("stopping")
         if self._server is not None:
             await self._server.stop(self._config.grace_seconds)
         ended = await self._table.end()
         await self._engine.stop()
-        _log.info("stopped", extra=fields(sessions_ended=ended))
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close)
+        _log.info("stopped", extra=fields(sessions_ended=ended, why=why))
 
     def _options(self) -> tuple[tuple[str, int], ...]:
         """What gRPC itself keeps out, before a message takes memory or reaches a handler."""
@@ -144,7 +188,8 @@ class CloudServer:
         """Report NOT_SERVING once the engine has died; requests fail by themselves."""
         why = await self._engine.failed()
         _log.error("engine died", extra=fields(reason=why))
-        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._tell("engine died")
+        self._died.set()
 
     async def _sweep(self) -> None:
         """End idle sessions when their lease is over, also when nobody asks for anything any more."""
@@ -153,9 +198,30 @@ class CloudServer:
             if ended := self._table.sweep():
                 _log.info("leases expired", extra=fields(sessions=ended))
 
-    async def _tell(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
+    def _tell(self, state: str) -> None:
+        self._state = state
+        self._health.tell(state == SERVING)
+        self.metrics.serving.set(state == SERVING)
+
+    def _listen_for_scrapes(self) -> Exporter | None:
+        c, loop = self._config, asyncio.get_running_loop()
+        if c.metrics_port is None:
+            return None
+
+        async def state() -> str:
+            return self._state
+
+        def ask() -> str:
+            """Have the event loop itself answer: one that hangs is not healthy."""
+            try:
+                return asyncio.run_coroutine_threadsafe(state(), loop).result(_HEALTH_SECONDS)
+            except TimeoutError:
+                return "not answering"
+
+        try:
+            return Exporter(self.metrics.registry, c.metrics_host, c.metrics_port, ask)
+        except OSError as error:
+            raise ServerStartError(f"cannot listen on {endpoint(c.metrics_host, c.metrics_port)}: {error.strerror}") from None
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = self._config.address(self._config.port)
@@ -167,11 +233,11 @@ class CloudServer:
             raise ServerStartError(f"cannot listen on {address}: {error}") from None
 
 
-def _check_free(config: ServerConfig) -> None:
+def _check_free(host: str, port: int) -> None:
     """Find out before the model is loaded whether the address can be had; gRPC would tell no reason, and print lines of its own."""
     reasons: list[str | None] = []
     try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         found, reasons = [], [error.strerror if isinstance(error, OSError) else "no name of a machine"]
     for family, kind, protocol, _, place in found:
@@ -183,7 +249,7 @@ def _check_free(config: ServerConfig) -> None:
             except OSError as error:
                 reasons.append(error.strerror)
     why = ", ".join(sorted({str(each) for each in reasons}))
-    raise ServerStartError(f"cannot listen on {config.address(config.port)}: {why}; choose another port or host")
+    raise ServerStartError(f"cannot listen on {endpoint(host, port)}: {why}; choose another port or host")
 
 
 def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -196,30 +262,6 @@ def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None
     task = asyncio.create_task(work)
     task.add_done_callback(report)
     return task
-
-
-def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then stop gracefully.
-
-    Args:
-        config: how to run.
-        announce: called with the port and what is served once requests are accepted.
-
-    Raises:
-        SyneraError: it could not start.
-        ValueError: the engine cannot run as configured.
-    """
-
-    async def live() -> None:
-        asked = asyncio.Event()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, asked.set)
-        server = CloudServer(config)
-        announce(await server.start(), server.info)
-        await asked.wait()
-        await server.stop()
-
-    asyncio.run(live())
 
 
 @contextlib.contextmanager

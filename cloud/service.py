@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from cloud.engine.base import Check
 from cloud.generate import Generation
+from cloud.identity import client_of
 from cloud.log import fields
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
@@ -53,7 +54,7 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> pb.OpenResponse:
         """Start a session."""
-        session_id = await self._verification.open(request.tokenizer_hash, request.key)
+        session_id = await self._verification.open(request.tokenizer_hash, request.key, client_of(context).account)
         return pb.OpenResponse(
             session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
         )
@@ -74,15 +75,16 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        await self._verification.close(request.session_id, request.key)
-        return pb.CloseResponse()
+        cost = await self._verification.close(request.session_id, request.key)
+        return pb.CloseResponse(compute_ms=cost.compute_ms, processed_tokens=cost.processed_tokens)
 
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream the LLM's own answer."""
         sampling = _asked(read_sampling, request)
-        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens, sampling)) as tokens:
+        stream = self._generation.generate(request.prompt, request.max_new_tokens, sampling, client_of(context).account)
+        async with aclosing(stream) as tokens:
             async for each in tokens:
                 yield pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
 

@@ -6,14 +6,17 @@ What does not live here: histories and caches; they are the engine's, which is t
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
+from cloud.cost import Cost
+from cloud.log import fields
+from runtime.errors import CloudBusyError, CloudRejectedError, CloudUnavailableError, SessionLostError
 from runtime.settings import above, shown, whole
 from runtime.wire.sizes import KEY_CHARACTERS, SESSION_ID_CHARACTERS
 
@@ -21,6 +24,7 @@ MOST_SESSIONS = 100_000
 """Largest `max_sessions`."""
 _SESSION_ID = re.compile(f"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 _KEY = re.compile(f"[0-9a-f]{{{KEY_CHARACTERS}}}")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +44,12 @@ class Session:
     """Requests in flight; a running session does not expire."""
     ended: Callable[[], object] | None = None
     """Called when it leaves the table."""
+    account: str = ""
+    """Whom its work is charged to."""
+    opened_at: float = 0.0
+    """On the table's clock, seconds."""
+    cost: Cost = field(default_factory=Cost)
+    """What its work has cost up to now."""
 
 
 def check_session_id(session_id: str) -> None:
@@ -96,30 +106,40 @@ class SessionTable:
         self.max_sessions, self.lease_seconds = max_sessions, lease_seconds
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._full_stop: str | None = None
 
     def __len__(self) -> int:
         self.sweep()
         return len(self._sessions)
 
-    async def open(self, ended: Callable[[], object] | None = None) -> Session:
+    def admit_no_more(self, why: str) -> None:
+        """Refuse whoever wants a place from now on; who has one keeps it."""
+        self._full_stop = why
+
+    async def open(self, ended: Callable[[], object] | None = None, account: str = "") -> Session:
         """Take a place under a fresh id.
 
         Args:
             ended: called when the session leaves the table again, whichever way.
+            account: whom its work is charged to.
 
         Raises:
             CloudBusyError: the table is full.
+            CloudUnavailableError: nobody is admitted any more.
 
         Cancellation: no place is taken.
         """
         self.sweep()
         await self._closed()
+        if self._full_stop is not None:
+            raise CloudUnavailableError(self._full_stop)
         if len(self._sessions) >= self.max_sessions:
             raise CloudBusyError(
                 f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions"
             )
-        session = Session(secrets.token_hex(SESSION_ID_CHARACTERS // 2), self._now() + self.lease_seconds, ended=ended)
-        self._sessions[session.session_id] = session
+        session_id, now = secrets.token_hex(SESSION_ID_CHARACTERS // 2), self._now()
+        session = Session(session_id, now + self.lease_seconds, ended=ended, account=account, opened_at=now)
+        self._sessions[session_id] = session
         return session
 
     def get(self, session_id: str) -> Session:
@@ -141,36 +161,58 @@ class SessionTable:
         """Start the lease again."""
         session.expires_at = self._now() + self.lease_seconds
 
-    async def close(self, session_id: str) -> None:
-        """End a session and wait until the engine has closed it; nothing happens when there is none.
+    async def close(self, session_id: str) -> Cost:
+        """End a session and wait until the engine has closed it; return what it cost, nothing when there is none.
 
         Cancellation: the session ends all the same.
         """
-        self.remove(session_id)
+        cost = self.remove(session_id, "closed")
         await self._closed()
+        return cost
 
-    def remove(self, session_id: str) -> None:
-        """Begin to end a session, for who cannot wait; nothing happens when there is none."""
-        if (session := self._sessions.pop(session_id, None)) is not None:
-            if session.ended is not None:
-                session.ended()
-            task = asyncio.get_running_loop().create_task(self._close(session_id))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+    def remove(self, session_id: str, how: str) -> Cost:
+        """Begin to end a session, for who cannot wait; return what it cost, nothing when there is none.
+
+        Args:
+            session_id: its id.
+            how: it ends, in a word or a few, for the log.
+        """
+        if (session := self._sessions.pop(session_id, None)) is None:
+            return Cost()
+        if session.ended is not None:
+            session.ended()
+        task = asyncio.get_running_loop().create_task(self._close(session_id))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._tell(session, how)
+        return session.cost
+
+    def _tell(self, session: Session, how: str) -> None:
+        cost = session.cost
+        work = fields(
+            session=session.session_id,
+            account=session.account,
+            how=how,
+            answers=cost.answers,
+            processed_tokens=cost.processed_tokens,
+            compute_seconds=round(cost.compute_ms / 1e3, 6),
+            open_seconds=round(self._now() - session.opened_at, 3),
+        )
+        _log.info("session ended", extra=work)
 
     def sweep(self) -> int:
         """Begin to end the sessions whose lease is over; return how many."""
         now = self._now()
         over = [s.session_id for s in self._sessions.values() if s.expires_at <= now and not s.running]
         for session_id in over:
-            self.remove(session_id)
+            self.remove(session_id, "lease over")
         return len(over)
 
     async def end(self) -> int:
         """End all sessions, also those that run, and wait until the engine has closed them; return how many there were."""
         left = list(self._sessions)
         for session_id in left:
-            self.remove(session_id)
+            self.remove(session_id, "stopped")
         await self._closed()
         return len(left)
 

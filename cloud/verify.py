@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cloud.cost import Cost
 from cloud.engine.base import Check, Checked, Engine
 from cloud.log import fields
 from cloud.sessions import Session, SessionTable, check_key, check_session_id
@@ -42,12 +43,13 @@ class Verification:
         self._engine, self._table = engine, table
         self._keyed: dict[str, asyncio.Task[str]] = {}  # the session of each key, or its opening, as long as it lives
 
-    async def open(self, tokenizer_hash: str, key: str = "") -> str:
+    async def open(self, tokenizer_hash: str, key: str = "", account: str = "") -> str:
         """Start a session; return its id.
 
         Args:
             tokenizer_hash: the device's.
             key: a repeat with the same one gets the same session, as long as that lives; empty gets another each time.
+            account: whom its work is charged to.
 
         Raises:
             TokenizerMismatchError: the device's tokens would mean something else here.
@@ -60,34 +62,34 @@ class Verification:
                 f"the device's tokenizer is {shown(tokenizer_hash)}, that of the cloud's {self.info.model} is {self.tokenizer_hash!r}; use models that share one"
             )
         if not key:
-            return await self._open()
+            return await self._open(account)
         check_key(key)
         self._table.sweep()
         if (opening := self._keyed.get(key)) is None:
-            opening = self._keyed[key] = asyncio.create_task(self._open(key))
+            opening = self._keyed[key] = asyncio.create_task(self._open(account, key))
         session_id = await _result(opening)
         if self._keyed.get(key) is opening:  # it has not ended meanwhile
             self._table.get(session_id)
         return session_id
 
-    async def _open(self, key: str = "") -> str:
+    async def _open(self, account: str, key: str = "") -> str:
         def forget() -> None:
             self._keyed.pop(key, None)
 
         try:
-            session = await self._table.open(forget)
+            session = await self._table.open(forget, account)
         except BaseException:
             forget()
             raise
         try:
             await self._engine.open(session.session_id)
         except BaseException:
-            self._table.remove(session.session_id)
+            self._table.remove(session.session_id, "never begun")
             raise
         return session.session_id
 
-    async def close(self, session_id: str, key: str = "") -> None:
-        """Release a session; nothing happens when there is none.
+    async def close(self, session_id: str, key: str = "") -> Cost:
+        """Release a session; return what it cost, nothing when there is none (any more).
 
         Args:
             session_id: its id.
@@ -100,13 +102,13 @@ class Verification:
             check_key(key)
             opening = self._keyed.get(key)
             if opening is None:
-                return
+                return Cost()
             try:
                 session_id = await _result(opening)
             except SyneraError:
-                return  # it did not come to be
+                return Cost()  # it did not come to be
         check_session_id(session_id)
-        await self._table.close(session_id)
+        return await self._table.close(session_id)
 
     async def verify(self, request: VerifyRequest) -> Checked:
         """Catch up and check a draft; a repeat of the session's last request gets the same result.
@@ -140,7 +142,9 @@ class Verification:
         try:
             self._validate(check)
             own = Check(check.prefix_length, tuple(check.context), tuple(check.draft), check.sampled)
-            return await self._engine.check(session.session_id, own)
+            checked = await self._engine.check(session.session_id, own)
+            session.cost.add(checked)
+            return checked
         finally:
             session.running -= 1
             self._table.renew(session)

@@ -51,20 +51,29 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     max_sessions: int = 64
     """Most sessions at a time; more are told to come back later."""
+    drain_seconds: float = 0.0
+    """How long open sessions may go on after Ctrl-C or SIGTERM, while no more are admitted; a second one stops at once."""
+    metrics_port: int | None = None
+    """Serve Prometheus metrics and /healthz over HTTP on this port; 0 takes a free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address that the metrics are served on, in plain text to whoever asks."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is logged, to standard error, a line each; debug tells every refused request."""
+    log_format: Literal["logfmt", "json"] = "logfmt"
+    """What a line of the log looks like: key=value each, or a JSON object."""
 
 
 def main(arguments: Arguments) -> None:
-    """Serve; return after a graceful stop.
+    """Serve; return after a graceful stop that was asked for.
 
     Raises:
+        SystemExit: the engine died; with exit code 1.
         SyneraError: an argument is outside its range; the model, the profile, the certificates or the address cannot be used.
     """
     from cloud import log
-    from cloud.server import serve
+    from cloud.process import serve
 
-    log.configure(arguments.log_level)
+    log.configure(arguments.log_level, arguments.log_format)
     config = _config(arguments)
 
     def announce(port: int, info: EngineInfo) -> None:
@@ -74,7 +83,8 @@ def main(arguments: Arguments) -> None:
         say("next", f"{next_step('deploy', cloud=config.address(port))}   # in another terminal; Ctrl-C stops this server")
         sys.stdout.flush()
 
-    serve(config, announce)
+    if code := serve(config, announce):
+        sys.exit(code)
 
 
 def _config(arguments: Arguments) -> ServerConfig:
@@ -90,6 +100,9 @@ def _config(arguments: Arguments) -> ServerConfig:
         dtype=arguments.dtype,
         threads=arguments.threads,
         max_sessions=arguments.max_sessions,
+        drain_seconds=arguments.drain_seconds,
+        metrics_port=arguments.metrics_port,
+        metrics_host=arguments.metrics_host,
         tls_certificate=arguments.tls_cert,
         tls_key=arguments.tls_key,
         allow_plaintext=arguments.allow_plaintext,

@@ -82,6 +82,10 @@ class Streamed:
     """From when it could be computed to the start of its forward."""
     compute_ms: float
     """Duration of that forward, which others may share."""
+    compute_share_ms: float = 0.0
+    """This stream's share, by tokens, of the forwards since the token before; of the first token, of those of its prompt."""
+    processed_tokens: int = 0
+    """Tokens that the LLM processed in them for this stream."""
 
 
 @dataclass(frozen=True, slots=True)

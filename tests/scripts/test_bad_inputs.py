@@ -140,6 +140,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--max-sessions", 1),
+    ("serve", "--metrics-port", 0),
     ("deploy", "--max-new-tokens", 1),
     ("deploy", "--seed", 0),
     ("deploy", "--top-k", 0),
@@ -174,6 +175,7 @@ WORDS = [
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
+    ("serve", "--log-format", ("xml", "")),
     ("check-link", "--shaper", ("tc", "", ESCAPES)),
     (
         "check-link",
@@ -558,15 +560,15 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 @pytest.fixture
 def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """End a server that begins to listen; it should have been refused. The log of this process stays as it is."""
-    from cloud import log, server
+    from cloud import log, process
 
-    real: Callable[..., None] = server.serve
+    real: Callable[..., None] = process.serve
 
     def listens(*_: object) -> None:
         raise AssertionError("it began to serve")
 
-    monkeypatch.setattr(log, "configure", lambda level: None)
-    monkeypatch.setattr(server, "serve", lambda config, announce: real(config, listens))
+    monkeypatch.setattr(log, "configure", lambda level, form: None)
+    monkeypatch.setattr(process, "serve", lambda config, announce: real(config, listens))
 
 
 CASES = {str(case): case for case in cases()}

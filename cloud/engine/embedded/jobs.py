@@ -98,9 +98,10 @@ class StreamJob:
         if self._sampling is not None and self._draws is not None:
             token = draw(truncated(outcome.rows.logits, self._sampling)[0], self._draws.uniform(Purpose.TOKEN))
             self._draws = self._draws.after([token])
-        self._position += len(self._tokens)
+        processed = len(self._tokens)
+        self._position += processed
         self._tokens, self._left = (token,), self._left - 1
-        self._put(Streamed(token, outcome.queue_ms, outcome.compute_ms))
+        self._put(Streamed(token, outcome.queue_ms, outcome.compute_ms, outcome.compute_share_ms, processed))
         more = self._left > 0 and token not in self._eos_ids
         if not more:
             self._put(None)
