@@ -82,7 +82,7 @@ class _Call:
     def __init__(self, metrics: Metrics, method: str, context: grpc.aio.ServicerContext, number: int) -> None:
         self._metrics, self._method, self._context = metrics, method, context
         self._began = time.monotonic()
-        metrics.in_flight.labels(method).inc()
+        metrics.in_flight[method].inc()
         bind(request=number, peer=context.peer())  # the task is this call's alone, so nobody need undo it
 
     def failed(self, error: BaseException) -> None:
@@ -97,5 +97,5 @@ class _Call:
 
     def ended(self, code: str, reason: str | None = None) -> None:
         """Count the end."""
-        self._metrics.in_flight.labels(self._method).dec()
+        self._metrics.in_flight[self._method].dec()
         self._metrics.answered(self._method, code, time.monotonic() - self._began, reason)

@@ -124,16 +124,9 @@ class CloudServer:
         if self._exporter is not None:
             self._exporter.start()
             metrics = endpoint(c.metrics_host, self._exporter.port)
-        served = {
-            "address": c.address(port),
-            "metrics": metrics,
-            "model": self.info.model,
-            "engine": self.info.engine,
-            "placement": c.placement,
-        }
-        _log.info(
-            "started", extra=fields(**served, tls=self._credentials is not None, max_sessions=c.max_sessions, metrics=metrics)
-        )
+        served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
+        how = {"tls": self._credentials is not None, "max_sessions": c.max_sessions, "metrics": metrics}
+        _log.info("started", extra=fields(**served, **how))
         return port
 
     async def died(self) -> None:

@@ -170,7 +170,7 @@ class SessionTable:
         await self._closed()
         return cost
 
-    def remove(self, session_id: str, how: str) -> Cost:
+    def remove(self, session_id: str, how: str = "removed") -> Cost:
         """Begin to end a session, for who cannot wait; return what it cost, nothing when there is none.
 
         Args:

@@ -41,13 +41,13 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def open(self, tokenizer_hash: str, key: str) -> str:
+    async def open(self, tokenizer_hash: str, key: str, account: str) -> str:
         raise self._error
 
     async def verify(self, request: object) -> object:
         raise self._error
 
-    async def generate(self, prompt: object, max_new_tokens: int, sampling: object) -> AsyncIterator[object]:
+    async def generate(self, prompt: object, max_new_tokens: int, sampling: object, account: str) -> AsyncIterator[object]:
         raise self._error
         yield
 
