@@ -126,7 +126,7 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
         table = SessionTable(engine.close, max_sessions=1, lease_seconds=60)
         verification = Verification(engine, table, "hash", max_draft_tokens=4)
         servicer = SyneraServicer(verification, Generation(engine, table), lease_seconds=60, paced=False)
-        session_id, context = await verification.open("hash"), cast(Any, None)
+        session_id, context = await verification.open("hash"), cast(Any, SimpleNamespace(peer=str))
         greedy: Any = {"HasField": lambda name: False, "proposals": pb.Proposals()}
         asked: Any = SimpleNamespace(session_id=session_id, seq=1, prefix_length=0, context=tokens, draft=[1], **greedy)
         with pytest.raises(CloudRejectedError, match="5000 tokens of history"):
