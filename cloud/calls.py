@@ -6,6 +6,7 @@ What does not live here: how an error becomes a status (service.py) and the figu
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,9 +16,18 @@ from typing import Any
 import grpc
 
 from cloud.log import bind
-from cloud.metrics import BUG, Metrics
+from cloud.metrics import BUG, METHODS, Metrics
 from cloud.service import SERVICE
 from runtime.wire import ERROR_KIND_KEY
+
+_KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""Whether requests and answers are streamed, to the handler's attribute and what makes one: others may have replaced it by
+another kind, such as one that refuses without reading."""
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -38,21 +48,19 @@ class Calls(grpc.aio.ServerInterceptor):
         """See :class:`grpc.aio.ServerInterceptor`."""
         handler: Any = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if handler is None or service != SERVICE:  # a name that a peer has made up is no label
+        if handler is None or service != SERVICE or method not in METHODS:  # a name that a peer has made up is no label
             return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler, method), handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler, method), handler.request_deserializer, handler.response_serializer
-        )
+        attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        inner = getattr(handler, attribute)
+        around = self._yielding if inspect.isasyncgenfunction(inner) else self._awaited
+        made: grpc.RpcMethodHandler = make(around(inner, method), handler.request_deserializer, handler.response_serializer)
+        return made
 
-    def _unary(self, handler: Any, method: str) -> Callable[..., Awaitable[Any]]:
+    def _awaited(self, inner: Any, method: str) -> Callable[..., Awaitable[Any]]:
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
             call = _Call(self._metrics, method, context, next(self._numbers))
             try:
-                answer = await handler.unary_unary(request, context)
+                answer = await inner(request, context)
             except BaseException as error:
                 call.failed(error)
                 raise
@@ -61,11 +69,11 @@ class Calls(grpc.aio.ServerInterceptor):
 
         return answer
 
-    def _streaming(self, handler: Any, method: str) -> Callable[..., AsyncIterator[Any]]:
+    def _yielding(self, inner: Any, method: str) -> Callable[..., AsyncIterator[Any]]:
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             call = _Call(self._metrics, method, context, next(self._numbers))
             try:
-                async with aclosing(handler.unary_stream(request, context)) as answers:
+                async with aclosing(inner(request, context)) as answers:
                     async for each in answers:
                         yield each
             except BaseException as error:
@@ -87,7 +95,7 @@ class _Call:
 
     def failed(self, error: BaseException) -> None:
         """Count an end that is no answer: refused, left by its peer, or a bug."""
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):  # the last: it cannot be sent
             self.ended("CANCELLED")
         elif isinstance(error, grpc.aio.AbortError):
             told = dict(self._context.trailing_metadata() or ())

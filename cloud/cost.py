@@ -1,6 +1,6 @@
 """What the work for one session or stream cost the cloud, summed up as it is done.
 
-What does not live here: how a batch's time is shared out (the engine's), who is told (sessions.py logs it, service.py answers it).
+What does not live here: how a batch's time is shared out (the engine's), who is told (sessions.py and measured.py log it, service.py answers it).
 """
 
 from __future__ import annotations
@@ -38,3 +38,8 @@ class Cost:
         self.answers += 1
         self.compute_ms += done.compute_share_ms
         self.processed_tokens += done.processed_tokens
+
+    def told(self) -> dict[str, object]:
+        """Return it as fields of an event."""
+        seconds = round(self.compute_ms / 1e3, 6)
+        return {"answers": self.answers, "processed_tokens": self.processed_tokens, "compute_seconds": seconds}

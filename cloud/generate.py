@@ -44,14 +44,11 @@ class Generation:
                 f"cannot generate {max_new_tokens} tokens after a prompt of {len(prompt)}; both must be at least 1 and the prompt below the LLM's context of {info.context_tokens}"
             )
         check_vocabulary(prompt, info.vocab)
-        place = await self._table.open(account=account)
+        place = await self._table.open()
         place.running += 1
-        how = "stream left"  # by its reader, or by an engine that failed
         try:
-            async with aclosing(self._engine.stream(tuple(prompt), room, sampling)) as stream:
+            async with aclosing(self._engine.stream(tuple(prompt), room, sampling, account)) as stream:
                 async for token in stream:
-                    place.cost.add(token)
                     yield token
-            how = "stream over"
         finally:
-            self._table.remove(place.session_id, how)
+            self._table.remove(place.session_id, None)  # what it cost measured.py tells

@@ -82,7 +82,7 @@ class CloudServer:
         )
         loaded = engine or load_engine(config)
         self.metrics = Metrics(loaded, max_draft_tokens=config.max_draft_tokens, max_sessions=config.max_sessions)
-        self._engine: Engine = MeasuredEngine(loaded, self.metrics)
+        self._engine = MeasuredEngine(loaded, self.metrics)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._table = SessionTable(
             self._engine.close, max_sessions=config.max_sessions, lease_seconds=config.lease_seconds, now=now
@@ -135,12 +135,12 @@ class CloudServer:
 
     async def drain(self) -> None:
         """Report NOT_SERVING and admit no session or stream; return when those that are there have ended, or time is over."""
-        self._table.admit_no_more("the verifier is draining, to stop then; open a session at another, or here when it is back")
+        self._engine.admit_no_more("the verifier is draining, to stop then; open a session at another, or here when it is back")
         self._tell("draining")
         seconds = self._config.drain_seconds
-        _log.info("draining", extra=fields(sessions=len(self._table), seconds=seconds))
+        _log.info("draining", extra=fields(sessions=self._engine.held, seconds=seconds))
         until = asyncio.get_running_loop().time() + seconds
-        while len(self._table) and asyncio.get_running_loop().time() < until:
+        while self._engine.held and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def stop(self, why: str = "asked to") -> None:

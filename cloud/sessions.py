@@ -16,7 +16,7 @@ from typing import Any
 
 from cloud.cost import Cost
 from cloud.log import fields
-from runtime.errors import CloudBusyError, CloudRejectedError, CloudUnavailableError, SessionLostError
+from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
 from runtime.settings import above, shown, whole
 from runtime.wire.sizes import KEY_CHARACTERS, SESSION_ID_CHARACTERS
 
@@ -106,15 +106,10 @@ class SessionTable:
         self.max_sessions, self.lease_seconds = max_sessions, lease_seconds
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._full_stop: str | None = None
 
     def __len__(self) -> int:
         self.sweep()
         return len(self._sessions)
-
-    def admit_no_more(self, why: str) -> None:
-        """Refuse whoever wants a place from now on; who has one keeps it."""
-        self._full_stop = why
 
     async def open(self, ended: Callable[[], object] | None = None, account: str = "") -> Session:
         """Take a place under a fresh id.
@@ -125,14 +120,11 @@ class SessionTable:
 
         Raises:
             CloudBusyError: the table is full.
-            CloudUnavailableError: nobody is admitted any more.
 
         Cancellation: no place is taken.
         """
         self.sweep()
         await self._closed()
-        if self._full_stop is not None:
-            raise CloudUnavailableError(self._full_stop)
         if len(self._sessions) >= self.max_sessions:
             raise CloudBusyError(
                 f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions"
@@ -170,12 +162,12 @@ class SessionTable:
         await self._closed()
         return cost
 
-    def remove(self, session_id: str, how: str = "removed") -> Cost:
+    def remove(self, session_id: str, how: str | None = "removed") -> Cost:
         """Begin to end a session, for who cannot wait; return what it cost, nothing when there is none.
 
         Args:
             session_id: its id.
-            how: it ends, in a word or a few, for the log.
+            how: it ends, in a word or a few, for the log; None logs nothing.
         """
         if (session := self._sessions.pop(session_id, None)) is None:
             return Cost()
@@ -184,21 +176,14 @@ class SessionTable:
         task = asyncio.get_running_loop().create_task(self._close(session_id))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        self._tell(session, how)
+        if how is not None:
+            self._tell(session, how)
         return session.cost
 
     def _tell(self, session: Session, how: str) -> None:
-        cost = session.cost
-        work = fields(
-            session=session.session_id,
-            account=session.account,
-            how=how,
-            answers=cost.answers,
-            processed_tokens=cost.processed_tokens,
-            compute_seconds=round(cost.compute_ms / 1e3, 6),
-            open_seconds=round(self._now() - session.opened_at, 3),
-        )
-        _log.info("session ended", extra=work)
+        who = {"session": session.session_id, "account": session.account, "how": how}
+        seconds = round(self._now() - session.opened_at, 3)
+        _log.info("session ended", extra=fields(**who, **session.cost.told(), open_seconds=seconds))
 
     def sweep(self) -> int:
         """Begin to end the sessions whose lease is over; return how many."""

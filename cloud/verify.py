@@ -84,7 +84,7 @@ class Verification:
         try:
             await self._engine.open(session.session_id)
         except BaseException:
-            self._table.remove(session.session_id, "never begun")
+            self._table.remove(session.session_id, None)
             raise
         return session.session_id
 

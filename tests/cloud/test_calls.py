@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import generate_latest
 
+from cloud.calls import Calls
 from cloud.config import ServerConfig
 from cloud.engine.base import Check, Checked, EngineUsage, Iteration
 from cloud.log import JsonFormatter
+from cloud.metrics import Metrics
 from cloud.server import running_server
 from cloud.service import SERVICE
 from runtime.model.tokenizer import tokenizer_hash
+from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
-from runtime.wire import synera_pb2_grpc
 from tests.support.raw import Honest, channel_to, poll, refused
 from tests.support.scripted import Sample, ScriptedEngine, fetch, of, samples
 
@@ -79,6 +83,7 @@ def test_refusals_are_told_by_status_and_reason(world: World) -> None:
     world.engine.check = bug  # type: ignore[method-assign]
     device = Honest(world.stub, world.tokenizer_hash, [1])
     refused(world.stub.Verify, pb.VerifyRequest(session_id=device.session_id, seq=1, context=[1]))
+    poll(lambda: world.ended("Verify", "INTERNAL") == 1)  # a refusal is counted when it has been sent
     found = world.read()
     for method, code in (
         ("Verify", "INVALID_ARGUMENT"),
@@ -114,6 +119,43 @@ def test_a_peer_makes_no_series(world: World) -> None:
         call = world.channel.unary_unary(name, request_serializer=bytes, response_deserializer=bytes)
         assert refused(call, b"").code == grpc.StatusCode.UNIMPLEMENTED
     assert series() == before
+
+
+def test_whatever_kind_of_handler_answers_is_counted() -> None:
+    """Handlers that write their answers themselves, and those of others that refuse without reading."""
+
+    async def writes(request: bytes, context: grpc.aio.ServicerContext) -> None:
+        await context.write(request)
+
+    async def refuses(requests: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "who?", ((ERROR_KIND_KEY, "UnauthenticatedError"),))
+        yield b""
+
+    handlers = {"Open": grpc.unary_stream_rpc_method_handler(writes), "Verify": grpc.stream_stream_rpc_method_handler(refuses)}
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return handlers.get(details.method.rpartition("/")[2], handlers["Verify"])
+
+    async def live() -> None:
+        metrics = Metrics(ScriptedEngine(), max_draft_tokens=4, max_sessions=9)
+        server = grpc.aio.server(interceptors=(Calls(metrics),))
+        server.add_generic_rpc_handlers((Handlers(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert await channel.unary_unary(f"/{SERVICE}/Open")(b"said", timeout=30) == b"said"
+            for method in ("Verify", "MadeUp"):
+                with pytest.raises(grpc.aio.AioRpcError, match="who"):
+                    await channel.unary_unary(f"/{SERVICE}/{method}")(b"", timeout=30)
+        await server.stop(30)  # after which each call has ended
+        found = samples(generate_latest(metrics.registry).decode())
+        assert found[of("synera_requests_total", method="Open", code="OK")] == 1
+        assert found[of("synera_requests_total", method="Verify", code="UNAUTHENTICATED")] == 1
+        assert found[of("synera_rejections_total", reason="UnauthenticatedError")] == 1
+        assert not [labels for _, labels in found if ("method", "MadeUp") in labels]
+
+    asyncio.run(asyncio.wait_for(live(), 60))
 
 
 def test_what_is_logged_of_a_call_carries_its_number_and_its_peer(world: World, caplog: pytest.LogCaptureFixture) -> None:

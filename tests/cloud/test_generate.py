@@ -85,10 +85,10 @@ def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
         plain, closed = world.engine.stream, []
 
         async def stream(
-            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str
         ) -> AsyncGenerator[Streamed, None]:
             try:
-                async for token in plain(prompt, max_new_tokens, sampling):
+                async for token in plain(prompt, max_new_tokens, sampling, account):
                     yield token
             finally:
                 closed.append(True)

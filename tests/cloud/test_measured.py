@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import aclosing
 
 import pytest
@@ -9,7 +10,7 @@ from prometheus_client import generate_latest
 from cloud.engine.base import Check, Checked
 from cloud.measured import MeasuredEngine
 from cloud.metrics import Metrics
-from runtime.errors import CloudError
+from runtime.errors import CloudError, CloudUnavailableError
 from tests.support.scripted import ScriptedEngine, of, samples
 
 
@@ -92,3 +93,40 @@ def test_a_check_that_fails_is_no_verdict(world: World) -> None:
         asyncio.run(world.engine.check("a", Check(0, [1], [2])))
     assert world.value("synera_verified_tokens_total", position="1") == 0
     assert world.value("synera_queue_seconds_count", kind="check") == 0
+
+
+def test_a_stream_is_logged_with_what_it_cost(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def live() -> None:
+        assert len([each async for each in world.engine.stream([1, 2, 3], 4, account="patient")]) == 4
+        left = world.engine.stream([1, 2], 90, account="hasty")
+        await anext(left)
+        await left.aclose()
+
+    asyncio.run(live())
+    told = [each.fields for each in caplog.records if each.getMessage() == "stream ended"]  # type: ignore[attr-defined]
+    assert [(each["account"], each["how"], each["answers"], each["processed_tokens"]) for each in told] == [
+        ("patient", "over", 4, 6),
+        ("hasty", "left", 1, 2),
+    ]
+    assert [each["compute_seconds"] for each in told] == [0.008, 0.002]
+
+
+def test_nobody_is_admitted_to_a_draining_engine_and_who_is_in_goes_on(world: World) -> None:
+    async def live() -> None:
+        await world.engine.open("a")
+        stream = world.engine.stream([1], 3)
+        await anext(stream)
+        world.engine.admit_no_more("draining")
+        for wants in (world.engine.open("b"), anext(world.engine.stream([1], 1))):
+            with pytest.raises(CloudUnavailableError, match="draining"):
+                await wants
+        assert (await world.engine.check("a", Check(0, [1], []))).next_token == 7
+        assert len([each async for each in stream]) == 2
+        assert world.engine.held == 1
+        await world.engine.close("a")
+        await world.engine.close("b")
+        assert world.engine.held == 0
+
+    asyncio.run(live())
