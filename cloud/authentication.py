@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health
 
+from cloud.handlers import surrounded
 from cloud.identity import certified_name, named_by_token
 from cloud.log import fields
 from cloud.renewal import Renewed
@@ -57,7 +58,9 @@ class Authentication(grpc.aio.ServerInterceptor):
         except UnauthenticatedError as unknown:
             return _refusing(unknown, method)
         handler = await continuation(handler_call_details)
-        return handler if handler is None or not self._certificates else _certified(handler, method)
+        if handler is None or not self._certificates:
+            return handler
+        return surrounded(handler, lambda context: _checked_certificate(context, method))
 
     def _name(self, token: str) -> str:
         assert self._tokens is not None
@@ -93,28 +96,9 @@ def _refusing(why: UnauthenticatedError, method: str) -> grpc.RpcMethodHandler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _certified(handler: Any, method: str) -> grpc.RpcMethodHandler:
-    """The same handler for whose certificate names somebody, and nobody else than the token."""
-    if not handler.response_streaming:
-
-        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            await _check_certificate(context, method)
-            return await handler.unary_unary(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
-    inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        await _check_certificate(context, method)
-        async with aclosing(inner(request, context)) as answers:
-            async for each in answers:
-                yield each
-
-    made = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-    return made(stream, handler.request_deserializer, handler.response_serializer)
-
-
-async def _check_certificate(context: grpc.aio.ServicerContext, method: str) -> None:
+@asynccontextmanager
+async def _checked_certificate(context: grpc.aio.ServicerContext, method: str) -> AsyncIterator[None]:
+    """Goes on only for whose certificate names somebody, and nobody else than the token."""
     token = named_by_token.get()
     try:
         name = certified_name(context)
@@ -122,6 +106,7 @@ async def _check_certificate(context: grpc.aio.ServicerContext, method: str) -> 
             raise UnauthenticatedError("token and certificate are not of the same client; give those that belong together")
     except UnauthenticatedError as unknown:
         await _refuse(context, unknown, method)
+    yield
 
 
 async def _refuse(context: grpc.aio.ServicerContext, why: UnauthenticatedError, method: str) -> None:

@@ -79,6 +79,11 @@ class ServerConfig:
     """How many, and how long."""
     grace_seconds: float = 5.0
     """How long requests in flight may still take when stopping, 0..3600."""
+    drain_seconds: float = 0.0
+    """How long sessions may go on when a stop was asked for, before that grace, 0..3600."""
+    metrics_port: int | None = None
+    """Where metrics are served over HTTP, without encryption; None nowhere, 0 takes a free one."""
+    metrics_host: str = "127.0.0.1"
     pace: Pace | None = None
     """Emulate the durations of another machine: its forwards, and the wait and the load that a request meets there."""
     pace_seed: int = 0
@@ -86,8 +91,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._check_host()
+        _check_host("host", self.host)
+        _check_host("metrics_host", self.metrics_host)
         whole("port", self.port, 0, 65535)
+        if self.metrics_port is not None:
+            whole("metrics_port", self.metrics_port, 0, 65535)
         one_of("engine", self.engine, tuple(registry.LOADERS))
         whole("max_sessions", self.max_sessions, 1, MOST_SESSIONS)
         one_of("policy", self.policy, tuple(POLICIES))
@@ -101,6 +109,7 @@ class ServerConfig:
             whole("threads", self.threads, 1, 1024)
         within("lease_seconds", self.lease_seconds, 0.01, 604_800)
         within("grace_seconds", self.grace_seconds, 0, 3600)
+        within("drain_seconds", self.drain_seconds, 0, 3600)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingError("TLS needs both a certificate and its key")
         if self.tls_ca is not None and self.tls_certificate is None:
@@ -113,6 +122,7 @@ class ServerConfig:
         for name, allowed in {
             "model": (Path,),
             "host": (str,),
+            "metrics_host": (str,),
             "device": (str,),
             "dtype": (str,),
             "tls_certificate": (Path, optional),
@@ -129,17 +139,6 @@ class ServerConfig:
                 words = " or ".join("None" if each is optional else each.__name__ for each in allowed)
                 raise SettingError(f"{name}={shown(getattr(self, name))} must be a {words}")
 
-    def _check_host(self) -> None:
-        host, is_address = self.host, True
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            is_address = False
-        if not _HOST.fullmatch(host) or (":" in host and not is_address):
-            raise SettingError(
-                f"host={shown(host)} is not a name or an address to listen on, such as 127.0.0.1, ::1 or localhost"
-            )
-
     @property
     def placement(self) -> Placement:
         """Device and arithmetic type, `auto` resolved."""
@@ -152,4 +151,21 @@ class ServerConfig:
 
     def address(self, port: int) -> str:
         """`host:port`, with brackets around an IPv6 host."""
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        return endpoint(self.host, port)
+
+
+def endpoint(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_host(name: str, host: str) -> None:
+    is_address = True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        is_address = False
+    if not _HOST.fullmatch(host) or (":" in host and not is_address):
+        raise SettingError(
+            f"{name}={shown(host)} is not a name or an address to listen on, such as 127.0.0.1, ::1 or localhost"
+        )

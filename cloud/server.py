@@ -1,6 +1,6 @@
-"""The life of a verifier process: build, bind, serve, stop gracefully.
+"""The life of a verifier: build, bind, serve, drain, stop gracefully.
 
-What does not live here: its settings (config.py), what it serves (service.py and below), its command line (scripts/serve.py).
+What does not live here: its settings (config.py), what it serves (service.py and below), the process and its signals (process.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import threading
 import time
@@ -18,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # missing in the stubs
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud.admission import Admission
 from cloud.authentication import Authentication
-from cloud.config import ServerConfig
-from cloud.connections import raise_open_files
+from cloud.calls import Calls
+from cloud.config import ServerConfig, endpoint
 from cloud.engine.base import Engine, EngineInfo
 from cloud.engine.registry import load_engine
+from cloud.exporter import SERVING, Exporter
 from cloud.generate import Generation
+from cloud.health import Health
 from cloud.log import fields
+from cloud.measured import MeasuredEngine
+from cloud.metrics import Metrics
 from cloud.renewal import Renewed
 from cloud.security import server_credentials
 from cloud.service import SERVICE, Statuses, SyneraServicer
@@ -42,6 +44,8 @@ from runtime.wire import synera_pb2_grpc
 from runtime.wire.address import check_plaintext, is_loopback
 from runtime.wire.sizes import longest_request_bytes
 
+_HEALTH_SECONDS = 5.0  # that the event loop may take to say how it is
+_POLL_SECONDS = 0.05  # of a drain, between looks at what is left
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +76,9 @@ class CloudServer:
         way_out = "give a TLS certificate and key, or allow plaintext if the network is trusted"
         encrypted = config.tls_certificate is not None
         check_plaintext(config.host, encrypted=encrypted, allow_plaintext=config.allow_plaintext, way_out=way_out)
-        _check_free(config)
+        _check_free(config.host, config.port)
+        if config.metrics_port is not None:
+            _check_free(config.metrics_host, config.metrics_port)
         self._config = config
         self._credentials = (
             server_credentials(config.tls_certificate, config.tls_key, config.tls_ca)
@@ -80,7 +86,9 @@ class CloudServer:
             else None
         )
         self._authentication = Authentication(_tokens(config.tokens), certificates=config.tls_ca is not None)
-        self._engine = engine or load_engine(config)
+        loaded = engine or load_engine(config)
+        self.metrics = Metrics(loaded, max_draft_tokens=config.max_draft_tokens, max_sessions=config.max_sessions)
+        self._engine = MeasuredEngine(loaded, self.metrics)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._admission = Admission(config.limits, context_tokens=self.info.context_tokens, now=now)
         self._table = SessionTable(
@@ -91,8 +99,11 @@ class CloudServer:
             account_sessions=config.limits.account_sessions,
             now=now,
         )
-        self._health = health_aio.HealthServicer()
+        self._health = Health(SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        self._state = "starting"
+        self._died = asyncio.Event()
         self._server: grpc.aio.Server | None = None
+        self._exporter: Exporter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -108,7 +119,8 @@ class CloudServer:
         """
         c = self._config
         most_bytes = longest_request_bytes(self.info.context_tokens, c.max_draft_tokens)
-        server = grpc.aio.server(interceptors=(self._authentication, Statuses()), options=c.connections.options(most_bytes))
+        interceptors = (Calls(self.metrics), self._authentication, Statuses())
+        server = grpc.aio.server(interceptors=interceptors, options=c.connections.options(most_bytes))
         verification = Verification(
             self._engine, self._table, self._admission, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens
         )
@@ -124,39 +136,64 @@ class CloudServer:
         if c.reflection or is_loopback(c.host):
             reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
         port = self._bind(server)
+        self._exporter = self._listen_for_scrapes()
         await self._engine.start()
         await server.start()
         self._server = server
-        await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        self._tell(SERVING)
         self._tasks = [_background("watch", self._watch_engine()), _background("sweep", self._sweep())]
+        metrics = None
+        if self._exporter is not None:
+            self._exporter.start()
+            metrics = endpoint(c.metrics_host, self._exporter.port)
         served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
         known = {
             "tls": self._credentials is not None,
             "client_certificates": c.tls_ca is not None,
             "tokens": c.tokens is not None,
         }
-        _log.info("started", extra=fields(**served, **known, max_sessions=c.max_sessions))
+        _log.info("started", extra=fields(**served, **known, max_sessions=c.max_sessions, metrics=metrics))
         return port
 
-    async def stop(self) -> None:
+    async def died(self) -> None:
+        """Wait until the engine has died of itself and health says so; does not return in a healthy life."""
+        await self._died.wait()
+
+    async def drain(self) -> None:
+        """Report NOT_SERVING and admit no session or stream; return when those that are there have ended, or time is over."""
+        self._engine.admit_no_more("the verifier is draining, to stop then; open a session at another, or here when it is back")
+        self._tell("draining")
+        seconds = self._config.drain_seconds
+        _log.info("draining", extra=fields(sessions=self._engine.held, seconds=seconds))
+        until = asyncio.get_running_loop().time() + seconds
+        while self._engine.held and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self, why: str = "asked to") -> None:
         """Report NOT_SERVING, let requests in flight end within the grace period, then end everything.
 
         Afterwards nothing is left: no session, no cache, no task, no thread.
+
+        Args:
+            why: it stops, for the log.
         """
         for task in self._tasks:
             task.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._tell("stopping")
         if self._server is not None:
             await self._server.stop(self._config.grace_seconds)
         ended = await self._table.end()
         await self._engine.stop()
-        _log.info("stopped", extra=fields(sessions_ended=ended))
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close)
+        _log.info("stopped", extra=fields(sessions_ended=ended, why=why))
 
     async def _watch_engine(self) -> None:
         """Report NOT_SERVING once the engine has died; requests fail by themselves."""
         why = await self._engine.failed()
         _log.error("engine died", extra=fields(reason=why))
-        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._tell("engine died")
+        self._died.set()
 
     async def _sweep(self) -> None:
         """End idle sessions when their lease is over, also when nobody asks for anything any more."""
@@ -165,9 +202,30 @@ class CloudServer:
             if ended := self._table.sweep():
                 _log.info("leases expired", extra=fields(sessions=ended))
 
-    async def _tell(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
+    def _tell(self, state: str) -> None:
+        self._state = state
+        self._health.tell(state == SERVING)
+        self.metrics.serving.set(state == SERVING)
+
+    def _listen_for_scrapes(self) -> Exporter | None:
+        c, loop = self._config, asyncio.get_running_loop()
+        if c.metrics_port is None:
+            return None
+
+        async def state() -> str:
+            return self._state
+
+        def ask() -> str:
+            """Have the event loop itself answer: one that hangs is not healthy."""
+            try:
+                return asyncio.run_coroutine_threadsafe(state(), loop).result(_HEALTH_SECONDS)
+            except TimeoutError:
+                return "not answering"
+
+        try:
+            return Exporter(self.metrics.registry, c.metrics_host, c.metrics_port, ask)
+        except OSError as error:
+            raise ServerStartError(f"cannot listen on {endpoint(c.metrics_host, c.metrics_port)}: {error.strerror}") from None
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = self._config.address(self._config.port)
@@ -183,11 +241,11 @@ def _tokens(path: Path | None) -> Renewed[Tokens] | None:
     return None if path is None else Renewed("tokens", [path], lambda: load_tokens(path))
 
 
-def _check_free(config: ServerConfig) -> None:
+def _check_free(host: str, port: int) -> None:
     """Find out before the model is loaded whether the address can be had; gRPC would tell no reason, and print lines of its own."""
     reasons: list[str | None] = []
     try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         found, reasons = [], [error.strerror if isinstance(error, OSError) else "no name of a machine"]
     for family, kind, protocol, _, place in found:
@@ -199,7 +257,7 @@ def _check_free(config: ServerConfig) -> None:
             except OSError as error:
                 reasons.append(error.strerror)
     why = ", ".join(sorted({str(each) for each in reasons}))
-    raise ServerStartError(f"cannot listen on {config.address(config.port)}: {why}; choose another port or host")
+    raise ServerStartError(f"cannot listen on {endpoint(host, port)}: {why}; choose another port or host")
 
 
 def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -212,31 +270,6 @@ def _background(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None
     task = asyncio.create_task(work)
     task.add_done_callback(report)
     return task
-
-
-def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then stop gracefully.
-
-    Args:
-        config: how to run.
-        announce: called with the port and what is served once requests are accepted.
-
-    Raises:
-        SyneraError: it could not start.
-        ValueError: the engine cannot run as configured.
-    """
-
-    async def live() -> None:
-        asked = asyncio.Event()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, asked.set)
-        raise_open_files()
-        server = CloudServer(config)
-        announce(await server.start(), server.info)
-        await asked.wait()
-        await server.stop()
-
-    asyncio.run(live())
 
 
 @contextlib.contextmanager

@@ -97,8 +97,8 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        await self._verification.close(request.session_id, request.key, client_of(context))
-        return pb.CloseResponse()
+        cost = await self._verification.close(request.session_id, request.key, client_of(context))
+        return pb.CloseResponse(compute_ms=cost.compute_ms, processed_tokens=cost.processed_tokens)
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
         """Stream the LLM's own answer."""

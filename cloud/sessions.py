@@ -6,6 +6,7 @@ What does not live here: histories and caches; they are the engine's, which is t
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from cloud.cost import Cost
 from cloud.identity import Client
+from cloud.log import fields
 from cloud.shared import Shared
 from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
 from runtime.settings import above, shown, whole
@@ -28,6 +31,7 @@ _RUNNING_SECONDS = 1.0  # when to try again where all sessions run
 _SHORTEST_HINT_SECONDS = 0.05
 _SESSION_ID = re.compile(f"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 _KEY = re.compile(f"[0-9a-f]{{{KEY_CHARACTERS}}}")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +61,10 @@ class Session:
     """Work of it that is not over; a running session neither expires nor makes room for others."""
     ended: Callable[[], object] | None = None
     """Called when it leaves the table."""
+    opened_at: float = 0.0
+    """On the table's clock, seconds."""
+    cost: Cost = field(default_factory=Cost)
+    """What its work has cost up to now."""
 
 
 def check_session_id(session_id: str) -> None:
@@ -157,7 +165,8 @@ class SessionTable:
             await asyncio.wait(self._closing, return_when=asyncio.FIRST_COMPLETED)
             self._check_account(owner.account)
         now = self._now()
-        session = Session(secrets.token_hex(SESSION_ID_CHARACTERS // 2), owner, now, now + self._unused_seconds, ended=ended)
+        session_id, expires_at = secrets.token_hex(SESSION_ID_CHARACTERS // 2), now + self._unused_seconds
+        session = Session(session_id, owner, now, expires_at, ended=ended, opened_at=now)
         self._unused[session.session_id] = session
         self._counts[owner.account] = self._counts.get(owner.account, 0) + 1
         return session
@@ -193,17 +202,25 @@ class SessionTable:
             session.expires_at = now + (self.lease_seconds if session.used else self._unused_seconds)
             (self._used if session.used else self._unused)[session.session_id] = session
 
-    async def close(self, session_id: str, name: str) -> None:
-        """End a session and wait until the engine has closed it; nothing happens when there is none of that owner's name.
+    async def close(self, session_id: str, name: str) -> Cost:
+        """End a session and wait until the engine has closed it; return what it cost, nothing when that owner's name has none such.
 
         Cancellation: the session ends all the same.
         """
         session = self._find(session_id)
-        if session is not None and session.owner.name == name and (closing := self.remove(session)) is not None:
+        if session is None or session.owner.name != name:
+            return Cost()
+        if (closing := self.remove(session, "closed")) is not None:
             await asyncio.wait([closing])
+        return session.cost
 
-    def remove(self, session: Session) -> asyncio.Task[None] | None:
-        """Begin to end a session and all its work; return what closes it in the engine, None when it has left before."""
+    def remove(self, session: Session, how: str | None) -> asyncio.Task[None] | None:
+        """Begin to end a session and all its work; return what closes it in the engine, None when it has left before.
+
+        Args:
+            session: that is to end.
+            how: it ends, in a word or a few, for the log; None logs nothing.
+        """
         if not (self._unused.pop(session.session_id, None) or self._used.pop(session.session_id, None)):
             return None
         account = session.owner.account
@@ -217,6 +234,10 @@ class SessionTable:
         task = asyncio.get_running_loop().create_task(self._close(session.session_id))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        if how is not None:
+            who = {"session": session.session_id, "account": session.owner.account, "how": how}
+            seconds = round(self._now() - session.opened_at, 3)
+            _log.info("session ended", extra=fields(**who, **session.cost.told(), open_seconds=seconds))
         return task
 
     def sweep(self) -> int:
@@ -229,14 +250,14 @@ class SessionTable:
                 if not session.running:
                     over.append(session)
         for session in over:
-            self.remove(session)
+            self.remove(session, "lease over" if session.used else "never used")
         return len(over)
 
     async def end(self) -> int:
         """End all sessions, also those that run, and wait until the engine has closed them; return how many there were."""
         left = [*self._unused.values(), *self._used.values()]
         for session in left:
-            self.remove(session)
+            self.remove(session, "stopped")
         await self.closed()
         return len(left)
 
@@ -266,7 +287,7 @@ class SessionTable:
             for session in chain(self._unused.values(), self._used.values()):
                 may_end = count > mine + 1 or session.idle_since <= idle_before
                 if may_end and not session.running and self._counts[session.owner.account] == count:
-                    self.remove(session)
+                    self.remove(session, "made room")
                     return
         raise CloudBusyError(
             f"all {self.max_sessions} sessions are in use; try again later (idle ones end after {self.lease_seconds:g} s), or raise --max-sessions",

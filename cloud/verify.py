@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud.admission import Admission, Ticket
+from cloud.cost import Cost
 from cloud.engine.base import Check, Checked, Engine
 from cloud.identity import NOBODY, Client
 from cloud.sessions import Session, SessionTable, check_key, check_session_id
 from cloud.shared import Shared
 from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError, SyneraError, TokenizerMismatchError
 from runtime.settings import shown
+
+_UNKNOWN = "its id reached nobody"  # how a session ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Verification:
             if session is None:
                 self._forget_key(client, key, opening)
             elif not opening.claims:
-                self._table.remove(session)
+                self._table.remove(session, _UNKNOWN)
 
         def left() -> None:
             del self._openings[session_id]
@@ -120,7 +123,7 @@ class Verification:
             try:
                 await self._engine.open(session.session_id, client.account)
             except BaseException:
-                self._table.remove(session)
+                self._table.remove(session, None)
                 raise
             finally:
                 session.running -= 1
@@ -139,10 +142,10 @@ class Verification:
         """A caller is gone. Who has asked for something of the session got its id in some other way."""
         opening.claims -= 1
         if not opening.claims and opening.work.over and (session := opening.work.value) is not None and not session.seq:
-            self._table.remove(session)
+            self._table.remove(session, _UNKNOWN)
 
-    async def close(self, session_id: str, key: str = "", client: Client = NOBODY) -> None:
-        """Release a session and end its work; nothing happens when the client has none such.
+    async def close(self, session_id: str, key: str = "", client: Client = NOBODY) -> Cost:
+        """Release a session and end its work; return what it cost, nothing when the client has none such (any more).
 
         Args:
             session_id: its id.
@@ -156,16 +159,16 @@ class Verification:
             check_key(key)
             opening = self._keyed.get((client.name, key))
             if opening is None:
-                return
+                return Cost()
             try:
                 session = await opening.work.result()
             except SyneraError:
-                return  # it did not come to be
+                return Cost()  # it did not come to be
             if session is None:
-                return
+                return Cost()
             session_id = session.session_id
         check_session_id(session_id)
-        await self._table.close(session_id, client.name)
+        return await self._table.close(session_id, client.name)
 
     async def verify(self, request: VerifyRequest, client: Client = NOBODY) -> Checked:
         """Catch up and check a draft; a repeat of the session's last request gets the same result.
@@ -230,6 +233,7 @@ class Verification:
         ticket.worked(None if checked is None else checked.processed_tokens)
         session.running -= 1
         if checked is not None:
+            session.cost.add(checked)
             self._table.renew(session, used=True)
 
     def _validate(self, check: Check) -> None:

@@ -83,20 +83,29 @@ class Arguments:
     """Most streams of one client at a time."""
     account_tokens_per_second: float | None = None
     """Tokens that one client may have processed in the long run, a second; by default there is no limit."""
+    drain_seconds: float = 0.0
+    """How long open sessions may go on after Ctrl-C or SIGTERM, while no more are admitted; a second one stops at once."""
+    metrics_port: int | None = None
+    """Serve Prometheus metrics and /healthz over HTTP on this port; 0 takes a free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address that the metrics are served on, in plain text to whoever asks."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event that is logged, to standard error, a line each; debug tells every refused request."""
+    log_format: Literal["logfmt", "json"] = "logfmt"
+    """What a line of the log looks like: key=value each, or a JSON object."""
 
 
 def main(arguments: Arguments) -> None:
-    """Serve; return after a graceful stop.
+    """Serve; return after a graceful stop that was asked for.
 
     Raises:
+        SystemExit: the engine died; with exit code 1.
         SyneraError: an argument is outside its range; the model, the profile, the certificates or the address cannot be used.
     """
     from cloud import log
-    from cloud.server import serve
+    from cloud.process import serve
 
-    log.configure(arguments.log_level)
+    log.configure(arguments.log_level, arguments.log_format)
     config = _config(arguments)
 
     def announce(port: int, info: EngineInfo) -> None:
@@ -106,7 +115,8 @@ def main(arguments: Arguments) -> None:
         say("next", f"{next_step('deploy', cloud=config.address(port))}   # in another terminal; Ctrl-C stops this server")
         sys.stdout.flush()
 
-    serve(config, announce)
+    if code := serve(config, announce):
+        sys.exit(code)
 
 
 def _config(arguments: Arguments) -> ServerConfig:
@@ -136,6 +146,9 @@ def _config(arguments: Arguments) -> ServerConfig:
             account_streams=arguments.account_streams,
             account_tokens_per_second=arguments.account_tokens_per_second,
         ),
+        drain_seconds=arguments.drain_seconds,
+        metrics_port=arguments.metrics_port,
+        metrics_host=arguments.metrics_host,
         tls_certificate=arguments.tls_cert,
         tls_key=arguments.tls_key,
         tls_ca=arguments.tls_ca,

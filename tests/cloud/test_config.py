@@ -21,6 +21,7 @@ NUMBERS = {
     "threads": "1..1024",
     "lease_seconds": "0.01..604800",
     "grace_seconds": "0..3600",
+    "drain_seconds": "0..3600",
     "pace_seed": f"0..{2**63 - 1}",
 }
 WRONG = [nan, inf, -inf, -1, -0.5, 2**64, 10**400, 1e308, True, False, "5", b"5", [5], 5j]
@@ -90,6 +91,10 @@ def test_a_host_is_a_name_or_an_address(host: Any) -> None:
         ({"allow_plaintext": 1}, "allow_plaintext=1 must be a bool"),
         ({"pace": "gpu.json"}, "pace='gpu.json' must be a Pace or None"),
         ({"limits": 7}, "limits=7 must be a Limits"),
+        ({"metrics_port": 65536}, "metrics_port=65536 must be an integer in 0..65535"),
+        ({"metrics_port": True}, "metrics_port=True must be an integer"),
+        ({"metrics_host": "a b"}, "metrics_host='a b' is not a name or an address"),
+        ({"metrics_host": None}, "metrics_host=None must be a str"),
         ({"tls_key": Path("key.pem")}, "TLS needs both"),
         ({"tls_certificate": Path("cert.pem")}, "TLS needs both"),
         ({"tls_ca": Path("ca.pem")}, "tls_ca asks clients for certificates, which needs TLS: give a certificate and its key"),

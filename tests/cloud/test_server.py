@@ -438,6 +438,6 @@ def test_start_death_and_stop_are_logged(tiny_llm: Path, caplog: pytest.LogCaptu
     lines = [KeyValueFormatter().format(each) for each in caplog.records if each.name.startswith("cloud.")]
     events = [line.partition(" event=")[2] for line in lines]
     assert events[0].startswith(f'started address=127.0.0.1:{port} model=fake engine=fake placement="float32 on cpu"')
-    assert events[-1] == "stopped sessions_ended=1"
+    assert events[-1] == 'stopped sessions_ended=1 why="asked to"'
     assert any("the engine's thread died" in each and "SystemExit: planted" in each for each in events)
     assert any(each.startswith('"engine died" reason="the engine died of SystemExit') for each in events)

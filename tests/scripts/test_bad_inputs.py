@@ -144,6 +144,7 @@ COUNTS = [  # command, option, smallest that is allowed
     ("serve", "--threads", 1),
     ("serve", "--token-budget", 1),
     ("serve", "--kv-tokens", 1),
+    ("serve", "--metrics-port", 0),
     ("make-certs", "--days", 1),
     *[("serve", f"--max-{each}", 1) for each in ("sessions", "requests", "tokens", "streams")],
     *[("serve", f"--account-{each}", 1) for each in ("sessions", "requests", "streams")],
@@ -183,6 +184,7 @@ WORDS = [
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
+    ("serve", "--log-format", ("xml", "")),
     ("check-link", "--shaper", ("tc", "", ESCAPES)),
     (
         "check-link",
@@ -595,15 +597,15 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 @pytest.fixture
 def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """End a server that begins to listen; it should have been refused. The log of this process stays as it is."""
-    from cloud import log, server
+    from cloud import log, process
 
-    real: Callable[..., None] = server.serve
+    real: Callable[..., None] = process.serve
 
     def listens(*_: object) -> None:
         raise AssertionError("it began to serve")
 
-    monkeypatch.setattr(log, "configure", lambda level: None)
-    monkeypatch.setattr(server, "serve", lambda config, announce: real(config, listens))
+    monkeypatch.setattr(log, "configure", lambda level, form: None)
+    monkeypatch.setattr(process, "serve", lambda config, announce: real(config, listens))
 
 
 CASES = {str(case): case for case in cases()}

@@ -33,8 +33,8 @@ def ask_wrongly(process: Served) -> None:
 @pytest.mark.parametrize(
     ("level", "events"),
     [
-        ((), ["started", "stopped"]),
-        (("--log-level", "debug"), ["started", '"request refused"', '"request refused"', "stopped"]),
+        ((), ["started", "draining", "stopped"]),
+        (("--log-level", "debug"), ["started", '"request refused"', '"request refused"', "draining", "stopped"]),
         (("--log-level", "error"), []),
     ],
 )
@@ -56,6 +56,11 @@ def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tup
         (("--account-streams", "0"), "account_streams=0 must be an integer in 1..100000"),
         (("--account-tokens-per-second", "0"), "account_tokens_per_second=0.0 must be a number in 0.001..1e+09"),
         (("--max-tokens", "255"), "max_tokens=255 is less than the model's context of 256"),
+        (("--drain-seconds", "3601"), "drain_seconds=3601.0 must be a number in 0..3600"),
+        (("--drain-seconds", "nan"), "drain_seconds=nan must be a number in 0..3600"),
+        (("--metrics-port", "65536"), "metrics_port=65536 must be an integer in 0..65535"),
+        (("--metrics-host", "a b"), "metrics_host='a b' is not a name or an address"),
+        (("--metrics-port", "0", "--metrics-host", "192.0.2.1"), "cannot listen on 192.0.2.1:0: "),
         (("--threads", "100000"), "threads=100000 must be an integer in 1..1024"),
         (("--host", "a b"), "host='a b' is not a name or an address"),
         (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "cannot read the TLS certificate: 'none.pem' is not a file"),
