@@ -1,21 +1,18 @@
 """The gRPC channels of a client: how they are made, that they never trace what cannot be read, and which of them is used.
 
-What does not live here: calls (client.py).
+What does not live here: calls (client.py), and what a device shows of itself (credentials.py).
 """
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from runtime.errors import BadAnswerError, SettingError
-from runtime.settings import plain, shown
+from runtime.errors import BadAnswerError
 from runtime.wire import synera_pb2_grpc
 
 _OPTIONS = (
@@ -39,18 +36,14 @@ class Channels:
     still trying to get through.
     """
 
-    def __init__(self, uri: str, tls_ca: Path | None) -> None:
+    def __init__(self, uri: str, credentials: grpc.ChannelCredentials | None) -> None:
         """Make the first; nothing is sent yet.
 
         Args:
             uri: as gRPC takes it.
-            tls_ca: PEM file of the authority that signed the verifier's certificate; None is plaintext.
-
-        Raises:
-            SettingError: `tls_ca` holds no certificate.
-            OSError: it cannot be read.
+            credentials: None is plaintext.
         """
-        self._uri, self._credentials = uri, None if tls_ca is None else _credentials(tls_ca)
+        self._uri, self._credentials = uri, credentials
         self._lock = threading.Lock()
         self._made: list[tuple[grpc.Channel, Any]] = []
         self.closed = False
@@ -83,22 +76,6 @@ class Channels:
         if self._credentials is None:
             return grpc.insecure_channel(self._uri, options=_OPTIONS)
         return grpc.secure_channel(self._uri, self._credentials, options=_OPTIONS)
-
-
-def _credentials(path: Path) -> grpc.ChannelCredentials:
-    """Read the certificate of an authority.
-
-    Raises:
-        SettingError: the file holds none; gRPC would only fail to connect.
-    """
-    content = path.read_bytes()
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError as error:
-        raise SettingError(
-            f"tls_ca={shown(str(path), 200)} holds no certificate ({plain(str(error))}); give the PEM file of the authority"
-        ) from None
-    return grpc.ssl_channel_credentials(content)
 
 
 class _Careful:

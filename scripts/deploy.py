@@ -59,6 +59,7 @@ from traces.tasks.splits import read_prompts
 
 if TYPE_CHECKING:
     from agents.live_run import LiveRun
+    from runtime.credentials import Credentials
     from runtime.device import Connection, Device
 
 _MOST_TOKENS = 1_000_000
@@ -107,6 +108,12 @@ class Arguments:
     """A hard limit for any controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the verifier's certificate; required unless the verifier is on this machine."""
+    tls_cert: Path | None = None
+    """PEM file of this device's own certificate, for a verifier that asks for one."""
+    tls_key: Path | None = None
+    """PEM file of its private key, which only you may read."""
+    token_file: Path | None = None
+    """File of the token that the verifier knows this device by; it holds nothing else, and only you may read it."""
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
@@ -178,7 +185,7 @@ def main(arguments: Arguments) -> None:
     graphs = GraphSet.load(arguments.graphs) if arguments.graphs else None
     texts = _texts(arguments, graphs)
     links = links_of(arguments.links, arguments.fill)("test") if arguments.emulate_link else []
-    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
+    with CloudClient(arguments.cloud, credentials=_credentials(arguments)) as client:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
         device = _load_device(arguments, bundle, graphs)
@@ -206,6 +213,14 @@ def main(arguments: Arguments) -> None:
     console.print(f"device {harmless(pace)}")
     evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
     say("next", evaluation, *(_looking_at(arguments.log, bundle, arguments.controller) if arguments.log else ()))
+
+
+def _credentials(arguments: Arguments) -> Credentials:
+    """What this device shows."""
+    from runtime.credentials import Credentials, read_token
+
+    token = read_token(arguments.token_file) if arguments.token_file is not None else None
+    return Credentials(arguments.tls_ca, arguments.tls_cert, arguments.tls_key, token)
 
 
 def _texts(arguments: Arguments, graphs: GraphSet | None) -> tuple[str, ...]:

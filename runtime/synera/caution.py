@@ -5,9 +5,17 @@ What does not live here: the rules behind it (runtime/breaker.py, runtime/deadli
 
 from __future__ import annotations
 
-from runtime.breaker import Breaker
+from runtime.breaker import UNAUTHENTICATED_SECONDS, Breaker
 from runtime.deadline import CHECK_DEADLINE, Patience
-from runtime.errors import CloudError, CloudUnavailableError, LimitsChangedError, LinkDownError
+from runtime.errors import (
+    CloudBusyError,
+    CloudError,
+    CloudUnavailableError,
+    LimitsChangedError,
+    LinkDownError,
+    SyneraError,
+    UnauthenticatedError,
+)
 from runtime.synera.chunk import Lost
 from runtime.synera.leftovers import Leftovers
 
@@ -66,7 +74,7 @@ class Caution:
     def failed(self, now: float, error: CloudError) -> None:
         """The cloud was asked in vain, or the emulated link was down."""
         link, cloud = self._breakers
-        (link if isinstance(error, LinkDownError) else cloud).failed(now, str(error))
+        (link if isinstance(error, LinkDownError) else cloud).failed(now, str(error), pause_seconds(error))
         self.withdraw()
 
     def answered(self) -> None:
@@ -85,3 +93,10 @@ class Caution:
         """Ask the cloud for nothing any more: it is there, but not for answers that began like this one."""
         self.answered()
         self._alone = why
+
+
+def pause_seconds(error: SyneraError) -> float:
+    """For how long a cloud that answers so is to be left alone at least; 0 leaves that to the breaker."""
+    if isinstance(error, CloudBusyError):
+        return error.retry_after_seconds or 0.0
+    return UNAUTHENTICATED_SECONDS if isinstance(error, UnauthenticatedError) else 0.0

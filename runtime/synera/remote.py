@@ -25,6 +25,7 @@ from runtime.errors import (
     ModelChangedError,
     SessionLostError,
     TokenizerMismatchError,
+    UnauthenticatedError,
 )
 from runtime.sampling import SampledDraft
 from runtime.settings import shown
@@ -35,7 +36,7 @@ from runtime.wire import synera_pb2 as pb
 from runtime.wire.sampled import proposals_message, sampling_message
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
 
-_LEFT_ALONE = (CloudUnavailableError, CloudBusyError, BadAnswerError, ModelChangedError)
+_LEFT_ALONE = (CloudUnavailableError, CloudBusyError, UnauthenticatedError, BadAnswerError, ModelChangedError)
 """After these the next check would fare no better; the others concern one request or session."""
 _Said = TypeVar("_Said")
 
