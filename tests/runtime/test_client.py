@@ -9,13 +9,23 @@ import pytest
 
 from runtime.client import CloudClient, Deadlines
 from runtime.credentials import Credentials
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, LateError, PlaintextRefusedError, SettingError
+from runtime.errors import (
+    CloudBusyError,
+    CloudError,
+    CloudRejectedError,
+    CloudUnavailableError,
+    LateError,
+    PlaintextRefusedError,
+    SettingError,
+)
 from runtime.synera.verifier import CloudVerifier
+from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import (
     verify_request_bytes,
 )
 from tests.support.engine import VOCAB, continuation
 from tests.support.gate import gate
+from tests.support.hostile import fails, hostile
 from tests.support.verifying import PROMPT, World, lost, try_all
 
 
@@ -177,3 +187,15 @@ def test_an_authority_without_a_certificate_is_refused_before_anything_is_dialle
 def test_deadlines_are_checked() -> None:
     with pytest.raises(ValueError, match=r"open_seconds=0 must be a number in 0\.001\.\.86400"):
         Deadlines(open_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("named", "seconds"),
+    [({"synera_retry_after_ms": "2500"}, 2.5), ({"synera_retry_after_ms": "never"}, None), ({}, None)],
+)
+def test_a_busy_cloud_says_when_to_try_again(named: dict[str, str], seconds: float | None) -> None:
+    full = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "CloudBusyError", **named)
+    with hostile(pb.ModelInfoResponse(), {"Open": full}) as server, CloudClient(server.target) as client:
+        with pytest.raises(CloudBusyError, match=r"^full$") as busy:
+            client.open("hash")
+        assert busy.value.retry_after_seconds == seconds
