@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from runtime.errors import BadAnswerError
 from runtime.wire import synera_pb2_grpc
 
-_OPTIONS = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
     # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
@@ -36,14 +36,17 @@ class Channels:
     still trying to get through.
     """
 
-    def __init__(self, uri: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, uri: str, credentials: grpc.ChannelCredentials | None, certified: str | None = None) -> None:
         """Make the first; nothing is sent yet.
 
         Args:
             uri: as gRPC takes it.
             credentials: None is plaintext.
+            certified: the name that the verifier's certificate must be of; None is the host.
         """
-        self._uri, self._credentials = uri, credentials
+        self._uri, self._credentials, self._options = uri, credentials, _OPTIONS
+        if certified is not None and credentials is not None:
+            self._options += (("grpc.ssl_target_name_override", certified), ("grpc.default_authority", certified))
         self._lock = threading.Lock()
         self._made: list[tuple[grpc.Channel, Any]] = []
         self.closed = False
@@ -74,8 +77,8 @@ class Channels:
 
     def _make(self) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(self._uri, options=_OPTIONS)
-        return grpc.secure_channel(self._uri, self._credentials, options=_OPTIONS)
+            return grpc.insecure_channel(self._uri, options=self._options)
+        return grpc.secure_channel(self._uri, self._credentials, options=self._options)
 
 
 class _Careful:

@@ -84,6 +84,16 @@ class Asked:
         self._future.cancel()
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return bool(self._future.done())
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, which need not make sense: once it is over."""
+        return self._future.code() is grpc.StatusCode.OK
+
+    @property
     def refused(self) -> bool:
         """Whether no connection could be made, or it broke: once it is over."""
         return self._future.code() is grpc.StatusCode.UNAVAILABLE
@@ -94,7 +104,7 @@ class Asked:
         Raises:
             CloudError: no answer, or one that cannot be read.
         """
-        if self._future.code() is not grpc.StatusCode.OK:
+        if not self.answered:
             raise self._client.error_of(self._future)
         self._client.prefer(self._channel)
         answer = self._future.result()
@@ -113,6 +123,7 @@ class CloudClient:
         credentials: Credentials | None = None,
         allow_plaintext: bool = False,
         deadlines: Deadlines | None = None,
+        certified: str | None = None,
     ) -> None:
         """Prepare the channel; nothing is sent yet.
 
@@ -121,6 +132,7 @@ class CloudClient:
             credentials: what this device shows, and knows the cloud by; None is plaintext and no name.
             allow_plaintext: accept plaintext to another machine, also of a token.
             deadlines: for each call.
+            certified: the name that the cloud's certificate must be of, where that is not the host of `target`.
 
         Raises:
             SettingError: `target` is no such address, or a file of the credentials cannot be used.
@@ -132,7 +144,7 @@ class CloudClient:
         way_out = "give tls_ca, or set allow_plaintext if the network is trusted"
         check_plaintext(address.host, encrypted=given.tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
         self._metadata = given.metadata
-        self._channels = Channels(address.uri, given.channel())
+        self._channels = Channels(address.uri, given.channel(), certified)
 
     def __enter__(self) -> Self:
         return self

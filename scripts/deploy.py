@@ -15,6 +15,7 @@ Examples:
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --slm /models/small --graphs runs/own-graphs/test.safetensors --prompts prompts.jsonl   # a rule on own models
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
+    synera deploy --cloud 127.0.0.1:50051,127.0.0.1:50052 --token-file token   # two replicas, which know this device by its token
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Arguments:
     until-unsure, staged, rejection=0.5, ucbspec, exp3spec, linucb, the folder of a bundle, the file of a rule that synera
     fit-rules wrote, or a class of yours as MODULE:CLASS."""
     cloud: str = "127.0.0.1:50051"
-    """HOST:PORT of the verifier."""
+    """HOST:PORT of the verifier, or of several that serve the same model, with commas between them: an answer stays with one, and
+    goes on with the next where that one fails. A name of several addresses stands for a verifier at each."""
     prompt: tuple[str, ...] = ()
     """Prompts; by default some of --graphs, or one test prompt of each bundled kind."""
     prompts: Path | None = None
@@ -172,8 +174,8 @@ def main(arguments: Arguments) -> None:
     """
     import torch
 
-    from runtime.client import CloudClient
     from runtime.device import Alone, Connection
+    from runtime.dialling import dialled
     from synera_env.synera.live import deployment_of
 
     torch.set_num_threads(1)
@@ -185,7 +187,7 @@ def main(arguments: Arguments) -> None:
     graphs = GraphSet.load(arguments.graphs) if arguments.graphs else None
     texts = _texts(arguments, graphs)
     links = links_of(arguments.links, arguments.fill)("test") if arguments.emulate_link else []
-    with CloudClient(arguments.cloud, credentials=_credentials(arguments)) as client:
+    with dialled(arguments.cloud, credentials=_credentials(arguments)) as clients:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
         device = _load_device(arguments, bundle, graphs)
@@ -196,9 +198,9 @@ def main(arguments: Arguments) -> None:
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
         policy = ControllerPolicy(capped(chosen, schema, arguments.max_offload), schema, arguments.valued)
         alone = Alone(bundle.meta.fingerprints.get("llm") if bundle else None)
-        with Connection(device, client, alone=alone) as connection:
+        with Connection(device, clients, alone=alone) as connection:
             if connection.llm_fingerprint is None:
-                _say_alone(client.target)
+                _say_alone(", ".join(client.target for client in clients))
             elif bundle:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.valued)
             elif rule:

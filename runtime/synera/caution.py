@@ -31,10 +31,10 @@ class CloudState:
 class Caution:
     """That of one answer: the cloud's breaker and patience and, over an emulated link, a breaker and a patience of its own."""
 
-    def __init__(self, state: CloudState, *, emulated: bool) -> None:
+    def __init__(self, state: CloudState, link: Breaker, *, emulated: bool) -> None:
         shared = state.patience
         self.patience = Patience(shared.check_deadline) if emulated else shared
-        self._breakers = (Breaker(), state.breaker)
+        self._breakers = (link, state.breaker)
         self._probing = False
         self._alone: LimitsChangedError | None = None
 
@@ -45,6 +45,10 @@ class Caution:
         refusals = (breaker.refusal(now) for breaker in self._breakers)
         refusal = next((each for each in refusals if each is not None), None)
         return Lost(CloudUnavailableError(refusal)) if refusal is not None else None
+
+    def refused_by_cloud(self, now: float) -> str | None:
+        """Say why the cloud itself is left alone now, whatever the link does; None where it is not."""
+        return self._breakers[1].refusal(now)
 
     def shut(self, now: float) -> bool:
         """Say whether a check would be lost now, and not even try the cloud."""

@@ -184,7 +184,7 @@ def test_a_full_cloud_is_busy_and_a_new_answer_releases_the_old_session(world: W
             assert "next try in" in str(refused)  # it is full for the next check, too
         verifiers[0].close()
         wait_for(verifiers[0])
-        verifiers[2]._state.breaker.succeeded()  # time has passed
+        verifiers[2]._replicas.order[0].state.breaker.succeeded()  # time has passed
         assert answer(verifiers[2]) == continuation(PROMPT, 1)[0]
     finally:
         for each in verifiers:
