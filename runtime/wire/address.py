@@ -1,6 +1,6 @@
 """Addresses of the verifier and the rule that plaintext stays on one machine.
 
-What does not live here: certificates (cloud/security.py, runtime/client.py).
+What does not live here: certificates (cloud/security.py, runtime/credentials.py).
 """
 
 from __future__ import annotations

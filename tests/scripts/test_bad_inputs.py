@@ -481,6 +481,8 @@ OTHERS = [
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
     Case("serve", ("--port", "{taken}"), "{taken}"),
+    Case("deploy", ("--cloud", NOBODY, "--tls-cert", "{f}/file"), "needs its key"),
+    Case("deploy", ("--cloud", NOBODY, "--tls-cert", "{f}/file", "--tls-key", "{f}/file"), "give tls_ca"),
     Case("serve", ("--port", "0", "--tls-cert", "{f}/file"), "TLS needs both"),
     Case("serve", ("--port", "0", "--tls-key", "{f}/file"), "TLS needs both"),
     Case("record", (*_TINY, "--prompts", "{f}/long-prompt.txt"), "tokens"),
