@@ -17,9 +17,12 @@ from runtime.wire.sizes import SESSION_ID_CHARACTERS
 
 MOST_TOKEN_IDS = 2**24
 """Largest vocabulary that is believed; a device's floats hold every id below it exactly."""
+MOST_RETRY_AFTER_SECONDS = 60.0
+"""A busy verifier is left alone no longer for its word; it may be asked to wait once more then."""
 MOST_LOAD = 2**20
 """Most requests that a verifier is believed to have at hand. Ours, as is every limit here that the wire does not state."""
 _SESSION_ID = re.compile(rf"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
+_MILLISECONDS = re.compile(r"[0-9]{1,18}")
 _HASH = re.compile(r"[!-~]{1,128}")
 
 
@@ -145,6 +148,13 @@ def read_checked(
     _believe(queue + compute <= longest_seconds, f"{queue + compute:g} s of work in a call of at most {longest_seconds:g} s")
     _believe(share <= compute * (1 + 1e-9), f"compute_share_ms={share * 1e3:g} is more than compute_ms={compute * 1e3:g}")
     return Checked(answer.accepted, answer.next_token, queue, compute, share, answer.processed_tokens, answer.load)
+
+
+def read_retry_after(milliseconds: object) -> float | None:
+    """Read when a busy verifier wants to be asked again, in seconds from now, 0..60; None where it says nothing that makes sense."""
+    if not isinstance(milliseconds, str) or not _MILLISECONDS.fullmatch(milliseconds):
+        return None
+    return min(int(milliseconds) / 1e3, MOST_RETRY_AFTER_SECONDS)
 
 
 def _whole(answer: Any, name: str, low: int, high: int = 2**32 - 1) -> None:

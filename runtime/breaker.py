@@ -9,6 +9,8 @@ import threading
 
 FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 8.0
+UNAUTHENTICATED_SECONDS = 60.0
+"""For how long a cloud is left alone that does not take this device: somebody has to change something first."""
 
 
 def left_alone_for(before: float) -> float:
@@ -22,7 +24,8 @@ class Breaker:
     Closed: the cloud is asked. Each failure opens it: the cloud is left alone for 0.5 s, after further failures in a row for
     1, 2, 4 and 8 s. Half-open, once that has passed: one probe is allowed, to whoever claims it first; all others still leave
     the cloud alone. A probe that is answered closes it, one that fails opens it again. Only a verdict ends the row of failures.
-    What fails while the cloud is already left alone was asked before that, and counts as the same failure.
+    What fails while the cloud is already left alone was asked before that, and counts as the same failure. A cloud that says when
+    to try again is left alone for at least that long; its word changes nothing in the row.
     """
 
     def __init__(self) -> None:
@@ -60,14 +63,16 @@ class Breaker:
         with self._lock:
             self._probed = False
 
-    def failed(self, now: float, why: str) -> None:
-        """The cloud was asked in vain; `now` is when that was known."""
+    def failed(self, now: float, why: str, at_least_seconds: float = 0.0) -> None:
+        """The cloud was asked in vain; `now` is when that was known, `at_least_seconds` for how long it wants to be left alone."""
         with self._lock:
             self._probed = False
             if self._why is not None and now < self._until:
+                if now + at_least_seconds > self._until:
+                    self._until, self._why = now + at_least_seconds, why
                 return
             self._seconds = left_alone_for(self._seconds)
-            self._until, self._why = now + self._seconds, why
+            self._until, self._why = now + max(self._seconds, at_least_seconds), why
 
     def answered(self) -> None:
         """The cloud answered a probe."""

@@ -1,24 +1,21 @@
 """The gRPC channels of a client: how they are made, that they never trace what cannot be read, and which of them is used.
 
-What does not live here: calls (client.py).
+What does not live here: calls (client.py), and what a device shows of itself (credentials.py).
 """
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from runtime.errors import BadAnswerError, SettingError
-from runtime.settings import plain, shown
+from runtime.errors import BadAnswerError
 from runtime.wire import synera_pb2_grpc
 
-_OPTIONS = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 250),  # below what the retries of a call wait in all
     # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
@@ -39,18 +36,17 @@ class Channels:
     still trying to get through.
     """
 
-    def __init__(self, uri: str, tls_ca: Path | None) -> None:
+    def __init__(self, uri: str, credentials: grpc.ChannelCredentials | None, certified: str | None = None) -> None:
         """Make the first; nothing is sent yet.
 
         Args:
             uri: as gRPC takes it.
-            tls_ca: PEM file of the authority that signed the verifier's certificate; None is plaintext.
-
-        Raises:
-            SettingError: `tls_ca` holds no certificate.
-            OSError: it cannot be read.
+            credentials: None is plaintext.
+            certified: the name that the verifier's certificate must be of; None is the host.
         """
-        self._uri, self._credentials = uri, None if tls_ca is None else _credentials(tls_ca)
+        self._uri, self._credentials, self._options = uri, credentials, _OPTIONS
+        if certified is not None and credentials is not None:
+            self._options += (("grpc.ssl_target_name_override", certified), ("grpc.default_authority", certified))
         self._lock = threading.Lock()
         self._made: list[tuple[grpc.Channel, Any]] = []
         self.closed = False
@@ -81,24 +77,8 @@ class Channels:
 
     def _make(self) -> grpc.Channel:
         if self._credentials is None:
-            return grpc.insecure_channel(self._uri, options=_OPTIONS)
-        return grpc.secure_channel(self._uri, self._credentials, options=_OPTIONS)
-
-
-def _credentials(path: Path) -> grpc.ChannelCredentials:
-    """Read the certificate of an authority.
-
-    Raises:
-        SettingError: the file holds none; gRPC would only fail to connect.
-    """
-    content = path.read_bytes()
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError as error:
-        raise SettingError(
-            f"tls_ca={shown(str(path), 200)} holds no certificate ({plain(str(error))}); give the PEM file of the authority"
-        ) from None
-    return grpc.ssl_channel_credentials(content)
+            return grpc.insecure_channel(self._uri, options=self._options)
+        return grpc.secure_channel(self._uri, self._credentials, options=self._options)
 
 
 class _Careful:

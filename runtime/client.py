@@ -10,26 +10,28 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened
+from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened, read_retry_after
 from runtime.channels import Channels
+from runtime.credentials import Credentials
 from runtime.deadline import LONGEST_CHECK_SECONDS, LONGEST_OPEN_SECONDS
 from runtime.errors import (
     BadAnswerError,
+    CloudBusyError,
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
     LateError,
     SyneraError,
+    UnauthenticatedError,
 )
 from runtime.sampling import Sampling
 from runtime.settings import plain, within
-from runtime.wire import ERROR_KIND_KEY
+from runtime.wire import ERROR_KIND_KEY, RETRY_AFTER_KEY
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address, check_plaintext
 from runtime.wire.sampled import sampling_message
@@ -82,6 +84,16 @@ class Asked:
         self._future.cancel()
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return bool(self._future.done())
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, which need not make sense: once it is over."""
+        return self._future.code() is grpc.StatusCode.OK
+
+    @property
     def refused(self) -> bool:
         """Whether no connection could be made, or it broke: once it is over."""
         return self._future.code() is grpc.StatusCode.UNAVAILABLE
@@ -92,7 +104,7 @@ class Asked:
         Raises:
             CloudError: no answer, or one that cannot be read.
         """
-        if self._future.code() is not grpc.StatusCode.OK:
+        if not self.answered:
             raise self._client.error_of(self._future)
         self._client.prefer(self._channel)
         answer = self._future.result()
@@ -105,26 +117,34 @@ class CloudClient:
     """Calls of one verifier; threads may share it."""
 
     def __init__(
-        self, target: str, *, tls_ca: Path | None = None, allow_plaintext: bool = False, deadlines: Deadlines | None = None
+        self,
+        target: str,
+        *,
+        credentials: Credentials | None = None,
+        allow_plaintext: bool = False,
+        deadlines: Deadlines | None = None,
+        certified: str | None = None,
     ) -> None:
         """Prepare the channel; nothing is sent yet.
 
         Args:
             target: `host:port`, as :meth:`Address.parse` takes it.
-            tls_ca: PEM file of the authority that signed the cloud's certificate; None is plaintext.
-            allow_plaintext: accept plaintext to another machine.
+            credentials: what this device shows, and knows the cloud by; None is plaintext and no name.
+            allow_plaintext: accept plaintext to another machine, also of a token.
             deadlines: for each call.
+            certified: the name that the cloud's certificate must be of, where that is not the host of `target`.
 
         Raises:
-            SettingError: `target` is no such address, or `tls_ca` holds no certificate.
+            SettingError: `target` is no such address, or a file of the credentials cannot be used.
             PlaintextRefusedError: plaintext to a host that is not loopback.
-            FileNotFoundError: there is no `tls_ca`; another OSError that it cannot be read.
+            OSError: a file of the credentials cannot be read.
         """
-        address, self.deadlines = Address.parse(target), deadlines or Deadlines()
+        address, self.deadlines, given = Address.parse(target), deadlines or Deadlines(), credentials or Credentials()
         self.target = str(address)
         way_out = "give tls_ca, or set allow_plaintext if the network is trusted"
-        check_plaintext(address.host, encrypted=tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
-        self._channels = Channels(address.uri, tls_ca)
+        check_plaintext(address.host, encrypted=given.tls_ca is not None, allow_plaintext=allow_plaintext, way_out=way_out)
+        self._metadata = given.metadata
+        self._channels = Channels(address.uri, given.channel(), certified)
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +209,8 @@ class CloudClient:
         number = channels.preferred ^ elsewhere
 
         def call() -> Any:
-            return getattr(channels.stub(number), method).future(request, timeout=max(0.001, seconds))
+            stub = channels.stub(number)
+            return getattr(stub, method).future(request, timeout=max(0.001, seconds), metadata=self._metadata)
 
         future = self._unless_closed(call)
         asked = Asked(self, future, number)
@@ -249,7 +270,7 @@ class CloudClient:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
-        return self._unless_closed(lambda: method(request, timeout=timeout))
+        return self._unless_closed(lambda: method(request, timeout=timeout, metadata=self._metadata))
 
     def _unless_closed(self, call: Callable[[], Any]) -> Any:
         try:
@@ -266,7 +287,15 @@ class CloudClient:
     def error_of(self, failed: Any) -> SyneraError:
         """The exception that a call's status stands for: by the cloud's own word where that fits, else by the status alone."""
         code, details = failed.code(), plain(failed.details() or "")
-        kind, status = _NAMED.get(str(dict(failed.trailing_metadata() or ()).get(ERROR_KIND_KEY)), (None, None))
+        said = dict(failed.trailing_metadata() or ())
+        kind, status = _NAMED.get(str(said.get(ERROR_KIND_KEY)), (None, None))
+        if code is grpc.StatusCode.UNAUTHENTICATED:  # also by a proxy's word
+            return UnauthenticatedError(
+                f"the verifier at {self.target} does not take this device ({code.name}: {details}); give the token or the "
+                "certificate that it knows (synera deploy: --token-file, or --tls-cert and --tls-key)"
+            )
+        if kind is CloudBusyError and status is code:
+            return CloudBusyError(details, read_retry_after(said.get(RETRY_AFTER_KEY)))
         if kind is not None and status is code:
             return kind(details)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):

@@ -69,16 +69,15 @@ class Courier:
     its own time. A call that is refused is made again instead, three times, while there is time; it does not travel again.
     """
 
-    def __init__(self, client: CloudClient, clock: Clock, emulator: LinkEmulator | None = None, wait: Wait = real_wait) -> None:
+    def __init__(self, clock: Clock, emulator: LinkEmulator | None = None, wait: Wait = real_wait) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
-            client: makes the calls.
             clock: of the deadlines.
             emulator: slows messages down as a link would; None is the network as it is.
             wait: see there.
         """
-        self.client, self.clock, self.emulator, self.wait = client, clock, emulator, wait
+        self.clock, self.emulator, self.wait = clock, emulator, wait
         self.uplink_bytes = self.downlink_bytes = 0
         self.inbox: Inbox = queue.SimpleQueue()
         self.turn = 0
@@ -109,10 +108,11 @@ class Courier:
         self.uplink_bytes = self.downlink_bytes = 0
         return taken
 
-    def ask(self, message: Message[_Said], deadline: float, *, over_link: bool = True) -> Answered[_Said]:
+    def ask(self, client: CloudClient, message: Message[_Said], deadline: float, *, over_link: bool = True) -> Answered[_Said]:
         """Have a request answered.
 
         Args:
+            client: of the verifier that is asked; the link is the device's, whichever that is.
             message: the request.
             deadline: on the clock; nothing is sent after it.
             over_link: False goes past the emulated link, and counts no bytes.
@@ -123,7 +123,7 @@ class Courier:
             GivenUpError: it was stopped.
             CloudError: what the cloud answered instead, or that it cannot be reached.
         """
-        exchange = _Exchange(self, message, deadline, over_link)
+        exchange = _Exchange(self, client, message, deadline, over_link)
         try:
             return exchange.run()
         finally:
@@ -148,8 +148,11 @@ class _Copy:
 class _Exchange(Generic[_Said]):
     """One request, until an answer is there or the deadline is."""
 
-    def __init__(self, courier: Courier, message: Message[_Said], deadline: float, over_link: bool) -> None:
-        self._courier, self._message, self._deadline, self._over_link = courier, message, deadline, over_link
+    def __init__(
+        self, courier: Courier, client: CloudClient, message: Message[_Said], deadline: float, over_link: bool
+    ) -> None:
+        self._courier, self._client, self._message = courier, client, message
+        self._deadline, self._over_link = deadline, over_link
         self._copies: list[_Copy] = []
         self._repeat_at = 0.0
 
@@ -202,7 +205,7 @@ class _Exchange(Generic[_Said]):
         elsewhere = copy.repeated and self._copies[0].call is not None
         message, seconds = self._message, self._deadline - now
         copy.due = math.inf
-        copy.call = self._courier.client.ask(
+        copy.call = self._client.ask(
             message.method, message.request, seconds, lambda _: self._courier.inbox.put(copy), elsewhere=elsewhere
         )
 
@@ -229,5 +232,5 @@ class _Exchange(Generic[_Said]):
     def _late(self) -> CloudUnavailableError:
         silent = any(copy.call is not None and not copy.answered for copy in self._copies)
         if silent or self._courier.emulator is None or not self._over_link:
-            return self._courier.client.late_error()
+            return self._client.late_error()
         return LinkDownError("the emulated link carried no answer in time")

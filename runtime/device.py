@@ -17,19 +17,11 @@ from typing import Protocol, Self
 
 from tokenizers import Tokenizer
 
-from runtime.answers import ModelInfo
-from runtime.client import CloudClient
+from runtime.agreement import Agreement
+from runtime.client import CloudClient, Deadlines, new_key
 from runtime.clock import Clock, PacedClock, RealClock
 from runtime.deadline import CHECK_DEADLINE
-from runtime.errors import (
-    CheckpointError,
-    CloudError,
-    CloudUnavailableError,
-    ContextOverflowError,
-    LimitsChangedError,
-    ModelChangedError,
-    TokenizerMismatchError,
-)
+from runtime.errors import CheckpointError, CloudUnavailableError, ContextOverflowError, SyneraError
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.frame import Frame
@@ -38,12 +30,10 @@ from runtime.model.placement import Placement
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
 from runtime.sampling import Sampling
 from runtime.session import Limits
-from runtime.settings import shown
 from runtime.synera.caution import CloudState
 from runtime.synera.drafter import DraftCosts, ModelDrafter
-from runtime.synera.knobs import MAX_DRAFT_LENGTH
 from runtime.synera.lens import Lens
-from runtime.synera.remote import Terms
+from runtime.synera.replicas import Replica, Replicas
 from runtime.synera.session import EnergyModel, Session
 from runtime.synera.verifier import CloudVerifier
 
@@ -154,39 +144,61 @@ class Connection:
     """
 
     def __init__(
-        self, device: Device, client: CloudClient, *, alone: Alone | None = None, check_deadline: float = CHECK_DEADLINE
+        self,
+        device: Device,
+        cloud: CloudClient | Sequence[CloudClient],
+        *,
+        alone: Alone | None = None,
+        check_deadline: float = CHECK_DEADLINE,
+        key: str | None = None,
     ) -> None:
         """Ask the cloud what it serves.
 
         Args:
             device: what is loaded here.
-            client: the channels; stays its owner's, who closes it after this.
+            cloud: the channels to a verifier, or to each of its replicas; they stay their owner's, who closes them after this.
             alone: begin also where no cloud answers; None does not.
             check_deadline: a check is abandoned, and its draft kept, after so many times what it should take at most, 1..1000;
                 see :class:`runtime.deadline.Patience`.
+            key: of several replicas this one decides which is turned to first; None draws one, so that devices spread evenly.
 
         Raises:
             CloudUnavailableError: no verifier answers.
             TokenizerMismatchError: it reads other tokens than the device.
             CloudError: what it says makes no sense, or it takes no drafts as long as the device makes them.
-            SettingError: `check_deadline` is outside its range.
+            SettingError: `check_deadline` is outside its range, or there are no or too many replicas.
         """
-        self.device, self._client, self._alone = device, client, alone
-        self._state = CloudState(check_deadline)
-        self.limits = Limits(device.max_new_tokens, device.eos_ids, device.slm.config.context)
-        """Those of sessions that are opened now."""
+        clients = tuple(cloud) if isinstance(cloud, Sequence) else (cloud,)
+        self.device, self._deadlines = device, clients[0].deadlines if clients else Deadlines()
+        several = len(clients) > 1
+        self._agreement = Agreement(device, alone.llm_fingerprint if alone is not None else None, several=several)
+        each = [Replica(client, CloudState(check_deadline)) for client in clients]
+        self._replicas = Replicas(each, key if key is not None else new_key(), self._agreement.join)
         self._lock = threading.Lock()
         # Below: under the lock.
-        self._terms: Terms | None = None
         self._sessions: dict[LiveSession, ThreadPoolExecutor] = {}
         self._retired: deque[tuple[ThreadPoolExecutor, Future[None]]] = deque()
         self._closed = False
+        missing = self._meet_several() if several else self._meet_one(each[0])
+        if missing is not None and (alone is None or not isinstance(missing, CloudUnavailableError)):
+            raise missing
+
+    def _meet_one(self, replica: Replica) -> CloudUnavailableError | None:
+        """Agree with the cloud, or leave it alone and return why it does not answer."""
         try:
-            self._agree(client.model_info())
+            self._agreement.agree(replica.client.target, replica.client.model_info())
         except CloudUnavailableError as error:
-            if alone is None:
-                raise
-            self._state.breaker.failed(RealClock().now(), str(error))
+            replica.state.breaker.failed(RealClock().now(), str(error))
+            return error
+        return None
+
+    def _meet_several(self) -> SyneraError | None:
+        """Agree with those that fit; where none does return why, a mistake rather than a silence."""
+        failed = self._replicas.meet(RealClock())
+        if self._agreement.terms is not None:
+            return None
+        whys = [failed[replica] for replica in self._replicas.given]
+        return next((why for why in whys if not isinstance(why, CloudUnavailableError)), whys[0])
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +206,7 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # Who is interrupted does not sit out the deadlines of a cloud that hangs: closing the channel ends its calls.
         interrupted = kind is not None and not issubclass(kind, Exception)
-        self._end(self._client.deadlines.close_seconds if interrupted else None)
+        self._end(self._deadlines.close_seconds if interrupted else None)
 
     def close(self) -> None:
         """Shut down all sessions and wait until they are released, each call within its deadline."""
@@ -203,7 +215,13 @@ class Connection:
     @property
     def llm_fingerprint(self) -> str | None:
         """Of the cloud's model; None as long as there was no cloud."""
-        return self._terms.llm_fingerprint if self._terms is not None else None
+        terms = self._agreement.terms
+        return terms.llm_fingerprint if terms is not None else None
+
+    @property
+    def limits(self) -> Limits:
+        """Those of sessions that are opened now."""
+        return self._agreement.limits
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Turn a prompt into token ids.
@@ -237,40 +255,12 @@ class Connection:
             if self._closed:
                 raise RuntimeError("this connection is closed; make a new one")
             worker = self._retired.popleft()[0] if self._retired else ThreadPoolExecutor(1, thread_name_prefix="verifier")
-            terms = self._terms or partial(self._meet, self.limits)
-            verifier = CloudVerifier(self._client, terms, emulator=emulator, clock=clock, state=self._state, worker=worker)
-            session = LiveSession(drafter, verifier, clock, device.profile, device.lens, self.limits, self._take_back, sampling)
+            limits = self.limits
+            terms = self._agreement.terms or partial(self._agreement.meet, limits)
+            verifier = CloudVerifier(self._replicas, terms, emulator=emulator, clock=clock, worker=worker)
+            session = LiveSession(drafter, verifier, clock, device.profile, device.lens, limits, self._take_back, sampling)
             self._sessions[session] = worker
         return session
-
-    def _meet(self, begun: Limits, info: ModelInfo) -> Terms:
-        """Agree with a cloud that was not there at first, for a session that was opened within these limits."""
-        expected = self._alone.llm_fingerprint if self._alone is not None else None
-        if expected not in (None, info.fingerprint):
-            raise ModelChangedError(f"the verifier serves the model {shown(info.fingerprint)}, {shown(expected)} is expected")
-        terms = self._agree(info)
-        if self.limits != begun:
-            raise LimitsChangedError("the cloud came later than this answer began, and its model ends answers elsewhere")
-        return terms
-
-    def _agree(self, info: ModelInfo) -> Terms:
-        device, target = self.device, self._client.target
-        if info.tokenizer_hash != device.tokenizer_hash:
-            raise TokenizerMismatchError(
-                f"the cloud {target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {device.tokenizer_hash}; "
-                "serve an LLM that shares the SLM's tokenizer"
-            )
-        if info.max_draft_tokens < MAX_DRAFT_LENGTH:
-            raise CloudError(
-                f"the cloud {target} checks drafts of at most {info.max_draft_tokens} tokens, the device drafts up to {MAX_DRAFT_LENGTH}; "
-                f"have it configured for {MAX_DRAFT_LENGTH} (max_draft_tokens)"
-            )
-        config = device.slm.config
-        eos_ids, context = frozenset(info.eos_ids) | device.eos_ids, min(info.context_tokens, config.context)
-        with self._lock:
-            self.limits = Limits(device.max_new_tokens, eos_ids, context)
-            self._terms = Terms(device.tokenizer_hash, info.fingerprint, min(info.vocab, config.vocab))
-            return self._terms
 
     def _take_back(self, session: LiveSession, released: Future[None]) -> None:
         """Keep a session's thread for another, whose work then comes after the release."""
@@ -291,7 +281,7 @@ class Connection:
         for released in done:
             released.result()
         if wait_seconds is None:
-            self._state.leftovers.settle(self._client.deadlines.close_seconds)
+            self._replicas.settle(self._deadlines.close_seconds)
 
 
 class LiveSession(Session):

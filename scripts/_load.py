@@ -16,6 +16,7 @@ from typing import Any
 
 from runtime.answers import ModelInfo
 from runtime.client import CloudClient
+from runtime.credentials import Credentials
 from runtime.errors import SyneraError
 from scripts._load_answers import Scripts, scripts_of
 from scripts._load_machine import CpuTimes
@@ -104,7 +105,7 @@ def served(target: Target) -> ModelInfo:
     """
     served = []
     for address in target.addresses:
-        with CloudClient(address, tls_ca=target.tls_ca) as client:
+        with CloudClient(address, credentials=Credentials(tls_ca=target.tls_ca)) as client:
             served.append(client.model_info())
     if len({info.fingerprint for info in served}) > 1:
         raise LoadError(f"{', '.join(target.addresses)} serve different models; name replicas of one")

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 
 from runtime.answers import ModelInfo
 from runtime.client import CloudClient
+from runtime.credentials import Credentials
 from runtime.errors import SyneraError
 from scripts._load_actors import actors_of
 from scripts._load_answers import Source
@@ -53,7 +54,7 @@ def work(job: Job, pipe: Connection) -> None:
     try:
         with ExitStack() as opened:
             connected = [
-                opened.enter_context(CloudClient(address, tls_ca=job.target.tls_ca))
+                opened.enter_context(CloudClient(address, credentials=Credentials(tls_ca=job.target.tls_ca)))
                 for _ in range(clients)
                 for address in job.target.addresses
             ]

@@ -15,6 +15,7 @@ Examples:
     synera deploy --controller always --temperature 0.8 --top-p 0.95   # sampled, as by the LLM itself
     synera deploy --slm /models/small --graphs runs/own-graphs/test.safetensors --prompts prompts.jsonl   # a rule on own models
     synera deploy --cloud verifier.example:443 --tls-ca ca.pem --slm /models/small --prompt "..." --unpaced
+    synera deploy --cloud 127.0.0.1:50051,127.0.0.1:50052 --token-file token   # two replicas, which know this device by its token
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from traces.tasks.splits import read_prompts
 
 if TYPE_CHECKING:
     from agents.live_run import LiveRun
+    from runtime.credentials import Credentials
     from runtime.device import Connection, Device
 
 _MOST_TOKENS = 1_000_000
@@ -74,7 +76,8 @@ class Arguments:
     until-unsure, staged, rejection=0.5, ucbspec, exp3spec, linucb, the folder of a bundle, the file of a rule that synera
     fit-rules wrote, or a class of yours as MODULE:CLASS."""
     cloud: str = "127.0.0.1:50051"
-    """HOST:PORT of the verifier."""
+    """HOST:PORT of the verifier, or of several that serve the same model, with commas between them: an answer stays with one, and
+    goes on with the next where that one fails. A name of several addresses stands for a verifier at each."""
     prompt: tuple[str, ...] = ()
     """Prompts; by default some of --graphs, or one test prompt of each bundled kind."""
     prompts: Path | None = None
@@ -107,6 +110,12 @@ class Arguments:
     """A hard limit for any controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the verifier's certificate; required unless the verifier is on this machine."""
+    tls_cert: Path | None = None
+    """PEM file of this device's own certificate, for a verifier that asks for one."""
+    tls_key: Path | None = None
+    """PEM file of its private key, which only you may read."""
+    token_file: Path | None = None
+    """File of the token that the verifier knows this device by; it holds nothing else, and only you may read it."""
     max_new_tokens: int = bundled.MAX_NEW_TOKENS
     """Where answers are cut; a bundle's own limit wins."""
     seed: int = 0
@@ -165,8 +174,8 @@ def main(arguments: Arguments) -> None:
     """
     import torch
 
-    from runtime.client import CloudClient
     from runtime.device import Alone, Connection
+    from runtime.dialling import dialled
     from synera_env.synera.live import deployment_of
 
     torch.set_num_threads(1)
@@ -178,7 +187,7 @@ def main(arguments: Arguments) -> None:
     graphs = GraphSet.load(arguments.graphs) if arguments.graphs else None
     texts = _texts(arguments, graphs)
     links = links_of(arguments.links, arguments.fill)("test") if arguments.emulate_link else []
-    with CloudClient(arguments.cloud, tls_ca=arguments.tls_ca) as client:
+    with dialled(arguments.cloud, credentials=_credentials(arguments)) as clients:
         # Before the verifier is asked for anything, as what is wrong on this side needs no verifier to be said.
         bundle = Bundle.load(arguments.controller) if Path(arguments.controller).is_dir() else None
         device = _load_device(arguments, bundle, graphs)
@@ -189,9 +198,9 @@ def main(arguments: Arguments) -> None:
         chosen = bundle.controller(schema) if bundle else controller(arguments.controller, schema)
         policy = ControllerPolicy(capped(chosen, schema, arguments.max_offload), schema, arguments.valued)
         alone = Alone(bundle.meta.fingerprints.get("llm") if bundle else None)
-        with Connection(device, client, alone=alone) as connection:
+        with Connection(device, clients, alone=alone) as connection:
             if connection.llm_fingerprint is None:
-                _say_alone(client.target)
+                _say_alone(", ".join(client.target for client in clients))
             elif bundle:
                 bundle.require(deployment_of(device, connection.llm_fingerprint), arguments.valued)
             elif rule:
@@ -206,6 +215,14 @@ def main(arguments: Arguments) -> None:
     console.print(f"device {harmless(pace)}")
     evaluation = f"{_evaluation(arguments, bundle)}   # compares controllers"
     say("next", evaluation, *(_looking_at(arguments.log, bundle, arguments.controller) if arguments.log else ()))
+
+
+def _credentials(arguments: Arguments) -> Credentials:
+    """What this device shows."""
+    from runtime.credentials import Credentials, read_token
+
+    token = read_token(arguments.token_file) if arguments.token_file is not None else None
+    return Credentials(arguments.tls_ca, arguments.tls_cert, arguments.tls_key, token)
 
 
 def _texts(arguments: Arguments, graphs: GraphSet | None) -> tuple[str, ...]:

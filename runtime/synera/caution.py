@@ -5,9 +5,17 @@ What does not live here: the rules behind it (runtime/breaker.py, runtime/deadli
 
 from __future__ import annotations
 
-from runtime.breaker import Breaker
+from runtime.breaker import UNAUTHENTICATED_SECONDS, Breaker
 from runtime.deadline import CHECK_DEADLINE, Patience
-from runtime.errors import CloudError, CloudUnavailableError, LimitsChangedError, LinkDownError
+from runtime.errors import (
+    CloudBusyError,
+    CloudError,
+    CloudUnavailableError,
+    LimitsChangedError,
+    LinkDownError,
+    SyneraError,
+    UnauthenticatedError,
+)
 from runtime.synera.chunk import Lost
 from runtime.synera.leftovers import Leftovers
 
@@ -23,10 +31,10 @@ class CloudState:
 class Caution:
     """That of one answer: the cloud's breaker and patience and, over an emulated link, a breaker and a patience of its own."""
 
-    def __init__(self, state: CloudState, *, emulated: bool) -> None:
+    def __init__(self, state: CloudState, link: Breaker, *, emulated: bool) -> None:
         shared = state.patience
         self.patience = Patience(shared.check_deadline) if emulated else shared
-        self._breakers = (Breaker(), state.breaker)
+        self._breakers = (link, state.breaker)
         self._probing = False
         self._alone: LimitsChangedError | None = None
 
@@ -37,6 +45,10 @@ class Caution:
         refusals = (breaker.refusal(now) for breaker in self._breakers)
         refusal = next((each for each in refusals if each is not None), None)
         return Lost(CloudUnavailableError(refusal)) if refusal is not None else None
+
+    def refused_by_cloud(self, now: float) -> str | None:
+        """Say why the cloud itself is left alone now, whatever the link does; None where it is not."""
+        return self._breakers[1].refusal(now)
 
     def shut(self, now: float) -> bool:
         """Say whether a check would be lost now, and not even try the cloud."""
@@ -66,7 +78,7 @@ class Caution:
     def failed(self, now: float, error: CloudError) -> None:
         """The cloud was asked in vain, or the emulated link was down."""
         link, cloud = self._breakers
-        (link if isinstance(error, LinkDownError) else cloud).failed(now, str(error))
+        (link if isinstance(error, LinkDownError) else cloud).failed(now, str(error), pause_seconds(error))
         self.withdraw()
 
     def answered(self) -> None:
@@ -85,3 +97,10 @@ class Caution:
         """Ask the cloud for nothing any more: it is there, but not for answers that began like this one."""
         self.answered()
         self._alone = why
+
+
+def pause_seconds(error: SyneraError) -> float:
+    """For how long a cloud that answers so is to be left alone at least; 0 leaves that to the breaker."""
+    if isinstance(error, CloudBusyError):
+        return error.retry_after_seconds or 0.0
+    return UNAUTHENTICATED_SECONDS if isinstance(error, UnauthenticatedError) else 0.0

@@ -25,6 +25,7 @@ from runtime.errors import (
     ModelChangedError,
     SessionLostError,
     TokenizerMismatchError,
+    UnauthenticatedError,
 )
 from runtime.sampling import SampledDraft
 from runtime.settings import shown
@@ -35,7 +36,7 @@ from runtime.wire import synera_pb2 as pb
 from runtime.wire.sampled import proposals_message, sampling_message
 from runtime.wire.sizes import on_the_link, open_request_bytes, open_response_bytes, verify_response_bytes
 
-_LEFT_ALONE = (CloudUnavailableError, CloudBusyError, BadAnswerError, ModelChangedError)
+_LEFT_ALONE = (CloudUnavailableError, CloudBusyError, UnauthenticatedError, BadAnswerError, ModelChangedError)
 """After these the next check would fare no better; the others concern one request or session."""
 _Said = TypeVar("_Said")
 
@@ -50,8 +51,8 @@ class Terms:
     """Token ids that both know."""
 
 
-Meet = Callable[[ModelInfo], Terms]
-"""Makes the terms of what a cloud says that it serves, where device and cloud have not met yet; raises a CloudError or a
+Meet = Callable[[str, ModelInfo], Terms]
+"""Makes the terms of what the cloud at an address says that it serves, where device and cloud have not met yet; raises a CloudError or a
 TokenizerMismatchError where they do not fit."""
 
 
@@ -77,7 +78,7 @@ class _Remote:
 
 
 class RemoteSession:
-    """One at a time, for answer after answer."""
+    """One at a time with one verifier, for answer after answer."""
 
     def __init__(self, client: CloudClient, terms: Terms | Meet, courier: Courier, state: CloudState, caution: Caution) -> None:
         self._client, self._courier, self._state, self._caution = client, courier, state, caution
@@ -90,14 +91,14 @@ class RemoteSession:
 
     def let_go(self) -> None:
         """End the session, and whatever the cloud may still hold of it."""
-        self._release()
+        self.release()
         if self._key:
             self._state.leftovers.add(key=self._key)
             self._key = ""
         if self._caution.refused(self._clock.now()) is None:
             self._state.leftovers.release(self._client)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """End the session; the next one is opened after that."""
         remote, self._remote = self._remote, None
         if remote is None:
@@ -113,22 +114,24 @@ class RemoteSession:
                 return
         self._state.leftovers.add(session_id=remote.session_id)
 
-    def reopen(self, caution: Caution) -> float | None:
-        """Begin another answer: replace the session, unless the cloud is left alone; return the round trip in seconds, if any."""
-        self._release()
+    def begin(self, caution: Caution) -> None:
+        """Begin another answer, once the session of the one before was released."""
         self._caution = caution
         if self._unfit is not None:
             caution.go_alone(self._unfit)
-        now = self._clock.now()
-        probes = self._caution.refused(now) is not None
-        return None if probes and not self._caution.claim(now) else self.open_ahead(probes)
 
-    def open_ahead(self, probes: bool) -> float | None:
-        """Open a session before a check needs it; `probes` where that is the breaker's probe."""
-        self._caution.probes(probes)
+    def leave(self) -> None:
+        """Have the session released when the cloud next answers, without asking it for that."""
         if self._remote is not None:
             self._state.leftovers.add(session_id=self._remote.session_id)
             self._remote = None
+
+    def open_ahead(self, probes: bool) -> float | None:
+        """Open a session before a check needs it, return the round trip in seconds, if any; `probes` where that is the breaker's
+        probe.
+        """
+        self._caution.probes(probes)
+        self.leave()
         patience = min(self._caution.patience.open_seconds(), self._client.deadlines.open_seconds)
         try:
             return self._connect(self._clock.now() + patience)
@@ -213,7 +216,7 @@ class RemoteSession:
         assert self._meet is not None
         info = self._ask(message, deadline, over_link=False).said
         try:
-            return self._meet(info)
+            return self._meet(self._client.target, info)
         except TokenizerMismatchError as other:
             raise ModelChangedError(str(other)) from None
 
@@ -245,7 +248,7 @@ class RemoteSession:
     def _ask(self, message: Message[_Said], deadline: float, *, over_link: bool = True) -> Answered[_Said]:
         """Have a request answered; once device and cloud have met, another tokenizer is another model."""
         try:
-            return self._courier.ask(message, deadline, over_link=over_link)
+            return self._courier.ask(self._client, message, deadline, over_link=over_link)
         except TokenizerMismatchError as other:
             raise ModelChangedError(str(other)) from None
 
@@ -276,9 +279,7 @@ class RemoteSession:
 
     def _abandon(self, error: CloudError) -> None:
         """Let go of the session, as its state is not known; the next check starts from a clean one."""
-        if self._remote is not None:
-            self._state.leftovers.add(session_id=self._remote.session_id)
-            self._remote = None
+        self.leave()
         if not isinstance(error, CloudUnavailableError):  # the cloud is there
             self._state.leftovers.release(self._client)
 

@@ -1,6 +1,6 @@
 """The live verifier: a device's checks by the cloud, on a thread of their own.
 
-What does not live here: the session in the cloud (remote.py), what a verdict means for the answer (session.py).
+What does not live here: the session in the cloud (remote.py, failover.py), what a verdict means for the answer (session.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from runtime.clock import Clock, RealClock
 from runtime.courier import Courier, Wait, real_wait
 from runtime.link import LinkEmulator
 from runtime.sampling import SampledDraft
-from runtime.synera.caution import Caution, CloudState
+from runtime.synera.caution import CloudState
 from runtime.synera.chunk import Lost, Verdict
-from runtime.synera.remote import Meet, RemoteSession, Submitted, Terms
+from runtime.synera.failover import RoamingSession
+from runtime.synera.remote import Meet, Submitted, Terms
+from runtime.synera.replicas import Cautions, Replicas
 
 _Answer = TypeVar("_Answer")
 
@@ -43,13 +45,16 @@ class CloudVerifier:
       while the breaker is closed. Each copy of a request counts; an answer that never came or makes no sense does not.
     * An emulated link. What outages of it teach, breaker and patience alike, is this answer's alone, as the next one has a link of
       its own. A cloud that is silent itself is remembered by all sessions that share a :class:`CloudState`.
+    * Replicas. With several verifiers all of this holds for each by itself. A check that one of them fails is asked of the next,
+      and lost only where all fail (see :class:`runtime.synera.failover.RoamingSession`); who is left alone is probed past the sessions
+      (:class:`runtime.synera.replicas.Replicas`). The replay has one cloud.
     * Release. Not over the emulated link, and free. Sessions whose state is not known are released when the cloud answers again; while it
       is left alone nothing is tried, and their lease ends them.
     """
 
     def __init__(
         self,
-        client: CloudClient,
+        cloud: CloudClient | Replicas,
         terms: Terms | Meet,
         *,
         emulator: LinkEmulator | None = None,
@@ -61,18 +66,19 @@ class CloudVerifier:
         """Prepare; nothing is sent yet.
 
         Args:
-            client: the channels; not closed here.
+            cloud: the channels to one verifier, or several of them; not closed here.
             terms: what the cloud is held to, or what makes them once it is there.
             emulator: of a link that messages cross; None is the network as it is.
             clock: measures round trips and deadlines; None is the real one.
             wait: lets its time pass.
-            state: shared with other sessions of the same cloud; None begins afresh.
+            state: of one verifier, shared with its other sessions; None begins afresh.
             worker: one thread, which stays its owner's and has nothing else to do before `retire`; None starts one.
         """
-        self._clock, self._state = clock or RealClock(), state or CloudState()
-        self._courier = Courier(client, self._clock, emulator, wait)
-        self._caution = self._fresh_caution()
-        self._remote = RemoteSession(client, terms, self._courier, self._state, self._caution)  # used by the worker only
+        self._clock = clock or RealClock()
+        self._replicas = cloud if isinstance(cloud, Replicas) else Replicas.one(cloud, state or CloudState())
+        self._courier = Courier(self._clock, emulator, wait)
+        self._cautions = self._fresh_cautions()
+        self._remote = RoamingSession(self._replicas, terms, self._courier, self._cautions)  # used by the worker only
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="verifier")
         self._opening: Future[float | None] | None = None
         self._checking: Future[Verdict | Lost] | None = None
@@ -91,8 +97,9 @@ class CloudVerifier:
         """Start a session without waiting for it; an earlier one is released first. Failures show at `result`."""
         self._courier.stop()
         self._checking = None
-        self._caution = self._fresh_caution()
-        self._opening = self._run(self._remote.reopen, self._caution)
+        self._cautions = self._fresh_cautions()
+        self._replicas.look(self._clock)
+        self._opening = self._run(self._remote.reopen, self._cautions)
 
     def probe_seconds(self) -> float | None:
         """Round trip of `open`, link included; None until it is known, and when it failed."""
@@ -100,7 +107,7 @@ class CloudVerifier:
 
     def shut(self) -> bool:
         """See :class:`runtime.synera.session.Verifier`."""
-        return self._caution.shut(self._clock.now())
+        return self._cautions.shut(self._clock.now())
 
     def submit(self, history: Sequence[int], draft: Sequence[int], sampled: SampledDraft | None = None) -> None:
         """See :class:`runtime.synera.session.Verifier`; while the cloud is left alone the check is lost at once.
@@ -110,15 +117,21 @@ class CloudVerifier:
         """
         if self._checking is not None:
             raise RuntimeError("one check at a time: call result() before the next submit()")
+        self._replicas.look(self._clock)
         now = self._clock.now()
-        claimed = self._caution.refused(now) is not None and self._caution.claim(now)
-        if refused := self._caution.refused(now):
-            self._known_at, self._checking = now, Future()
-            self._checking.set_result(refused)
-            if claimed:
-                self._run(self._remote.open_ahead, True)
-        else:
+        refused: Lost | None = None
+        if self._cautions.well(now) is None:
+            replica = self._cautions.next_tried(now)
+            caution = self._cautions.of[replica]
+            claimed = caution.claim(now)
+            refused = caution.refused(now)
+        if refused is None:
             self._checking = self._run(self._timed_check, Submitted(now, tuple(history), tuple(draft), sampled))
+            return
+        self._known_at, self._checking = now, Future()
+        self._checking.set_result(replica.named(refused) if self._replicas.several else refused)
+        if claimed:
+            self._run(self._remote.open_ahead, replica, True)
 
     def ready(self) -> bool:
         """See :class:`runtime.synera.session.Verifier`."""
@@ -154,8 +167,8 @@ class CloudVerifier:
             self._released = self._run(self._remote.let_go)
         return self._released
 
-    def _fresh_caution(self) -> Caution:
-        return Caution(self._state, emulated=self._courier.emulator is not None)
+    def _fresh_cautions(self) -> Cautions:
+        return Cautions(self._replicas, emulated=self._courier.emulator is not None)
 
     def _run(self, work: Callable[..., _Answer], *arguments: object) -> Future[_Answer]:
         if self._released is not None:

@@ -1,6 +1,6 @@
 """Addresses of the verifier and the rule that plaintext stays on one machine.
 
-What does not live here: certificates (cloud/security.py, runtime/client.py).
+What does not live here: certificates (cloud/security.py, runtime/credentials.py).
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ class Address:
                 "the port must be in 1..65535"
             )
         return cls(host, int(found["port"]))
+
+    @classmethod
+    def parse_all(cls, targets: str) -> tuple[Self, ...]:
+        """Read one or several, with commas between them.
+
+        Raises:
+            SettingError: one is written in another way, or named twice.
+        """
+        read = tuple(cls.parse(target) for target in (targets.split(",") if isinstance(targets, str) else [targets]))
+        if twice := next((each for number, each in enumerate(read) if each in read[:number]), None):
+            raise SettingError(f"{twice} is named twice; name each verifier once")
+        return read
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

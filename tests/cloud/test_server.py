@@ -23,6 +23,7 @@ from cloud.log import KeyValueFormatter
 from cloud.server import CloudServer, ServerStartError, running_server
 from cloud.service import SERVICE
 from runtime.client import CloudClient
+from runtime.credentials import Credentials
 from runtime.errors import CheckpointError, CloudRejectedError, CloudUnavailableError, PlaintextRefusedError, SettingError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.synera.verifier import CloudVerifier
@@ -287,7 +288,7 @@ def test_tls(tiny_llm: Path, tmp_path: Path) -> None:
     config = ServerConfig(model=tiny_llm, host="0.0.0.0", tls_certificate=chain, tls_key=key)
     with (
         running_server(config, engine=fake_engine(FakeForward())) as port,
-        CloudClient(f"127.0.0.1:{port}", tls_ca=chain) as client,
+        CloudClient(f"127.0.0.1:{port}", credentials=Credentials(tls_ca=chain)) as client,
     ):
         assert client.model_info().engine == "fake"
 

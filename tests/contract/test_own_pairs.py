@@ -108,7 +108,7 @@ def test_the_controllers_exercise_the_contract(world: World) -> None:
 
 def test_a_device_reads_prompts_as_they_were_recorded_and_as_transformers_does(world: World) -> None:
     hub = PreTrainedTokenizerFast.from_pretrained(world.pair.slm)
-    with Connection(world.device, CloudClient(world.live._connection._client.target)) as connection:
+    with Connection(world.device, CloudClient(world.live._connection._replicas.order[0].client.target)) as connection:
         for graph in world.graphs:
             recorded = graph.prompt_tokens.tolist()
             assert list(connection.encode(graph.prompt)) == recorded

@@ -55,7 +55,7 @@ def answer(connection: Connection) -> LiveSession:
 
 def meet(connection: Connection) -> LiveSession:
     """Let the pause pass, and the cloud be looked for in the background of an answer; return the next one."""
-    connection._state.breaker._until = 0.0
+    connection._replicas.order[0].state.breaker._until = 0.0
     with connection.open() as looking:
         looking.begin(PROMPT, ALWAYS)
         looking._verifier._worker.submit(lambda: None).result()
@@ -136,7 +136,7 @@ def test_an_answer_that_would_end_elsewhere_goes_on_alone_and_the_next_is_checke
         before = connection.open()
         before.begin(PROMPT, ALWAYS)
         port.instead = None  # it is there now
-        connection._state.breaker._until = 0.0
+        connection._replicas.order[0].state.breaker._until = 0.0
         before.advance(ALWAYS)
         before._verifier._worker.submit(lambda: None).result()
         while not before.advance(ALWAYS).done:

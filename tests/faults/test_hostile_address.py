@@ -228,6 +228,6 @@ def test_calls_after_the_channel_s_end_are_unavailable(device: Device) -> None:
         session = connection.open()
         session.begin(PROMPT, ALWAYS)
         assert session.advance(ALWAYS).record.error is None
-        connection._client.close()
+        connection._replicas.order[0].client.close()
         while not (step := session.advance(ALWAYS)).done:
             assert is_marked(step.record, "the channel to .* was closed")

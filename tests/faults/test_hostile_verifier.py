@@ -200,7 +200,7 @@ def test_the_cloud_is_believed_again_when_it_tells_the_truth(device: Device) -> 
             finish(session)
         assert all(record.error for record in session.records)
         del server.answers["Open"]
-        connection._state.breaker.succeeded()  # time has passed
+        connection._replicas.order[0].state.breaker.succeeded()  # time has passed
         with connection.open() as session:
             finish(session)
         assert not any(record.error for record in session.records)

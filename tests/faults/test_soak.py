@@ -70,7 +70,7 @@ def test_a_cloud_that_lost_a_token_is_seen(soaking: Any, monkeypatch: pytest.Mon
 
 
 def test_sessions_that_are_not_released_are_counted(soaking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    port, device = int(soaking._connection._client.target.split(":")[1]), soaking._connection.device
+    port, device = int(soaking._connection._replicas.order[0].client.target.split(":")[1]), soaking._connection.device
     soaking.answer("none")
     soaking._connection.close()
     assert faults._held(port, device) == 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.answers import MOST_LOAD, read_checked
+from runtime.answers import MOST_LOAD, MOST_RETRY_AFTER_SECONDS, read_checked, read_retry_after
 from runtime.errors import BadAnswerError
 from runtime.wire import synera_pb2 as pb
 
@@ -59,3 +59,24 @@ def test_an_honest_verdict_is_believed(accepted: int) -> None:
     said = read_checked(answer, history_tokens=HISTORY, draft=[1, 2, 3], vocab=VOCAB, longest_seconds=LONGEST)
     assert (said.accepted, said.next_token, said.queue_seconds, said.compute_seconds) == (accepted, VOCAB - 1, 1.0, 2.0)
     assert (said.share_seconds, said.processed_tokens, said.load) == (2.0, HISTORY + 3, 64)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("0", 0.0), ("1", 0.001), ("2500", 2.5), ("60000", 60.0), ("60001", 60.0), ("9" * 18, 60.0), ("007", 0.007)],
+)
+def test_when_to_try_again_is_believed_up_to_a_minute(said: str, seconds: float) -> None:
+    assert read_retry_after(said) == seconds
+
+
+@pytest.mark.parametrize(
+    "said", [None, "", "-1", "+1", "1.5", "1e3", " 1", "1 ", "soon", "\u0663", b"5", 5, "9" * 19, "nan", "1_0"]
+)
+def test_what_is_no_time_to_try_again_is_none(said: object) -> None:
+    assert read_retry_after(said) is None
+
+
+@given(st.text() | st.integers().map(str) | st.binary())
+def test_whatever_is_said_of_trying_again_is_within_bounds_or_nothing(said: object) -> None:
+    seconds = read_retry_after(said)
+    assert seconds is None or 0 <= seconds <= MOST_RETRY_AFTER_SECONDS

@@ -78,3 +78,29 @@ def test_a_probe_that_fails_allows_another_after_the_next_pause() -> None:
     assert wait(breaker, 1.5) == 1.0
     assert not breaker.claim(2.4)
     assert breaker.claim(2.5)
+
+
+def test_a_cloud_that_says_when_to_try_again_is_left_alone_for_at_least_that_long() -> None:
+    breaker = Breaker()
+    breaker.failed(0.0, "busy", 3.0)
+    assert wait(breaker, 0.0) == 3.0
+    assert not breaker.claim(2.9)
+    assert breaker.claim(3.0)
+    breaker.failed(3.0, "busy", 0.2)
+    assert wait(breaker, 3.0) == 1.0  # the second in a row, whatever was said
+    breaker.succeeded()
+    breaker.failed(10.0, "gone")
+    assert wait(breaker, 10.0) == 0.5
+
+
+def test_a_word_that_comes_while_the_cloud_is_left_alone_makes_that_longer_and_never_shorter() -> None:
+    breaker = Breaker()
+    breaker.failed(0.0, "gone")
+    breaker.failed(0.1, "busy", 0.1)
+    assert breaker.refusal(0.1) == "gone (next try in 0.4 s)"
+    breaker.failed(0.2, "busy", 5.0)
+    assert breaker.refusal(0.2) == "busy (next try in 5.0 s)"
+    breaker.failed(0.3, "gone")
+    assert wait(breaker, 0.2) == 5.0
+    breaker.failed(5.2, "gone")
+    assert wait(breaker, 5.2) == 1.0  # all of that was one failure

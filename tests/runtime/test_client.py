@@ -8,13 +8,24 @@ import grpc
 import pytest
 
 from runtime.client import CloudClient, Deadlines
-from runtime.errors import CloudError, CloudRejectedError, CloudUnavailableError, LateError, PlaintextRefusedError, SettingError
+from runtime.credentials import Credentials
+from runtime.errors import (
+    CloudBusyError,
+    CloudError,
+    CloudRejectedError,
+    CloudUnavailableError,
+    LateError,
+    PlaintextRefusedError,
+    SettingError,
+)
 from runtime.synera.verifier import CloudVerifier
+from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import (
     verify_request_bytes,
 )
 from tests.support.engine import VOCAB, continuation
 from tests.support.gate import gate
+from tests.support.hostile import fails, hostile
 from tests.support.verifying import PROMPT, World, lost, try_all
 
 
@@ -94,7 +105,7 @@ class Refused(grpc.RpcError):
 def test_only_unavailable_is_tried_again(code: grpc.StatusCode, calls: int, kind: type[CloudError], absent: str) -> None:
     timeouts = []
 
-    def method(request: object, timeout: float) -> None:
+    def method(request: object, timeout: float, metadata: object) -> None:
         timeouts.append(timeout)
         raise Refused(code)
 
@@ -109,7 +120,7 @@ def test_only_unavailable_is_tried_again(code: grpc.StatusCode, calls: int, kind
 def test_a_call_that_comes_back_after_a_retry_succeeds(absent: str) -> None:
     answers = [Refused(grpc.StatusCode.UNAVAILABLE), None]
 
-    def method(request: str, timeout: float) -> str:
+    def method(request: str, timeout: float, metadata: object) -> str:
         if failed := answers.pop(0):
             raise failed
         return request
@@ -161,7 +172,7 @@ def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
         CloudClient("192.0.2.1:50051")
     CloudClient("192.0.2.1:50051", allow_plaintext=True).close()
     with pytest.raises(FileNotFoundError):
-        CloudClient("192.0.2.1:50051", tls_ca=tmp_path / "none.pem")
+        CloudClient("192.0.2.1:50051", credentials=Credentials(tls_ca=tmp_path / "none.pem"))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +181,21 @@ def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
 def test_an_authority_without_a_certificate_is_refused_before_anything_is_dialled(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(content)
     with pytest.raises(SettingError, match=r"tls_ca='.*ca.pem' holds no certificate"):
-        CloudClient("192.0.2.1:50051", tls_ca=tmp_path / "ca.pem")
+        CloudClient("192.0.2.1:50051", credentials=Credentials(tls_ca=tmp_path / "ca.pem"))
 
 
 def test_deadlines_are_checked() -> None:
     with pytest.raises(ValueError, match=r"open_seconds=0 must be a number in 0\.001\.\.86400"):
         Deadlines(open_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("named", "seconds"),
+    [({"synera_retry_after_ms": "2500"}, 2.5), ({"synera_retry_after_ms": "never"}, None), ({}, None)],
+)
+def test_a_busy_cloud_says_when_to_try_again(named: dict[str, str], seconds: float | None) -> None:
+    full = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "CloudBusyError", **named)
+    with hostile(pb.ModelInfoResponse(), {"Open": full}) as server, CloudClient(server.target) as client:
+        with pytest.raises(CloudBusyError, match=r"^full$") as busy:
+            client.open("hash")
+        assert busy.value.retry_after_seconds == seconds

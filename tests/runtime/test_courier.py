@@ -101,14 +101,14 @@ MESSAGE: Message[Any] = Message("Verify", None, 100, lambda answer: answer, lamb
 
 def ask(*planned: Call, deadline: float = 2.0, lost: set[int] | None = None) -> tuple[Answered[Any], FakeClient, Courier]:
     client, courier = made(*planned, lost=lost)
-    return courier.ask(MESSAGE, deadline), client, courier
+    return courier.ask(client, MESSAGE, deadline), client, courier
 
 
 def made(*planned: Call, lost: set[int] | None = None) -> tuple[FakeClient, Courier]:
     clock = ManualClock()
     client = FakeClient(clock, list(planned))
     link: Any = None if lost is None else Link(lost)
-    return client, Courier(client, clock, link, client.wait)  # type: ignore[arg-type]
+    return client, Courier(clock, link, client.wait)
 
 
 def test_an_answer_in_time_is_asked_for_once() -> None:
@@ -133,7 +133,7 @@ def test_a_request_is_repeated_half_way_elsewhere_and_the_first_answer_counts() 
 def test_without_an_answer_it_is_late_at_the_deadline_and_both_calls_are_cancelled() -> None:
     client, courier = made(Call(NEVER), Call(NEVER))
     with pytest.raises(LateError, match="late"):
-        courier.ask(MESSAGE, 2.0)
+        courier.ask(client, MESSAGE, 2.0)
     assert client.clock.now() == pytest.approx(2.0)
     assert [each.cancelled for each in client.asked] == [True, True]
     assert courier.take_bytes() == (200, 0)
@@ -142,7 +142,7 @@ def test_without_an_answer_it_is_late_at_the_deadline_and_both_calls_are_cancell
 def test_past_the_deadline_nothing_is_sent() -> None:
     client, courier = made()
     with pytest.raises(LateError):
-        courier.ask(MESSAGE, 0.0)
+        courier.ask(client, MESSAGE, 0.0)
     assert client.asked == []
     assert courier.take_bytes() == (0, 0)
 
@@ -152,7 +152,7 @@ def test_a_refused_call_is_made_again_three_times_and_not_repeated() -> None:
     refused = Call(0.0, gone, refused=True)
     client, courier = made(refused, refused, refused, refused)
     with pytest.raises(CloudUnavailableError, match="gone"):
-        courier.ask(MESSAGE, 1.0)
+        courier.ask(client, MESSAGE, 1.0)
     assert [at for at, _ in client.sent_at] == [0.0, 0.1, 0.3, 0.7]
     assert courier.take_bytes() == (100, 0)
     answered, client, _ = ask(refused, refused, Call(0.2))
@@ -164,18 +164,18 @@ def test_retries_stay_within_the_deadline() -> None:
     refused = Call(0.0, CloudUnavailableError("gone"), refused=True)
     client, courier = made(refused, refused, refused)
     with pytest.raises(CloudUnavailableError, match="gone"):
-        courier.ask(MESSAGE, 0.5)
+        courier.ask(client, MESSAGE, 0.5)
     assert [at for at, _ in client.sent_at] == [0.0, 0.1, 0.3]
 
 
 def test_what_the_cloud_says_instead_is_told_at_once_also_by_the_repeat() -> None:
     client, courier = made(Call(0.2, CloudBusyError("full")))
     with pytest.raises(CloudBusyError):
-        courier.ask(MESSAGE, 2.0)
+        courier.ask(client, MESSAGE, 2.0)
     assert client.clock.now() == pytest.approx(0.2)
     client, courier = made(Call(NEVER), Call(0.2, CloudBusyError("full")))
     with pytest.raises(CloudBusyError):
-        courier.ask(MESSAGE, 2.0)
+        courier.ask(client, MESSAGE, 2.0)
     assert client.clock.now() == pytest.approx(1.2)
 
 
@@ -197,25 +197,25 @@ def test_each_copy_crosses_the_link_by_itself() -> None:
 
 def test_what_the_link_lost_is_told_from_what_the_cloud_did_not_answer() -> None:
     for lost, error in (({1, 2}, LinkDownError), ({1}, LateError), (set(), LateError)):
-        _, courier = made(Call(NEVER), Call(NEVER), lost=lost)
+        client, courier = made(Call(NEVER), Call(NEVER), lost=lost)
         with pytest.raises(LateError) as late:
-            courier.ask(MESSAGE, 2.0)
+            courier.ask(client, MESSAGE, 2.0)
         assert type(late.value) is error
-    _, courier = made(Call(1.85), Call(NEVER), lost={2})
+    client, courier = made(Call(1.85), Call(NEVER), lost={2})
     with pytest.raises(LinkDownError):  # answered, but not here in time
-        courier.ask(MESSAGE, 2.0)
+        courier.ask(client, MESSAGE, 2.0)
 
 
 def test_past_the_link_nothing_counts_and_nothing_takes_time() -> None:
-    _, courier = made(Call(0.3), lost={1, 2})
-    assert courier.ask(MESSAGE, 2.0, over_link=False).seconds == pytest.approx(0.3)
+    client, courier = made(Call(0.3), lost={1, 2})
+    assert courier.ask(client, MESSAGE, 2.0, over_link=False).seconds == pytest.approx(0.3)
     assert courier.take_bytes() == (0, 0)
 
 
 def test_what_nobody_waits_for_ends_at_once_and_so_does_what_was_asked_for_before() -> None:
     clock = ManualClock()
     client = FakeClient(clock, [Call(NEVER), Call(0.1)])
-    courier = Courier(client, clock)  # type: ignore[arg-type]
+    courier = Courier(clock)  # type: ignore[arg-type]
     courier.begin(courier.turn)
     asked, ended = threading.Event(), []
     plain = client.ask
@@ -228,7 +228,7 @@ def test_what_nobody_waits_for_ends_at_once_and_so_does_what_was_asked_for_befor
 
     def work() -> None:
         try:
-            courier.ask(MESSAGE, 600.0)
+            courier.ask(client, MESSAGE, 600.0)
         except GivenUpError as error:
             ended.append(error)
 
@@ -240,20 +240,20 @@ def test_what_nobody_waits_for_ends_at_once_and_so_does_what_was_asked_for_befor
     assert len(ended) == 1
     assert client.asked[0].cancelled
     with pytest.raises(GivenUpError):
-        courier.ask(MESSAGE, 600.0)
+        courier.ask(client, MESSAGE, 600.0)
     assert len(client.asked) == 1
     courier.wait = client.wait
     courier.begin(courier.turn)
-    assert courier.ask(MESSAGE, 600.0).said == "answer"
+    assert courier.ask(client, MESSAGE, 600.0).said == "answer"
 
 
 def test_a_call_of_an_earlier_exchange_changes_nothing() -> None:
     client, courier = made(Call(0.5), Call(NEVER), Call(NEVER), Call(0.9, "mine"))
-    courier.ask(MESSAGE, 2.0)
+    courier.ask(client, MESSAGE, 2.0)
     with pytest.raises(LateError):
-        courier.ask(MESSAGE, 0.51)
+        courier.ask(client, MESSAGE, 0.51)
     client.asked[1].on_end(client.asked[1])  # its end is heard only now
-    assert courier.ask(MESSAGE, 4.0).said == "mine"
+    assert courier.ask(client, MESSAGE, 4.0).said == "mine"
 
 
 CALLS = st.builds(
@@ -272,7 +272,7 @@ def test_whatever_happens_it_ends_by_the_deadline_with_at_most_two_copies(
         call.refused = call.refused and isinstance(call.outcome, CloudUnavailableError)
     client, courier = made(*planned, lost=lost)
     try:
-        answered = courier.ask(MESSAGE, deadline)
+        answered = courier.ask(client, MESSAGE, deadline)
     except (CloudUnavailableError, CloudBusyError):
         pass
     else:

@@ -282,6 +282,7 @@ BAD_INPUTS = {
     "links": (*_PATHS, "{f}/folder", *_LINKS),
     "link files": _LINKS,
     "rule": (*(f"{{f}}/{name}" for name in bad_files.RAW), "{f}/missing.json", "{f}/phone-list.json", "{f}/no.json/below.json"),
+    "token": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file"),
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
 _TINY = ("--slm", "{slm}", "--llm", "{llm}")
@@ -347,6 +348,7 @@ INPUTS = [
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "bundle"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--controller"), "rule"),
     ("deploy", ("--cloud", NOBODY, "--tls-ca"), "pem"),
+    ("deploy", ("--cloud", NOBODY, "--token-file"), "token"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--graphs"), "graphs"),
     ("deploy", ("--cloud", NOBODY, "--slm", "{slm}", "--prompts"), "lines"),
     ("inspect-run", (), "run"),
@@ -407,7 +409,18 @@ _ADDRESSES = (
         "[::1:5",
     ),
     *("example.com:443", "10.0.0.1:50051", "0.0.0.0:1", "[::]:1", "user@127.0.0.1:1", "a b:1", "127.0.0.1:1/x", "unix:/tmp/x"),
-    *("dns:///x:1", "1:2:3:4", "127.0.0.1:1,127.0.0.1:2", f"{LONG}:1", f"{ESCAPES}:1", "localhost", "ipv4:127.0.0.1:1"),
+    *(
+        "dns:///x:1",
+        "1:2:3:4",
+        "127.0.0.1:1,",
+        ",127.0.0.1:1",
+        "127.0.0.1:1,127.0.0.1:1",
+        "127.0.0.1:1;127.0.0.1:2",
+        f"{LONG}:1",
+        f"{ESCAPES}:1",
+        "localhost",
+        "ipv4:127.0.0.1:1",
+    ),
 )
 _HOSTS = ("", "not a host", "256.1.1.1", "0.0.0.0", "::", "example.com", "127.0.0.1:1", "http://127.0.0.1", LONG, ESCAPES)
 _FITS = ("--cloud", NOBODY, "--slm", "{slm}", "--controller", "{bundle}")
@@ -497,6 +510,8 @@ OTHERS = [
     *[Case("serve", ("--port", "0", "--host", host)) for host in _HOSTS],
     *[Case("serve", ("--port", port)) for port in ("99999", "65536")],
     Case("serve", ("--port", "{taken}"), "{taken}"),
+    Case("deploy", ("--cloud", NOBODY, "--tls-cert", "{f}/file"), "needs its key"),
+    Case("deploy", ("--cloud", NOBODY, "--tls-cert", "{f}/file", "--tls-key", "{f}/file"), "give tls_ca"),
     Case("serve", ("--port", "0", "--tls-cert", "{f}/file"), "TLS needs both"),
     Case("serve", ("--port", "0", "--tls-key", "{f}/file"), "TLS needs both"),
     Case("serve", ("--port", "0", "--tls-ca", "{certs}/ca.pem"), "needs TLS"),

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,9 +20,10 @@ from agents.scalars import GROUPS
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.device import Connection, Device, LiveSession
-from runtime.errors import CheckpointError, SettingError
+from runtime.errors import CheckpointError, SettingError, UnauthenticatedError
 from runtime.model.frame import Frame
 from runtime.sampling import Sampling
+from runtime.wire import TOKEN_KEY
 from scripts import deploy
 from scripts.deploy import Arguments
 from synera_env import Preference
@@ -29,6 +31,7 @@ from synera_env.reward import named_preferences
 from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
 from tests.conftest import save_tiny_llama
+from tests.support.hostile import fails, hostile, info_of
 from tests.support.recorded import PHONE, Recorded, recorded, trained
 from traces import bundled
 from traces.synera.graph import GraphSet
@@ -400,3 +403,37 @@ def test_what_is_preferred_by_name_is_what_is_valued_and_evaluated(given: dict[s
         Arguments(prefer="cost", preference=Preference(latency=1.0))
     with pytest.raises(SettingError, match=r"max_offload=1\.5"):
         Arguments(max_offload=1.5)
+
+
+def test_a_dead_replica_beside_a_live_one_costs_nothing(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    deploy.main(Arguments(**given | {"controller": "always"}))
+    alone = capsys.readouterr().out
+    deploy.main(Arguments(**given | {"controller": "always", "cloud": f"127.0.0.1:1,{given['cloud']}"}))
+    both = capsys.readouterr().out
+    assert "went on alone" not in both
+    assert [line for line in both.splitlines() if line.startswith("answer: ")] == [
+        line for line in alone.splitlines() if line.startswith("answer: ")
+    ]
+
+
+def test_no_replica_at_all_is_told_by_all_their_names(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    deploy.main(Arguments(**given | {"cloud": "127.0.0.1:1,127.0.0.1:2"}))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no verifier answers at 127.0.0.1:1, 127.0.0.1:2: the device answers alone until one does" in said
+
+
+def test_a_token_is_read_from_its_file_and_told_to_nobody_else(
+    given: dict[str, Any], pair: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").touch(mode=0o600)
+    (tmp_path / "token").write_text("s3cret\n")
+    refuses = {"ModelInfo": fails(grpc.StatusCode.UNAUTHENTICATED, "no such token", "UnauthenticatedError")}
+    arguments = given | {"token_file": tmp_path / "token", "log": tmp_path / "log"}
+    with hostile(info_of(pair.device()), refuses) as server:
+        with pytest.raises(UnauthenticatedError, match=r"does not take this device \(UNAUTHENTICATED: no such token\)"):
+            deploy.main(Arguments(**arguments | {"cloud": server.target}))
+        assert server.metadata[0][TOKEN_KEY] == "Bearer s3cret"
+    deploy.main(Arguments(**arguments))  # this verifier asks for none
+    assert "s3cret" not in capsys.readouterr().out
+    for file in (tmp_path / "log").rglob("*"):
+        assert file.is_dir() or b"s3cret" not in file.read_bytes()

@@ -12,6 +12,7 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from cloud.tokens import load_tokens
 from runtime.client import CloudClient
+from runtime.credentials import Credentials
 from runtime.errors import SettingError, UnauthenticatedError
 from runtime.wire import TOKEN_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
@@ -61,7 +62,7 @@ def test_what_is_made_is_what_a_verifier_and_its_devices_need(
     )
     with (
         running_server(plain, engine=fake_engine(FakeForward())) as port,
-        CloudClient(f"localhost:{port}", tls_ca=out / "ca.pem") as client,
+        CloudClient(f"localhost:{port}", credentials=Credentials(tls_ca=out / "ca.pem")) as client,
         pytest.raises(UnauthenticatedError),
     ):
         client.model_info()

@@ -77,6 +77,8 @@ class HostileServer(grpc.GenericRpcHandler):
         self.info, self.answers = info, answers
         self.asked: list[tuple[str, Any]] = []
         """Method and request of each call."""
+        self.metadata: list[dict[str, str | bytes]] = []
+        """That came with each call."""
         self.over = threading.Event()
         self.hanging = threading.Semaphore(0)
         """Counts the calls that were left hanging."""
@@ -97,10 +99,12 @@ class HostileServer(grpc.GenericRpcHandler):
 
     def _one(self, method: str, request: Any, context: grpc.ServicerContext) -> Message | bytes | None:
         self.asked.append((method, request))
+        self.metadata.append({key: value for key, value in context.invocation_metadata()})
         asked = Asked(request, context, len(self.calls(method)), self._honest(method, request), self)
         return self.answers[method](asked) if method in self.answers else asked.honest
 
     def _stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Message | bytes]:
+        self.metadata.append({key: value for key, value in context.invocation_metadata()})
         yield from self.answers["Generate"](Asked(request, context, 1, None, self))  # type: ignore[misc]
 
     def _honest(self, method: str, request: Any) -> Message:
@@ -128,12 +132,15 @@ def _as_bytes(answer: Message | bytes) -> bytes:
 
 
 @contextmanager
-def hostile(info: pb.ModelInfoResponse, answers: dict[str, Answer]) -> Iterator[HostileServer]:
+def hostile(
+    info: pb.ModelInfoResponse, answers: dict[str, Answer], tls: grpc.ServerCredentials | None = None, host: str = "127.0.0.1"
+) -> Iterator[HostileServer]:
     """Serve on a free port."""
     handler = HostileServer(info, answers)
     with ThreadPoolExecutor(8, thread_name_prefix="hostile") as pool:
         server = grpc.server(pool, handlers=(handler,))
-        handler.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        port = server.add_secure_port(f"{host}:0", tls) if tls else server.add_insecure_port(f"{host}:0")
+        handler.target = f"{host}:{port}"
         server.start()
         try:
             yield handler
@@ -226,6 +233,7 @@ SAYS_OF_CODE = {
     grpc.StatusCode.CANCELLED: NONE,
     grpc.StatusCode.DEADLINE_EXCEEDED: LATE,
     grpc.StatusCode.UNIMPLEMENTED: "does not take this request",
+    grpc.StatusCode.UNAUTHENTICATED: r"does not take this device \(UNAUTHENTICATED: why\)",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "does not take this request",
 }
 DETAILS: dict[str, tuple[Answer, str]] = {

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 
 from runtime.client import CloudClient
@@ -24,6 +25,7 @@ from runtime.synera import remote
 from runtime.synera.caution import CloudState
 from runtime.synera.chunk import Lost, Verdict
 from runtime.synera.verifier import CloudVerifier
+from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import (
     GRPC_OVERHEAD_BYTES,
     open_request_bytes,
@@ -33,6 +35,7 @@ from runtime.wire.sizes import (
 )
 from scripts.benchmarks._faulty import Cable, cable
 from tests.support.engine import VOCAB, continuation
+from tests.support.hostile import fails, hostile
 from tests.support.verifying import NOBODY, PROMPT, ManualClock, World, lost, try_all, verdict_of
 
 
@@ -181,7 +184,7 @@ def test_a_full_cloud_is_busy_and_a_new_answer_releases_the_old_session(world: W
             assert "next try in" in str(refused)  # it is full for the next check, too
         verifiers[0].close()
         wait_for(verifiers[0])
-        verifiers[2]._state.breaker.succeeded()  # time has passed
+        verifiers[2]._replicas.order[0].state.breaker.succeeded()  # time has passed
         assert answer(verifiers[2]) == continuation(PROMPT, 1)[0]
     finally:
         for each in verifiers:
@@ -208,6 +211,40 @@ def test_a_full_cloud_is_asked_ever_less_often(world: World) -> None:
         wait_for(verifier)
         assert check(verifier).next_token == continuation(PROMPT, 1)[0]
         assert opens.count == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "hint", "pause"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "CloudBusyError", "3000", 3.0),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "CloudBusyError", "9" * 18, 60.0),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "CloudBusyError", "soon", 0.5),
+        (grpc.StatusCode.UNAUTHENTICATED, "UnauthenticatedError", "0", 60.0),
+    ],
+)
+@pytest.mark.parametrize("method", ["Open", "Verify"])
+def test_a_cloud_that_refuses_is_left_alone_for_as_long_as_it_says_or_somebody_must_act(
+    method: str, status: grpc.StatusCode, kind: str, hint: str, pause: float
+) -> None:
+    info = pb.ModelInfoResponse(fingerprint=NOBODY.llm_fingerprint)
+    refuses = fails(status, "no", kind, synera_retry_after_ms=hint)
+    clock = ManualClock()
+    with (
+        hostile(info, {method: refuses}) as server,
+        CloudClient(server.target) as client,
+        CloudVerifier(client, NOBODY, clock=clock, wait=clock.wait) as verifier,
+    ):
+        verifier.submit(PROMPT, [])
+        lost(verifier)
+        assert f"next try in {pause:.1f} s" in str(lost_of(verifier).error)
+        clock.seconds += pause - 0.01
+        lost_of(verifier)
+        wait_for(verifier)
+        assert len(server.calls(method)) == 1
+        clock.seconds += 0.01
+        lost_of(verifier)
+        wait_for(verifier)
+        assert len(server.calls("Open")) == 2
 
 
 class Counting:

@@ -250,6 +250,6 @@ def test_a_device_without_watts_is_said(
 def test_the_deadline_s_factor_is_that_of_the_connection(make: Callable[..., SyneraLiveEnv]) -> None:
     env = make(check_deadline=3.5)
     try:
-        assert env._connection._state.patience.check_deadline == 3.5
+        assert env._connection._replicas.order[0].state.patience.check_deadline == 3.5
     finally:
         env.close()
