@@ -189,7 +189,7 @@ def test_a_place_is_free_only_when_the_engine_has_closed_its_session() -> None:
     async def body(table: SessionTable, closer: Closer) -> None:
         first = await table.open(NOBODY)
         closer.gate.clear()
-        table.remove(first)
+        table.remove(first, None)
         opening = asyncio.create_task(table.open(NOBODY))
         await asyncio.sleep(0.01)
         assert (opening.done(), closer.asked, len(table)) == (False, [first.session_id], 0)
@@ -267,7 +267,7 @@ def test_whoever_holds_most_makes_room_with_what_it_never_used() -> None:
             await table.open(newcomer)
         with pytest.raises(CloudBusyError):
             await table.open(hog)
-        table.remove(running_too)
+        table.remove(running_too, None)
         await table.open(newcomer)
 
     run(body, max_sessions=4)
