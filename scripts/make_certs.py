@@ -147,12 +147,19 @@ def _say_what_comes_next(arguments: Arguments, files: list[_File]) -> None:
     serving |= {"tokens": named} if named.exists() else {}
     elsewhere = {"host": "0.0.0.0"} if arguments.server and not any(map(is_loopback, arguments.server)) else {}
     asked = {"cloud": str(Address(arguments.server[0], 50051))} if elsewhere else {}
-    asking = next_step("deploy", tls_ca=out / "ca.pem", **asked)
     say(
         "next",
         next_step("serve", **elsewhere, **serving),
-        f"{asking}   # with the device's own files of {out / 'clients'}, if it has any",
+        next_step("deploy", tls_ca=out / "ca.pem", **asked, **_of_a_device(out)),
     )
+
+
+def _of_a_device(out: Path) -> dict[str, Path]:
+    """The options by which the first device that has files shows who it is."""
+    for own in sorted((out / "clients").glob("*")):
+        has = {"tls_cert": own / "cert.pem", "tls_key": own / "key.pem", "token_file": own / "token"}
+        return {option: path for option, path in has.items() if path.exists()}
+    return {}
 
 
 if __name__ == "__main__":

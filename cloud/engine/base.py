@@ -126,7 +126,7 @@ class Engine(Protocol):
 
     All methods are called on one event loop. Sessions and streams run concurrently. Checks of one session are serialised
     by the caller: the next begins when the one before has ended, however it ended. At most `ServerConfig.max_sessions`
-    sessions and streams are open at a time. Once stopped or dead the engine answers with CloudUnavailableError.
+    sessions, and `Limits.max_streams` streams, are open at a time. Once stopped or dead the engine answers with CloudUnavailableError.
     """
 
     @property

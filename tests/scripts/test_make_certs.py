@@ -12,7 +12,7 @@ from cloud.config import ServerConfig
 from cloud.server import running_server
 from cloud.tokens import load_tokens
 from runtime.client import CloudClient
-from runtime.credentials import Credentials
+from runtime.credentials import Credentials, read_token
 from runtime.errors import SettingError, UnauthenticatedError
 from runtime.wire import TOKEN_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
@@ -57,6 +57,9 @@ def test_what_is_made_is_what_a_verifier_and_its_devices_need(
         sent = ((TOKEN_KEY, f"Bearer {(own / 'token').read_text().strip()}"),)
         stub = synera_pb2_grpc.SyneraStub(channel)
         assert stub.ModelInfo(pb.ModelInfoRequest(), timeout=10, metadata=sent).engine == "fake"
+        shown = Credentials(out / "ca.pem", own / "cert.pem", own / "key.pem", read_token(own / "token"))
+        with CloudClient(f"localhost:{port}", credentials=shown) as client:
+            assert client.model_info().engine == "fake"
     plain = ServerConfig(
         model=tiny_llm, tls_certificate=out / "server.pem", tls_key=out / "server-key.pem", tokens=out / "tokens"
     )
