@@ -10,6 +10,7 @@ Examples:
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ def main(arguments: Arguments) -> None:
         SystemExit: the engine died; with exit code 1.
         SyneraError: an argument is outside its range; the model, the profile, the certificates or the address cannot be used.
     """
+    # What its core prints by itself, such as of each failed handshake, is no line of the log, and any peer could fill a disk with it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from cloud import log
     from cloud.process import serve
 
