@@ -26,6 +26,12 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile("synera")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _logs_of_learners(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A learner that is told of no logger makes a folder for one; it is to be among those that pytest clears away."""
+    os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("learners"))
+
+
 @pytest.fixture(scope="session", params=PLACEMENTS)
 def placement(request: pytest.FixtureRequest) -> Placement:
     """Every device and type that values are tested on; CUDA is skipped where it is not there."""
