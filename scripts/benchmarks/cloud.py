@@ -123,7 +123,7 @@ def _under_load(name: str, model: Path, setting: Setting) -> Iterator[Figure]:
 
 
 def _checks_an_answer(found: LoadResult) -> float:
-    return found.counts.get("requests", 0) / answers if (answers := found.counts.get("answers", 0)) else float(_ANSWER_CHECKS)
+    return found.checks / answers if (answers := found.counts.get("answers", 0)) else float(_ANSWER_CHECKS)
 
 
 def _wrong(*found: LoadResult) -> str:

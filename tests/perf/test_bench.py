@@ -59,7 +59,7 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
-@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("cloud", 2), ("exits", 6)])
+@pytest.mark.parametrize(("area", "figures"), [("device", 23), ("exits", 6)])
 def test_an_area_writes_its_figures(
     area: str,
     figures: int,
