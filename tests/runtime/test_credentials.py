@@ -193,7 +193,7 @@ def test_what_does_not_go_together_is_refused(authority: TestAuthority, tmp_path
         Credentials("ca.pem")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="token: what was given must be a str"):
         Credentials(token=b"secret")  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match=r"certificate '.*device\.pem' and key '.*another\.key' cannot be used"):
+    with pytest.raises(SettingError, match=r"certificate '.*client-6.*' and key '.*client-7.*' cannot be used"):
         Credentials(authority.file, own.certificate, other.key).channel()
     with pytest.raises(SettingError, match="cannot be used"):
         Credentials(authority.file, own.certificate, secret(tmp_path / "garbage")).channel()
