@@ -404,7 +404,7 @@ def test_an_open_loop_with_other_users_on_a_model_without_graphs(
 ) -> None:
     """The bundled graphs are another LLM's, so all is made up, and the command says what that means."""
     save_workload(poisson(30.0, 20.0, seed=1), tmp_path / "w.json")
-    loadtest.main(Arguments(cloud=verifier, rate=8.0, workload=tmp_path / "w.json", prefill_share=0.4, seconds=1.0))
+    loadtest.main(Arguments(cloud=verifier, rate=8.0, workload=tmp_path / "w.json", prefill_share=0.4, seconds=2.0))
     said = capsys.readouterr().out
     assert "no verdict can be checked" in said
     assert "wrong answers: not known" in said
