@@ -22,7 +22,7 @@ from runtime.errors import CloudBusyError, CloudRejectedError, CloudUnavailableE
 from runtime.synera.knobs import Knobs
 from runtime.wire import synera_pb2 as pb
 from scripts import loadtest
-from scripts._load import LoadError, _received, drive
+from scripts._load import LoadError, drive, received
 from scripts._load_answers import Chunk, MadeUpAnswer, ScriptedAnswer, ScriptedCheck, Source, scripts_of
 from scripts._load_desk import status_of, wait_seconds
 from scripts._load_plan import ALWAYS, Plan, Target, at_rate, fitted
@@ -447,7 +447,7 @@ def test_a_process_that_ends_without_a_word_is_told() -> None:
     ours, theirs = Pipe()
     theirs.close()
     with pytest.raises(LoadError, match="ended by itself"):
-        _received(ours, time.monotonic() + 5)
+        received(ours, time.monotonic() + 5)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ class World:
         return pb.OpenRequest(tokenizer_hash=self.hashed)
 
     async def session(self, device: Any) -> str:
-        return (await device.Open(self.opening(), timeout=30)).session_id
+        """Of a device, whose connection may have to wait until others have gone."""
+        return (await device.Open(self.opening(), timeout=30, wait_for_ready=True)).session_id
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
