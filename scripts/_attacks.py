@@ -1,150 +1,29 @@
 """Peers of a verifier that keep to no rules: each attack is a coroutine of one connection, and many of them run at a time.
 
 They are for verifiers of one's own machine, bounded in time and count, and each has hurt an earlier verifier. What does not live
-here: their process, and the honest devices beside them (_hostile.py).
+here: the bounds and how messages end (_attacker.py), the process, and the honest devices beside it (_hostile.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import numpy as np
 
-from runtime.answers import ModelInfo
-from runtime.settings import whole, within
-from runtime.wire import ERROR_KIND_KEY, synera_pb2_grpc
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.address import Address
 from runtime.wire.sizes import longest_request_bytes
-from scripts._load_answers import FIRST_TOKEN
+from scripts._attacker import ANSWER_SECONDS, Act, Attack, stub_of
 
-MOST_CONNECTIONS, MOST_ROUNDS, LONGEST_SECONDS = 4096, 20_000, 4000.0
 OVERSIZE_BYTES = 4_000_000
 """Of a message; just below what gRPC takes where nobody said less."""
-BY_ITSELF = "by gRPC itself"
-"""Ends the name of a status that no error of the verifier came with."""
-_ANSWER_SECONDS = 20.0
 _UNREAD_STREAMS, _UNREAD_TOKENS = 48, 24
 _LONG_TOKENS = 200
 _METHODS = ("ModelInfo", "Open", "Verify", "Close", "Generate")
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # with empty settings
-
-
-@dataclass(frozen=True)
-class Force:
-    """How hard an attack is at most.
-
-    Raises:
-        SettingError: a setting is outside its range.
-    """
-
-    connections: int
-    """At a time, 1..4096."""
-    rounds: int = MOST_ROUNDS
-    """Of each connection, 1..20000."""
-    seconds: float = LONGEST_SECONDS
-    """Nothing new is begun later, 0.01..4000."""
-
-    def __post_init__(self) -> None:
-        whole("connections", self.connections, 1, MOST_CONNECTIONS)
-        whole("rounds", self.rounds, 1, MOST_ROUNDS)
-        within("seconds", self.seconds, 0.01, LONGEST_SECONDS)
-
-
-@dataclass
-class Attack:
-    """One attack on a verifier; all its connections are on one event loop."""
-
-    address: Address
-    info: ModelInfo
-    force: Force
-    seed: int = 0
-    sent: int = 0
-    """Messages; of `connections` the connections."""
-    ended: Counter[str] = field(default_factory=Counter)
-    """How they ended: OK, a status with the verifier's name of the error, or what else happened."""
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by who has seen enough."""
-    _until: float = 0.0
-
-    async def run(self, name: str) -> None:
-        """Attack until the time or the rounds are over; what is under way then ends within some seconds."""
-        self._until = time.monotonic() + self.force.seconds
-        act = ATTACKS[name].act
-        await asyncio.gather(*(act(self, number) for number in range(self.force.connections)))
-
-    def rounds(self) -> Iterator[int]:
-        """Count the rounds of a connection."""
-        for number in range(self.force.rounds):
-            if self.over.is_set() or time.monotonic() >= self._until:
-                return
-            yield number
-
-    async def rest(self, seconds: float = LONGEST_SECONDS) -> None:
-        """Do nothing, at most until the end."""
-        try:
-            async with asyncio.timeout(max(0.0, min(seconds, self._until - time.monotonic()))):
-                await self.over.wait()
-        except TimeoutError:
-            pass
-
-    @asynccontextmanager
-    async def connected(self, *options: tuple[str, Any]) -> AsyncIterator[grpc.aio.Channel]:
-        """A connection of its own."""
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0), *options]
-        async with grpc.aio.insecure_channel(self.address.uri, options=own) as channel:
-            yield channel
-
-    async def ask(self, call: Awaitable[Any]) -> Any:
-        """Await the answer of a call that was made, and write down how it ended; None where it failed."""
-        self.sent += 1
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            self.ended[_status(error)] += 1
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                await self.rest(0.05)  # nobody is there, and asking at once would only burn this machine's time
-            return None
-        except TimeoutError:
-            self.ended["no end in time"] += 1
-            return None
-        self.ended["OK"] += 1
-        return answer
-
-    async def open(self, stub: Any) -> str:
-        """Open a session; its id is empty where that failed."""
-        request = pb.OpenRequest(tokenizer_hash=self.info.tokenizer_hash)
-        answer = await self.ask(stub.Open(request, timeout=_ANSWER_SECONDS))
-        return "" if answer is None else answer.session_id
-
-    async def close(self, stub: Any, session_id: str) -> None:
-        """End a session."""
-        await self.ask(stub.Close(pb.CloseRequest(session_id=session_id), timeout=_ANSWER_SECONDS))
-
-    def tokens(self, rng: np.random.Generator, count: int) -> list[int]:
-        """Draw tokens that the model has; as random ones share no beginning, nothing of them is in its cache."""
-        return rng.integers(min(FIRST_TOKEN, self.info.vocab - 1), self.info.vocab, max(1, count)).tolist()  # type: ignore[no-any-return]
-
-    def rng(self, number: int) -> np.random.Generator:
-        """The random numbers of a connection."""
-        return np.random.default_rng([self.seed, number])
-
-
-def _status(error: grpc.aio.AioRpcError) -> str:
-    kind = dict(error.trailing_metadata() or ()).get(ERROR_KIND_KEY)
-    return f"{error.code().name} {kind}" if kind else f"{error.code().name} {BY_ITSELF}"
-
-
-def _stub(channel: grpc.aio.Channel) -> Any:
-    return synera_pb2_grpc.SyneraStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
 
 
 async def churn(attack: Attack, number: int) -> None:
@@ -154,11 +33,11 @@ async def churn(attack: Attack, number: int) -> None:
     """
     rng = attack.rng(number)
     async with attack.connected() as channel:
-        stub = _stub(channel)
+        stub = stub_of(channel)
         for _ in attack.rounds():
             if session_id := await attack.open(stub):
                 context = attack.tokens(rng, attack.info.context_tokens * 3 // 4)
-                asked = stub.Verify(pb.VerifyRequest(session_id=session_id, seq=1, context=context), timeout=_ANSWER_SECONDS)
+                asked = stub.Verify(pb.VerifyRequest(session_id=session_id, seq=1, context=context), timeout=ANSWER_SECONDS)
                 await asyncio.sleep(0.002)  # so that it is sent
                 attack.sent += 1
                 attack.ended["cancelled by the attacker" if asked.cancel() else "OK"] += 1
@@ -171,7 +50,7 @@ async def opens(attack: Attack, number: int) -> None:
     64 of them locked everybody out for as long as a lease, also after who had opened them was gone.
     """
     async with attack.connected() as channel:
-        stub = _stub(channel)
+        stub = stub_of(channel)
         for _ in attack.rounds():
             await attack.open(stub)
 
@@ -184,12 +63,12 @@ async def unread(attack: Attack, number: int) -> None:
     rng, shut = attack.rng(number), (("grpc.http2.lookahead_bytes", 5), ("grpc.http2.bdp_probe", 0))
     async with attack.connected(*shut) as channel:
         asked = [
-            _stub(channel).Generate(pb.GenerateRequest(prompt=attack.tokens(rng, 8), max_new_tokens=_UNREAD_TOKENS))
+            stub_of(channel).Generate(pb.GenerateRequest(prompt=attack.tokens(rng, 8), max_new_tokens=_UNREAD_TOKENS))
             for _ in range(min(_UNREAD_STREAMS, attack.force.rounds))
         ]
         await attack.rest()
         for each in asked:
-            await attack.ask(asyncio.wait_for(_read(each), _ANSWER_SECONDS))
+            await attack.ask(asyncio.wait_for(_read(each), ANSWER_SECONDS))
 
 
 async def _read(stream: Any) -> int:
@@ -207,7 +86,7 @@ async def large(attack: Attack, number: int) -> None:
         for round_ in attack.rounds():
             ids = [2**32 - 1] * (OVERSIZE_BYTES // 5 if round_ % 4 == 3 else legal)
             request = pb.VerifyRequest(session_id=secrets.token_hex(16), seq=1, context=ids)
-            await attack.ask(_stub(channel).Verify(request, timeout=_ANSWER_SECONDS))
+            await attack.ask(stub_of(channel).Verify(request, timeout=ANSWER_SECONDS))
 
 
 async def long(attack: Attack, number: int) -> None:
@@ -218,13 +97,13 @@ async def long(attack: Attack, number: int) -> None:
     rng, session_id, seq = attack.rng(number), "", 0
     length = min(_LONG_TOKENS, attack.info.context_tokens)
     async with attack.connected() as channel:
-        stub = _stub(channel)
+        stub = stub_of(channel)
         for _ in attack.rounds():
             if not session_id:
                 session_id, seq = await attack.open(stub), 0
             seq += 1
             request = pb.VerifyRequest(session_id=session_id, seq=seq, context=attack.tokens(rng, length))
-            if session_id and await attack.ask(stub.Verify(request, timeout=_ANSWER_SECONDS)) is None:
+            if session_id and await attack.ask(stub.Verify(request, timeout=ANSWER_SECONDS)) is None:
                 await attack.close(stub, session_id)
                 session_id = ""
         if session_id:
@@ -238,7 +117,7 @@ async def garbage(attack: Attack, number: int) -> None:
     """
     rng = attack.rng(number)
     async with attack.connected() as channel:
-        stub, mine = _stub(channel), ""
+        stub, mine = stub_of(channel), ""
         for round_ in attack.rounds():
             if not round_ % 50:
                 if mine:
@@ -247,9 +126,9 @@ async def garbage(attack: Attack, number: int) -> None:
             method, data = _nonsense(attack, rng, mine)
             path = f"/{pb.DESCRIPTOR.services_by_name['Synera'].full_name}/{method}"
             if method == "Generate":
-                await attack.ask(_read(channel.unary_stream(path)(data, timeout=_ANSWER_SECONDS)))
+                await attack.ask(_read(channel.unary_stream(path, bytes, bytes)(data, timeout=ANSWER_SECONDS)))
                 continue
-            answer = await attack.ask(channel.unary_unary(path)(data, timeout=_ANSWER_SECONDS))
+            answer = await attack.ask(channel.unary_unary(path, bytes, bytes)(data, timeout=ANSWER_SECONDS))
             if method == "Open" and answer is not None:  # random bytes, too, may be a message
                 await attack.close(stub, pb.OpenResponse.FromString(answer).session_id)
         if mine:
@@ -319,8 +198,7 @@ async def _ended(reader: asyncio.StreamReader) -> None:
 class Kind:
     """An attack that there is."""
 
-    act: Callable[[Attack, int], Coroutine[Any, Any, None]]
-    """Does it over one connection, whose number is given."""
+    act: Act
     connections: int
     """As many as it takes by default."""
 

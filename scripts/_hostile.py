@@ -24,7 +24,8 @@ from runtime.errors import SettingError
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
 from runtime.wire.address import Address, is_loopback
-from scripts._attacks import ATTACKS, LONGEST_SECONDS, Attack, Force
+from scripts._attacker import LONGEST_SECONDS, Attack, Force
+from scripts._attacks import ATTACKS
 from scripts._load import drive, process, received, scripts_for, served
 from scripts._load_answers import FIRST_TOKEN, Source
 from scripts._load_machine import listener, resident_bytes
@@ -181,7 +182,7 @@ async def _attack(job: AttackJob, pipe: Connection) -> Attacked:
     asyncio.get_running_loop().add_reader(pipe.fileno(), attack.over.set)
     began = time.monotonic()
     try:
-        await attack.run(job.name)
+        await attack.run(ATTACKS[job.name].act)
     finally:
         asyncio.get_running_loop().remove_reader(pipe.fileno())
     return Attacked(attack.sent, dict(attack.ended), time.monotonic() - began, time.process_time())

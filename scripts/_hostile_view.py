@@ -1,18 +1,40 @@
-"""What attacks did to honest devices, as a person reads it.
+"""A load in peace and under attacks, with progress, and what they did to honest devices, as a person reads it.
 
 What does not live here: the figures (_hostile.py), and those of one load (_load_view.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
 from scripts._attacks import ATTACKS
-from scripts._cli import console
-from scripts._hostile import Memory, Phase
+from scripts._cli import console, progress
+from scripts._hostile import Memory, Phase, phases
+from scripts._load_plan import Plan, Target
 from scripts._text import harmless
+
+
+def attack(target: Target, plan: Plan, names: Sequence[str], check: Callable[[], object]) -> list[Phase]:
+    """Attack a verifier, and print what comes of it; `check` is called all the time, and what it raises ends all.
+
+    Raises:
+        SyneraError: as of :func:`scripts._hostile.phases`.
+    """
+    seen: list[Phase] = []
+    with progress() as bar:
+        task = bar.add_task("", total=round(plan.warmup_seconds + plan.seconds))
+
+        def tick(name: str, seconds: float) -> None:
+            check()
+            bar.update(task, description=name, completed=int(seconds))
+
+        for each in phases(target, plan, names, tick):
+            seen.append(each)
+            told(each)
+    console.print(table_of(seen))
+    return seen
 
 
 def told(phase: Phase) -> None:

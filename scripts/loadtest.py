@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # grpc loads only after the arguments are understood
     from scripts._load_plan import Plan, Target
     from scripts._load_result import LoadResult
 
-_MOST_DEVICES, _MOST_RATE, _MOST_LOADS = 4096, 10_000.0, 64
+_MOST_DEVICES, _MOST_RATE, _MOST_LOADS, _MOST_CONNECTIONS = 4096, 10_000.0, 64, 256
 _ATTACKS = ("churn", "opens", "unread", "large", "long", "garbage", "connections")
 _LLM, _GRAPHS = bundled.PAIR / "llm", bundled.graphs("train")
 
@@ -82,7 +82,8 @@ class Arguments:
     processes: int = 1
     """Processes that the load comes from."""
     connections: int | None = None
-    """Of each process, to each address; by default one for every 16 devices, as one each costs the load generator twice the CPU."""
+    """Of each process, to each address; by default one for every 16 devices, as one each costs the load generator twice the CPU; under
+    attack one each."""
     calibrate: bool = False
     """Drive a verifier that computes nothing: what the load generator itself can do on this machine."""
     hostile: str = ""
@@ -103,7 +104,7 @@ class Arguments:
         whole("threads", self.threads, 1, 1024)
         whole("processes", self.processes, 1, 64)
         if self.connections is not None:
-            whole("connections", self.connections, 1, 256)
+            whole("connections", self.connections, 1, _MOST_CONNECTIONS)
         whole("draft_length", self.draft_length, 1, 8)
         within("rate", self.rate, 0.0, _MOST_RATE)
         within("seconds", self.seconds, 0.1, 3600.0)
@@ -230,8 +231,8 @@ def _attacked(arguments: Arguments) -> None:
         SyneraError: as of `main`.
         SystemExit: likewise.
     """
-    from scripts._hostile import Phase, check_local, phases
-    from scripts._hostile_view import table_of, told
+    from scripts._hostile import check_local
+    from scripts._hostile_view import attack
     from scripts._load import served
     from scripts._load_plan import Target
 
@@ -240,21 +241,11 @@ def _attacked(arguments: Arguments) -> None:
     if arguments.cloud:
         check_local(Target(tuple(arguments.cloud.split(",")), arguments.tls_ca))
     _check_files(arguments)
-    seen: list[Phase] = []
-    with _target(arguments) as (target, verifier), progress() as bar:
+    with _target(arguments) as (target, verifier):
         plan = _plan(arguments, arguments.loads[0], served(target).context_tokens)
-        whole = round(plan.warmup_seconds + plan.seconds)
-        task = bar.add_task("", total=whole)
-
-        def tick(name: str, seconds: float) -> None:
-            if verifier is not None:
-                verifier.check()
-            bar.update(task, description=name, completed=int(seconds))
-
-        for each in phases(target, plan, arguments.attacks, tick):
-            seen.append(each)
-            told(each)
-    console.print(table_of(seen))
+        if arguments.connections is None:  # as each is an account of its own, which is what attackers are up against
+            plan = replace(plan, connections=min(_MOST_CONNECTIONS, -(-arguments.devices // arguments.processes)))
+        seen = attack(target, plan, arguments.attacks, (lambda: None) if verifier is None else verifier.check)
     if arguments.json is not None:
         write_json(arguments.json, {"verifier": _named(arguments), "phases": [asdict(each) for each in seen]})
         say("figures", str(arguments.json))

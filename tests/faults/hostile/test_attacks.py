@@ -17,7 +17,8 @@ from runtime.errors import SettingError
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.address import Address
 from runtime.wire.statuses import STATUS
-from scripts._attacks import ATTACKS, BY_ITSELF, Attack, Force
+from scripts._attacker import BY_ITSELF, Attack, Force
+from scripts._attacks import ATTACKS
 from tests.support.attacked import PROMPT, World, run
 from tests.support.engine import continuation
 
@@ -80,7 +81,7 @@ def test_honest_answers_are_whole_every_message_has_a_typed_end_and_nothing_is_l
         for each in devices:
             await each.ModelInfo(pb.ModelInfoRequest(), timeout=30)  # connected before the attackers are
         attack = await attacked(world, short.force)
-        attacking = asyncio.create_task(attack.run(name))
+        attacking = asyncio.create_task(attack.run(ATTACKS[name].act))
         await world.until(lambda: attack.sent or world.admission.held)
         answers = await asyncio.gather(*(answered(world, each, number) for number, each in enumerate(devices)))
         assert answers == [continuation([*PROMPT, number], ANSWER_TOKENS) for number in range(3)]
@@ -115,7 +116,7 @@ def test_sessions_that_are_never_used_make_room_for_honest_ones(tiny_llm: Path) 
 
     async def body(world: World) -> None:
         attack = await attacked(world, Force(4, 10))
-        await attack.run("opens")
+        await attack.run(ATTACKS["opens"].act)
         assert len(world.table) == 8
         assert await answered(world, world.device(), 0) == continuation([*PROMPT, 0], ANSWER_TOKENS)
         world.seconds += 11.0
@@ -127,7 +128,7 @@ def test_sessions_that_are_never_used_make_room_for_honest_ones(tiny_llm: Path) 
 def test_streams_that_are_not_read_are_refused_or_ended_with_the_reason(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
         attack = await attacked(world, Force(3, 10))
-        attacking = asyncio.create_task(attack.run("unread"))
+        attacking = asyncio.create_task(attack.run(ATTACKS["unread"].act))
         await world.until(lambda: world.admission.held.streams > 5)
         assert world.admission.held.streams < 12, "some are kept for others"
         await world.until(lambda: not world.admission.held)
@@ -138,16 +139,16 @@ def test_streams_that_are_not_read_are_refused_or_ended_with_the_reason(tiny_llm
     run(tiny_llm, body, context_tokens=CONTEXT, limits=Limits(reader_seconds=0.5, max_streams=12))
 
 
-def test_an_attack_ends_with_its_time_and_when_it_is_told(tiny_llm: Path) -> None:
+@pytest.mark.parametrize("force", [Force(2, seconds=0.2), Force(2)])
+def test_an_attack_ends_with_its_time_and_when_it_is_told(tiny_llm: Path, force: Force) -> None:
     async def body(world: World) -> None:
-        for force in (Force(2, seconds=0.2), Force(2)):
-            attack = await attacked(world, force)
-            attacking = asyncio.create_task(attack.run("garbage"))
-            if force.seconds > 1:
-                await world.until(lambda: attack.sent > 20)
-                attack.over.set()
-            await attacking
-            assert 0 < attack.sent < force.connections * force.rounds
+        attack = await attacked(world, force)
+        attacking = asyncio.create_task(attack.run(ATTACKS["garbage"].act))
+        if force.seconds > 1:
+            await world.until(lambda: attack.sent > 20)
+            attack.over.set()
+        await attacking
+        assert 0 < attack.sent < force.connections * force.rounds
 
     run(tiny_llm, body, context_tokens=CONTEXT)
 
