@@ -146,7 +146,9 @@ def _nonsense(attack: Attack, rng: np.random.Generator, mine: str) -> tuple[str,
     if kind == 1:
         return "Open", pb.OpenRequest(tokenizer_hash=session_id, key=session_id).SerializeToString()
     if kind == 2:
-        request = pb.GenerateRequest(prompt=tokens, max_new_tokens=int(rng.choice([0, 1, 2**32 - 1])))
+        most = int(rng.choice([0, 1, 2**32 - 1]))
+        # To decode what is asked for until the context is full would be honest work.
+        request = pb.GenerateRequest(prompt=tokens if most < 2 else [*tokens, info.vocab], max_new_tokens=most)
         return "Generate", request.SerializeToString()
     if kind == 3 and session_id != mine:
         return "Close", pb.CloseRequest(session_id=session_id, key=session_id).SerializeToString()
