@@ -63,7 +63,10 @@ async def unread(attack: Attack, number: int) -> None:
     rng, shut = attack.rng(number), (("grpc.http2.lookahead_bytes", 5), ("grpc.http2.bdp_probe", 0))
     async with attack.connected(*shut) as channel:
         asked = [
-            stub_of(channel).Generate(pb.GenerateRequest(prompt=attack.tokens(rng, 8), max_new_tokens=_UNREAD_TOKENS))
+            stub_of(channel).Generate(
+                pb.GenerateRequest(prompt=attack.tokens(rng, 8), max_new_tokens=_UNREAD_TOKENS),
+                timeout=attack.force.seconds + ANSWER_SECONDS,
+            )
             for _ in range(min(_UNREAD_STREAMS, attack.force.rounds))
         ]
         await attack.rest()
