@@ -60,7 +60,10 @@ def told(phase: Phase) -> None:
 
 def table_of(phases: Sequence[Phase]) -> Table:
     """A row a phase; latencies are held against the first, which is quiet."""
-    table = Table(title="honest devices under attack; times in ms, the verifier's memory, cores of this machine that are busy", title_justify="left")
+    table = Table(
+        title="honest devices under attack; times in ms, the verifier's memory, cores of this machine that are busy",
+        title_justify="left",
+    )
     heads = ("checks/s", "p50", "p95", "p95 / quiet", "wrong", "refused", "failed", "given up")
     for head in ("", *heads, "newcomer", "MB before", "MB most", "MB after", "cores"):
         table.add_column(head, justify="left" if not head else "right")
