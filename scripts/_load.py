@@ -52,9 +52,12 @@ def drive(target: Target, plan: Plan, tick: Callable[[float], object] = lambda s
     scripts = scripts_for(info, plan)
     source = None if scripts is None else scripts.answers
     with ExitStack() as stack:
-        pipes = [stack.enter_context(_process(Job(target, plan, info, source, n))) for n in range(plan.processes)]
+        pipes = [
+            stack.enter_context(process(work_alone, Job(target, plan, info, source, n), f"load {n}"))
+            for n in range(plan.processes)
+        ]
         for pipe in pipes:
-            _received(pipe, time.monotonic() + _SLOWEST_SECONDS)
+            received(pipe, time.monotonic() + _SLOWEST_SECONDS)
         began = time.monotonic() + _AHEAD_SECONDS
         for pipe in pipes:
             pipe.send(began)
@@ -63,7 +66,7 @@ def drive(target: Target, plan: Plan, tick: Callable[[float], object] = lambda s
         before, first = CpuTimes.now(target.pid), time.monotonic()
         _pass(pipes, began, ends, tick)
         machine, verifier = CpuTimes.now(target.pid).since(before, time.monotonic() - first)
-        samples: list[Samples] = [_received(pipe, ends + _SLOWEST_SECONDS) for pipe in pipes]
+        samples: list[Samples] = [received(pipe, ends + _SLOWEST_SECONDS) for pipe in pipes]
     measured = Measured(
         load=plan.load,
         open_loop=plan.arrivals is not None,
@@ -112,13 +115,13 @@ def served(target: Target) -> ModelInfo:
     return served[0]
 
 
-class _process:
-    """A process of the load generator; when the block is left in whatever way, it is over."""
+class process:
+    """A process of the load generator, which is handed a job and a pipe; when the block is left in whatever way, it is over."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, run: Callable[[Any, Connection], None], job: object, name: str) -> None:
         context = get_context("spawn")  # gRPC survives no fork
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=work_alone, args=(job, theirs), name=f"load {job.place}", daemon=True)
+        self._process = context.Process(target=run, args=(job, theirs), name=name, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -138,12 +141,12 @@ def _pass(pipes: Sequence[Connection], began: float, until: float, tick: Callabl
     while (left := until - time.monotonic()) > 0:
         tick(max(0.0, time.monotonic() - began))
         for pipe in wait(pipes, min(left, _TICK_SECONDS)):
-            found = _received(pipe, time.monotonic())  # type: ignore[arg-type]
+            found = received(pipe, time.monotonic())  # type: ignore[arg-type]
             raise LoadError(f"a process of the load generator was over before its time with {type(found).__name__}")
     tick(until - began)
 
 
-def _received(pipe: Connection, until: float) -> Any:
+def received(pipe: Connection, until: float) -> Any:
     """What a process sends next.
 
     Raises:

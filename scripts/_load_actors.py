@@ -1,9 +1,8 @@
 """Who asks a verifier for something in a load test: devices and other users. A scenario of another kind is an actor beside them.
 
 An actor is a coroutine over a :class:`scripts._load_desk.Desk`: it asks until the desk's end, and leaves what it saw in the desk's
-samples. :func:`actors_of` says which act in a plan; an attack would be one more there, beside honest devices whose figures tell what
-it does to them. What does not live here: what a device's answer consists of (_load_answers.py) and the process around it
-(_load_worker.py).
+samples. :func:`actors_of` says which act in a plan. What does not live here: what a device's answer consists of (_load_answers.py),
+the process around it (_load_worker.py), and attackers, who keep to no rules and have processes of their own (_attacks.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CPU time of a process and of the whole machine, where /proc tells them (Linux).
+"""CPU time and memory of a process, and CPU time of the whole machine, where /proc tells them (Linux).
 
 What does not live here: what is made of it (_load_result.py).
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 _PROC = Path("/proc")
+_LISTENS = "0A"  # a state, as the kernel writes it
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,31 @@ class CpuTimes:
         pairs = ((self.machine, before.machine), (self.process, before.process))
         machine, process = ((b - a) / seconds if a is not None and b is not None else None for b, a in pairs)
         return machine, process
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """Memory of a process; None where nothing tells it."""
+    try:
+        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def listener(port: int) -> int | None:
+    """The process of this machine that listens on a TCP port; None where there is none that this user may look at."""
+    try:
+        lines = [line.split() for name in ("tcp", "tcp6") for line in (_PROC / "net" / name).read_text().splitlines()[1:]]
+        sockets = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] == _LISTENS}
+        folders = [each for each in _PROC.iterdir() if each.name.isdecimal()]
+    except (OSError, IndexError):
+        return None
+    for folder in folders:
+        try:
+            if any(os.readlink(each) in sockets for each in (folder / "fd").iterdir()):
+                return int(folder.name)
+        except OSError:
+            continue  # another user's, or over by now
+    return None
 
 
 def _machine() -> float | None:

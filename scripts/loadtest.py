@@ -12,6 +12,7 @@ Examples:
     synera loadtest --rate 5 --prefill-share 0.3 --workload AzureLLMInferenceTrace_conv.csv
     synera loadtest --devices 16 --streams 4            # four others read long prompts all the time
     synera loadtest --calibrate --devices 32            # what the load generator itself can do here
+    synera loadtest --hostile churn,garbage             # under attack, beside the same load in peace; all: every attack
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ if TYPE_CHECKING:  # grpc loads only after the arguments are understood
     from scripts._load_plan import Plan, Target
     from scripts._load_result import LoadResult
 
-_MOST_DEVICES, _MOST_RATE, _MOST_LOADS = 4096, 10_000.0, 64
+_MOST_DEVICES, _MOST_RATE, _MOST_LOADS, _MOST_CONNECTIONS = 4096, 10_000.0, 64, 256
+_ATTACKS = ("churn", "opens", "unread", "large", "long", "garbage", "connections")
 _LLM, _GRAPHS = bundled.PAIR / "llm", bundled.graphs("train")
 
 
@@ -80,9 +82,13 @@ class Arguments:
     processes: int = 1
     """Processes that the load comes from."""
     connections: int | None = None
-    """Of each process, to each address; by default one for every 16 devices, as one each costs the load generator twice the CPU."""
+    """Of each process, to each address; by default one for every 16 devices, as one each costs the load generator twice the CPU; under
+    attack one each."""
     calibrate: bool = False
     """Drive a verifier that computes nothing: what the load generator itself can do on this machine."""
+    hostile: str = ""
+    """Attack the verifier, which must be of this machine, while devices work, and tell what that does to them: churn, opens, unread,
+    large, long, garbage, connections, several with commas, or all."""
     seed: int = 0
     """Draws arrivals, prompts and tokens."""
     tls_ca: Path | None = None
@@ -98,7 +104,7 @@ class Arguments:
         whole("threads", self.threads, 1, 1024)
         whole("processes", self.processes, 1, 64)
         if self.connections is not None:
-            whole("connections", self.connections, 1, 256)
+            whole("connections", self.connections, 1, _MOST_CONNECTIONS)
         whole("draft_length", self.draft_length, 1, 8)
         within("rate", self.rate, 0.0, _MOST_RATE)
         within("seconds", self.seconds, 0.1, 3600.0)
@@ -115,12 +121,24 @@ class Arguments:
             )
         if self.cloud and self.calibrate:
             raise SettingError("calibrate starts a verifier of its own; leave out --cloud")
-        self.loads  # noqa: B018 - raises for what is no load
+        if self.hostile and (self.sweep or self.calibrate or self.picture is not None):
+            raise SettingError("hostile takes one load and a real verifier; leave out --sweep, --picture and --calibrate")
+        self.loads, self.attacks  # noqa: B018 - raise for what is no load, and no attack
 
     @property
     def open_loop(self) -> bool:
         """Whether answers begin when they arrive."""
         return self.rate > 0 or self.workload is not None
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Names of attacks, in the order that was given."""
+        names = _ATTACKS if self.hostile == "all" else tuple(self.hostile.split(",")) if self.hostile else ()
+        if not set(names) <= set(_ATTACKS) or len(set(names)) < len(names):
+            raise SettingError(
+                f"hostile={shown(self.hostile)} must name attacks, each once, with commas between them, of {', '.join(_ATTACKS)}; or all"
+            )
+        return names
 
     @property
     def loads(self) -> tuple[float, ...]:
@@ -146,8 +164,10 @@ def main(arguments: Arguments) -> None:
 
     Raises:
         SyneraError: a file cannot be used, or no verifier answers.
-        SystemExit: verdicts were wrong.
+        SystemExit: verdicts were wrong, or an attack left the verifier ill.
     """
+    if arguments.attacks:
+        return _attacked(arguments)
     from scripts._load_view import draw, show, table_of
     from scripts._report import check_picture
 
@@ -202,6 +222,36 @@ def _results(arguments: Arguments) -> list[LoadResult]:
             if arguments.sweep:
                 tell(results[-1], f"{load:g}: ")
     return results
+
+
+def _attacked(arguments: Arguments) -> None:
+    """Drive the load in peace and under each attack, print, write.
+
+    Raises:
+        SyneraError: as of `main`.
+        SystemExit: likewise.
+    """
+    from scripts._hostile import check_local
+    from scripts._hostile_view import attack
+    from scripts._load import served
+    from scripts._load_plan import Target
+
+    if arguments.json is not None:
+        check_output(arguments.json)
+    if arguments.cloud:
+        check_local(Target(tuple(arguments.cloud.split(",")), arguments.tls_ca))
+    _check_files(arguments)
+    with _target(arguments) as (target, verifier):
+        plan = _plan(arguments, arguments.loads[0], served(target).context_tokens)
+        if arguments.connections is None:  # as each is an account of its own, which is what attackers are up against
+            plan = replace(plan, connections=min(_MOST_CONNECTIONS, -(-arguments.devices // arguments.processes)))
+        seen = attack(target, plan, arguments.attacks, (lambda: None) if verifier is None else verifier.check)
+    if arguments.json is not None:
+        write_json(arguments.json, {"verifier": _named(arguments), "phases": [asdict(each) for each in seen]})
+        say("figures", str(arguments.json))
+    say("next", _next(arguments))
+    if any(each.load.wrong or each.newcomer.problem for each in seen):
+        sys.exit(1)
 
 
 def _check_files(arguments: Arguments) -> None:

@@ -160,7 +160,7 @@ def test_a_dead_peer_s_call_ends(tiny_llm: Path) -> None:
     forward = FakeForward()
     with served(tiny_llm, forward, ping_seconds=1, ping_timeout_seconds=0.2) as port, Http2(port, answers_pings=False) as peer:
         forward.gate.clear()
-        peer.ask("Generate", pb.GenerateRequest(prompt=PROMPT, max_new_tokens=5).SerializeToString())
+        peer.call("Generate", pb.GenerateRequest(prompt=PROMPT, max_new_tokens=5))
         assert peer.closed()
         forward.gate.set()
 
@@ -170,13 +170,13 @@ def test_a_dead_peer_s_call_ends(tiny_llm: Path) -> None:
 
 def test_at_most_so_many_calls_run_on_a_connection(tiny_llm: Path) -> None:
     forward = FakeForward()
-    message = pb.GenerateRequest(prompt=PROMPT, max_new_tokens=1).SerializeToString()
+    message = pb.GenerateRequest(prompt=PROMPT, max_new_tokens=1)
     with served(tiny_llm, forward, streams=3) as port:
         forward.gate.clear()
         with Http2(port) as peer, channel_to(port) as channel:
             assert peer.settings()[3] == 3  # what honest clients keep to
             for _ in range(4):
-                last = peer.ask("Generate", message)
+                last = peer.call("Generate", message)
             assert peer.refused_stream() == last
             stub = synera_pb2_grpc.SyneraStub(channel)
             assert stub.ModelInfo(pb.ModelInfoRequest(), timeout=10).engine == "fake"  # another connection has its own
@@ -240,5 +240,5 @@ def test_a_peer_may_send_one_request_before_anybody_reads_it_and_no_more(tiny_ll
 def test_a_message_that_claims_to_be_too_long_is_refused_before_it_is_there(tiny_llm: Path) -> None:
     """So that nobody fills the memory with the beginnings of messages."""
     with served(tiny_llm) as port, Http2(port) as peer:
-        peer.ask("Verify", b"x" * 1000, claimed_bytes=2**31)
+        peer.call("Verify", b"x" * 1000, claimed_bytes=2**31)
         assert peer.trailers()

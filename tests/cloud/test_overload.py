@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,106 +10,15 @@ import grpc
 import pytest
 
 from cloud.admission import Limits
-from cloud.config import ServerConfig
 from cloud.connections import Connections
-from cloud.server import CloudServer
-from runtime.model.tokenizer import tokenizer_hash
-from runtime.wire import ERROR_KIND_KEY, RETRY_AFTER_KEY, synera_pb2_grpc
+from runtime.wire import ERROR_KIND_KEY, RETRY_AFTER_KEY
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import verify_response_bytes
-from tests.support.engine import FakeForward, choice, continuation, fake_engine
-from tests.support.peers import Peer, has, peer
+from tests.support.attacked import PROMPT, World, refusal, run
+from tests.support.engine import choice, continuation
+from tests.support.http2 import Http2, has
 
-PROMPT = [1, 2, 3]
-CONTEXT = 4000
 LONG = [4] * 3000
-
-
-class World:
-    """A server on this event loop, whose clock stands still, and devices of it."""
-
-    def __init__(self, server: CloudServer, port: int, forward: FakeForward, hashed: str) -> None:
-        self.server, self.port, self.forward, self.hashed = server, port, forward, hashed
-        self.admission, self.table = server._admission, server._table
-        self._channels: list[grpc.aio.Channel] = []
-
-    def device(self) -> synera_pb2_grpc.SyneraAsyncStub:
-        """One with a connection, and so an account, of its own."""
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        self._channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options))
-        return synera_pb2_grpc.SyneraStub(self._channels[-1])  # type: ignore[no-any-return,call-arg,arg-type]
-
-    def opening(self) -> pb.OpenRequest:
-        return pb.OpenRequest(tokenizer_hash=self.hashed)
-
-    async def session(self, device: Any) -> str:
-        return (await device.Open(self.opening(), timeout=30)).session_id
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        while not condition():
-            await asyncio.sleep(0.005)
-
-    async def close(self) -> None:
-        for each in self._channels:
-            await each.close()
-
-    async def held_up(self) -> tuple[Any, asyncio.Future[Any]]:
-        """An honest device whose check is in a forward that does not end before the gate opens; and its verdict."""
-        device = self.device()
-        session_id = await self.session(device)
-        self.forward.gate.clear()
-        self.forward.entered.clear()
-        asked = device.Verify(pb.VerifyRequest(session_id=session_id, seq=1, context=PROMPT), timeout=30)
-        verdict = asyncio.ensure_future(_awaited(asked))
-        assert await asyncio.to_thread(self.forward.entered.wait, 30)
-        return device, verdict
-
-    async def is_well(self) -> None:
-        """A newcomer is served, and at once: behind no more than one forward."""
-        device = self.device()
-        session_id, ran = await self.session(device), len(self.forward.batches)
-        got = await device.Verify(pb.VerifyRequest(session_id=session_id, seq=1, context=PROMPT), timeout=30)
-        assert got.next_token == choice(PROMPT)
-        assert self.forward.batches[ran:] == [[3]]
-        tokens = [each.token async for each in device.Generate(pb.GenerateRequest(prompt=PROMPT, max_new_tokens=3))]
-        assert tokens == continuation(PROMPT, 3)
-        await device.Close(pb.CloseRequest(session_id=session_id), timeout=30)
-
-
-async def _awaited(call: Any) -> Any:
-    return await call
-
-
-async def refusal(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def run(folder: Path, body: Callable[[World], Awaitable[None]], **options: Any) -> None:
-    """Serve while `body` runs; afterwards nothing is left of it."""
-
-    async def live() -> None:
-        forward = FakeForward()
-        engine = fake_engine(forward, context_tokens=CONTEXT)
-        config = ServerConfig(model=folder, grace_seconds=0, **options)
-        server = CloudServer(config, engine=engine, now=lambda: 0.0)
-        world = World(server, await server.start(), forward, tokenizer_hash(folder))
-        try:
-            await body(world)
-            forward.gate.set()
-            await world.is_well()
-            await world.until(lambda: not world.admission.held)
-            if config.limits.account_tokens_per_second is None:  # else debts are remembered
-                assert len(world.admission) == 0
-        finally:
-            forward.gate.set()
-            await world.close()
-            await server.stop()
-        assert engine.usage.used_blocks == engine.usage.waiting == 0
-        engine.check_integrity()
-
-    asyncio.run(asyncio.wait_for(live(), 60))
 
 
 # ---------------------------------------------------------------- work that nobody waits for
@@ -161,7 +69,7 @@ def test_work_ends_with_the_deadline_the_call_or_the_connection_of_who_asked(tin
         _, verdict = await world.held_up()
         session_id = await world.session(world.device())
         request = pb.VerifyRequest(session_id=session_id, seq=1, context=LONG)
-        with peer(world.port) as raw:  # which never resets by itself, as a client would
+        with Http2(world.port) as raw:  # which never resets by itself, as a client would
             number = raw.call("Verify", request, timeout="300m" if how == "deadline" else None)
             stream = raw.call("Generate", pb.GenerateRequest(prompt=LONG, max_new_tokens=9), timeout="300m")
             await world.until(lambda: world.admission.held.requests == 3)
@@ -221,7 +129,7 @@ def test_who_fills_the_table_locks_nobody_out(tiny_llm: Path) -> None:
 
 def test_opens_that_are_cancelled_fill_no_table(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
-        with peer(world.port, window_bytes=0) as raw:  # so that no id gets out
+        with Http2(world.port, window_bytes=0) as raw:  # so that no id gets out
             for _ in range(5):
                 numbers = [raw.call("Open", world.opening()) for _ in range(40)]
                 await world.until(lambda: len(world.table) == 40)
@@ -239,7 +147,7 @@ def test_opens_that_are_cancelled_fill_no_table(tiny_llm: Path) -> None:
 
 def test_an_open_that_is_not_read_ends(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
-        with peer(world.port, window_bytes=0) as raw:
+        with Http2(world.port, window_bytes=0) as raw:
             number = raw.call("Open", world.opening())
             await world.until(lambda: len(world.table) == 1)
             await world.until(lambda: len(world.table) == 0)
@@ -257,7 +165,7 @@ def test_another_clients_session_is_as_unknown_as_none(tiny_llm: Path, method: s
         device = world.device()
         session_id, answers = await world.session(device), []
         for asked in (session_id, "0" * 32):
-            with peer(world.port, address="127.0.0.2") as raw:
+            with Http2(world.port, address="127.0.0.2") as raw:
                 request: Any = pb.CloseRequest(session_id=asked)
                 if method == "Verify":
                     request = pb.VerifyRequest(session_id=asked, seq=1, context=[1])
@@ -273,7 +181,7 @@ def test_another_clients_session_is_as_unknown_as_none(tiny_llm: Path, method: s
 # ---------------------------------------------------------------- readers
 
 
-async def _streams(world: World, raw: Peer, count: int, tokens: int) -> list[int]:
+async def _streams(world: World, raw: Http2, count: int, tokens: int) -> list[int]:
     request = pb.GenerateRequest(prompt=PROMPT, max_new_tokens=tokens)
     numbers = [raw.call("Generate", request) for _ in range(count)]
     await world.until(lambda: world.admission.held.streams == count)
@@ -282,7 +190,7 @@ async def _streams(world: World, raw: Peer, count: int, tokens: int) -> list[int
 
 def test_streams_that_nobody_reads_cost_the_engine_no_more_than_their_answer_and_end(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
-        with peer(world.port, window_bytes=0) as raw:
+        with Http2(world.port, window_bytes=0) as raw:
             numbers = await _streams(world, raw, 8, 20)
             await world.until(lambda: not world.admission.held.requests)  # decoded, though nobody reads
             await world.is_well()
@@ -300,7 +208,7 @@ def test_streams_that_nobody_reads_cost_the_engine_no_more_than_their_answer_and
 
 def test_streams_that_nobody_reads_lock_nobody_out(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
-        with peer(world.port, window_bytes=0) as first, peer(world.port, window_bytes=0) as second:
+        with Http2(world.port, window_bytes=0) as first, Http2(world.port, window_bytes=0) as second:
             for raw in (first, second):
                 for _ in range(30):
                     raw.call("Generate", pb.GenerateRequest(prompt=PROMPT, max_new_tokens=5))
@@ -314,7 +222,7 @@ def test_streams_that_nobody_reads_lock_nobody_out(tiny_llm: Path) -> None:
 
 def test_a_slow_reader_gets_all(tiny_llm: Path) -> None:
     async def body(world: World) -> None:
-        with peer(world.port, window_bytes=0) as raw:
+        with Http2(world.port, window_bytes=0) as raw:
             [number] = await _streams(world, raw, 1, 12)
             reading = asyncio.ensure_future(asyncio.to_thread(raw.end_of, number))
             while not reading.done():

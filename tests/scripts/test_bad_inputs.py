@@ -192,6 +192,7 @@ WORDS = [
         ("", "20", "20/1", "20/1/1/1", "a/b/c", "nan/1/1", "-1/1/1", "1e9/1/1", "20/0/1", "20/1/inf", ESCAPES),
     ),
     ("loadtest", "--sweep", ("1,,2", "1;2", "0", "-1", "1.5", "99999", "nan", "1e1", " ", ESCAPES, LONG)),
+    ("loadtest", "--hostile", ("chrun", "churn,", "churn,churn", "all,churn", "Churn", " ", ESCAPES, LONG)),
     ("record", "--splits", ("tests", "")),
     ("record", "--score", ("f1", "token_f1", "a.b", "a:b:c", "os:system", ESCAPES)),
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
@@ -432,6 +433,12 @@ OTHERS = [
     Case("loadtest", ("--cloud", NOBODY, "--pace", "x.json"), "leave them out"),
     Case("loadtest", ("--cloud", NOBODY, "--calibrate"), "leave out --cloud"),
     Case("loadtest", ("--json", "x.png", "--picture", "x.png"), "a file of its own"),
+    *[
+        Case("loadtest", ("--hostile", "all", "--cloud", cloud), "must be of this machine's loopback")
+        for cloud in ("192.0.2.1:50051", "[2001:db8::1]:50051", "cloud.example:443", "127.0.0.1:1,192.0.2.1:1")
+    ],
+    Case("loadtest", ("--hostile", "all", "--cloud", NOBODY, "--tls-ca", "x.pem"), "leave out --tls-ca"),
+    *[Case("loadtest", ("--hostile", "all", *more), "one load") for more in (("--sweep", "1,2"), ("--calibrate",))],
     *[Case("deploy", ("--cloud", address)) for address in _ADDRESSES],
     *[
         Case("deploy", ("--cloud", NOBODY, "--prompt", *texts), "prompt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +23,12 @@ from runtime.errors import CloudBusyError, CloudRejectedError, CloudUnavailableE
 from runtime.synera.knobs import Knobs
 from runtime.wire import synera_pb2 as pb
 from scripts import loadtest
-from scripts._load import LoadError, _received, drive
+from scripts._attacks import ATTACKS
+from scripts._hostile import Newcomer, ask_as_newcomer, phases
+from scripts._load import LoadError, drive, received, served
 from scripts._load_answers import Chunk, MadeUpAnswer, ScriptedAnswer, ScriptedCheck, Source, scripts_of
 from scripts._load_desk import status_of, wait_seconds
+from scripts._load_machine import listener, resident_bytes
 from scripts._load_plan import ALWAYS, Plan, Target, at_rate, fitted
 from scripts._load_result import CheckSample, Measured, Quantiles, Samples, StreamSample, sum_up
 from scripts._load_worker import Job, work
@@ -39,6 +43,7 @@ from traces.workload.trace import Workload
 INFO = pb.ModelInfoResponse(
     model="fake", fingerprint="f0", tokenizer_hash="t0", context_tokens=256, max_draft_tokens=16, vocab=100, engine="none"
 )
+NOBODY = "127.0.0.1:1"
 BUSY = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, kind="CloudBusyError")
 
 
@@ -443,11 +448,79 @@ def test_what_the_load_generator_can_do_is_measured_without_a_model(capsys: pyte
     assert "load generator: 1 process(es), " in said
 
 
+def test_the_command_attacks_and_tells_what_that_does_to_honest_devices(
+    verifier: str, graphs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "found.json"
+    given = Arguments(cloud=verifier, graphs=graphs, seconds=0.3, devices=2, hostile="garbage", json=path)
+    loadtest.main(given)
+    said = capsys.readouterr().out
+    assert "garbage: Random bytes, random messages" in said
+    assert "x INVALID_ARGUMENT CloudRejectedError" in said
+    assert "honest devices under attack" in said
+    found = json.loads(path.read_text())["phases"]
+    assert [each["name"] for each in found] == ["quiet", "garbage", "quiet again"]
+    for each in found:
+        assert each["load"]["counts"]["checked"] > 0
+        assert each["load"]["counts"].get("wrong", 0) == 0
+        assert each["load"]["errors"] == {}
+        assert each["newcomer"]["problem"] == ""
+        assert each["memory"]["most"] >= each["memory"]["before"] > 0, "of this very process"
+        assert (each["attacked"] is None) == each["name"].startswith("quiet")
+    ended = found[1]["attacked"]["ended"]
+    assert sum(ended.values()) == found[1]["attacked"]["sent"] > 20
+    assert {name.partition(" ")[0] for name in ended} <= {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND"}
+
+
+def test_a_verifier_that_an_attack_left_ill_is_told_and_fails_the_command(
+    verifier: str, graphs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts._hostile._beside", lambda *_: (sum_up([Samples()], MEASURED), None))
+    monkeypatch.setattr("scripts._hostile.ask_as_newcomer", lambda *_: Newcomer(3.0, "health is not SERVING"))
+    with pytest.raises(SystemExit) as left:
+        loadtest.main(Arguments(cloud=verifier, graphs=graphs, seconds=0.3, devices=1, hostile="opens"))
+    assert left.value.code == 1
+    assert "opens: a newcomer afterwards: health is not SERVING" in capsys.readouterr().out
+
+
+def test_a_newcomer_s_verdict_is_held_against_the_graphs(verifier: str, graphs: Path) -> None:
+    info, answers = served(Target((verifier,))), scripts_of(graphs, ALWAYS, None).answers
+    assert ask_as_newcomer(verifier, info, answers).problem == ""
+    assert ask_as_newcomer(verifier, info, None).problem == ""
+    first = answers[0][0]
+    assert ask_as_newcomer(verifier, info, [[first._replace(accepted=first.accepted + 1)]]).problem == "a wrong verdict"
+
+
+def test_a_newcomer_who_finds_nobody_says_so(verifier: str) -> None:
+    assert ask_as_newcomer(NOBODY, served(Target((verifier,))), None).problem.startswith("UNAVAILABLE: ")
+
+
+def test_the_process_behind_a_port_and_its_memory_are_found(verifier: str) -> None:
+    assert listener(int(verifier.rpartition(":")[2])) == os.getpid()
+    assert listener(1) is None
+    assert (resident_bytes(os.getpid()) or 0) > 10**7
+    assert resident_bytes(None) is None
+
+
+def test_all_attacks_can_be_named() -> None:
+    assert Arguments(hostile="all").attacks == tuple(ATTACKS)
+    assert Arguments(hostile="long,churn").attacks == ("long", "churn")
+    assert Arguments().attacks == ()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:1", "[2001:db8::1]:1", "cloud.example:1", "127.0.0.1:1,192.0.2.1:1"])
+def test_only_verifiers_of_this_machine_are_attacked(address: str) -> None:
+    with pytest.raises(SettingError, match="must be of this machine's loopback"):
+        loadtest.main(Arguments(cloud=address, hostile="all"))
+    with pytest.raises(SettingError, match="must be of this machine's loopback"):
+        next(phases(Target(tuple(address.split(","))), short(), ["churn"], lambda *_: None))
+
+
 def test_a_process_that_ends_without_a_word_is_told() -> None:
     ours, theirs = Pipe()
     theirs.close()
     with pytest.raises(LoadError, match="ended by itself"):
-        _received(ours, time.monotonic() + 5)
+        received(ours, time.monotonic() + 5)
 
 
 @pytest.mark.parametrize(
@@ -468,6 +541,10 @@ def test_a_process_that_ends_without_a_word_is_told() -> None:
         {"cloud": "127.0.0.1:1", "calibrate": True},
         {"cloud": "127.0.0.1:1", "pace": Path("x.json")},
         {"calibrate": True, "model": Path("x")},
+        *({"hostile": value} for value in ("chrun", "churn,", ",", "churn,churn", "all,churn", "Churn", " ")),
+        {"hostile": "all", "sweep": "1,2"},
+        {"hostile": "all", "calibrate": True},
+        {"hostile": "all", "picture": Path("x.png")},
     ],
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""A peer that speaks HTTP/2 by hand, and so can do what no gRPC client does."""
+"""A peer that speaks HTTP/2 by hand, and so can do what no gRPC client does: keep its window shut, never reset, reset at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
-_ACK = 1
+from google.protobuf.message import Message
+
+from cloud.server import SERVICE
+
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
+_ACK = _END_STREAM = 1
 _END_HEADERS = 4
-_REFUSED_STREAM = 7
+_INITIAL_WINDOW = 4  # a setting
+_REFUSED_STREAM, _CANCEL = 7, 8
 _SECONDS = 20.0
 
 
@@ -27,13 +32,23 @@ class Frame:
 
 
 class Http2:
-    """One connection; every wait ends after 20 s."""
+    """One connection to a server of this machine; calls are numbered 1, 3, 5 and so on. Every wait ends after 20 s."""
 
-    def __init__(self, port: int, *, answers_pings: bool = True) -> None:
+    def __init__(
+        self, port: int, *, window_bytes: int = 65_535, address: str = "127.0.0.1", answers_pings: bool = True
+    ) -> None:
+        """Connect.
+
+        Args:
+            port: the server's.
+            window_bytes: how much of an answer may come before `read_on`.
+            address: whom the server sees; any of 127.0.0.0/8.
+            answers_pings: whether the server finds it alive.
+        """
         self._answers, self._read, self._stream = answers_pings, b"", 1
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS, source_address=(address, 0))
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        self._send(SETTINGS, 0, 0, b"")
+        self._send(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW, window_bytes))
 
     def __enter__(self) -> Self:
         return self
@@ -41,22 +56,43 @@ class Http2:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._socket.close()
 
-    def ask(self, method: str, message: bytes, claimed_bytes: int | None = None) -> int:
+    def call(
+        self, method: str, message: Message | bytes, *, timeout: str | None = None, claimed_bytes: int | None = None
+    ) -> int:
         """Begin a call, with a message or with the beginning of one that is said to have so many bytes; return its number."""
-        named = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": f"/synera.v1.Synera/{method}",
-            ":authority": "localhost",
-            "content-type": "application/grpc",
-            "te": "trailers",
-        }
+        named = {":method": "POST", ":scheme": "http", ":path": f"/{SERVICE}/{method}", ":authority": "localhost"}
+        named |= {"content-type": "application/grpc", "te": "trailers"} | ({"grpc-timeout": timeout} if timeout else {})
         block = b"".join(b"\0" + _text(key) + _text(value) for key, value in named.items())  # literal, not indexed
         self._send(HEADERS, _END_HEADERS, self._stream, block)
-        length = len(message) if claimed_bytes is None else claimed_bytes
-        self._send(DATA, claimed_bytes is None, self._stream, b"\0" + struct.pack(">I", length) + message)
+        data = message if isinstance(message, bytes) else message.SerializeToString()
+        length = len(data) if claimed_bytes is None else claimed_bytes
+        end = _END_STREAM if claimed_bytes is None else 0
+        self._send(DATA, end, self._stream, b"\0" + struct.pack(">I", length) + data)
         self._stream += 2
         return self._stream - 2
+
+    def reset(self, number: int) -> None:
+        """Cancel a call."""
+        self._send(RESET, 0, number, struct.pack(">I", _CANCEL))
+
+    def read_on(self, number: int, window_bytes: int = 1 << 20) -> None:
+        """Let so much more of a call's answer come."""
+        for of in (number, 0):
+            self._send(WINDOW, 0, of, struct.pack(">I", window_bytes))
+
+    def end_of(self, number: int) -> tuple[bytes, bytes]:
+        """Read until a call has ended; return the data and the last headers that came, as they came.
+
+        The server's headers are readable in the first such block of a connection only: later ones may refer to it.
+        """
+        data = b""
+        for each in self._frames():
+            if each.stream != number or each.kind not in (HEADERS, DATA, RESET):
+                continue
+            data += each.payload if each.kind == DATA else b""
+            if each.kind == RESET or each.flags & _END_STREAM:
+                return data, each.payload
+        raise AssertionError("the server ended the connection")
 
     def ping(self) -> None:
         self._send(PING, 0, 0, b"12345678")
@@ -129,5 +165,11 @@ class Http2:
             self._socket.sendall(head + payload)
 
 
+def has(headers: bytes, name: str, value: str) -> bool:
+    """Whether a block of headers holds a pair, spelled out."""
+    return _text(name) + _text(value) in headers
+
+
 def _text(text: str) -> bytes:
+    assert len(text) < 127
     return bytes([len(text)]) + text.encode()
