@@ -43,8 +43,8 @@ class Request:
     """Of arrivals, from 1; of a guest it is between two."""
     tag: int = field(default=0, init=False)
     """Of fair queueing, in tokens; a policy's own."""
-    level: int = field(default=0, init=False)
-    """Of queues with levels, from 0, the first that is served; a policy's own, as the tokens that it `used` there."""
+    level: float = field(default=0, init=False)
+    """Of queues with levels, the least is served first; a policy's own, as the tokens that it `used` there."""
     used: int = field(default=0, init=False)
 
 
@@ -63,6 +63,9 @@ class Slice(NamedTuple):
 
 class Policy(Protocol):
     """Orders requests; made for one scheduler."""
+
+    chunks: ClassVar[bool]
+    """Whether what is left of a budget is filled with the beginning of a prompt that does not fit into it."""
 
     def key(self, request: Request, now: float) -> tuple[float, ...]:
         """The smaller goes first; of equals who came first."""
@@ -84,9 +87,15 @@ class Policy(Protocol):
         """So many of its tokens go into a forward."""
         ...
 
+    def again(self, request: Request) -> None:
+        """A stream had a result, and stays for the next."""
+        ...
+
 
 class _Plain:
     """A policy that keeps no books."""
+
+    chunks: ClassVar[bool] = True
 
     def places(self, request: Request) -> None:
         """See :class:`Policy`."""
@@ -100,6 +109,9 @@ class _Plain:
     def ran(self, request: Request, tokens: int) -> None:
         """See :class:`Policy`."""
 
+    def again(self, request: Request) -> None:
+        """See :class:`Policy`."""
+
 
 class Fcfs(_Plain):
     """First come, first served: by arrival. A long prompt takes whole forwards before anybody behind it has a turn; a stream
@@ -109,6 +121,34 @@ class Fcfs(_Plain):
     def key(self, request: Request, now: float) -> tuple[float, ...]:
         """See :class:`Policy`."""
         return ()
+
+
+class FcfsWhole(_Plain):
+    """First come, first served, without chunks: each prompt is read in one forward, however long, and what does not fit behind others
+    ends the batch; a stream goes to the queue's end from token to token. What servers did before prompts were chunked.
+    """
+
+    chunks: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._last = 0  # place in the queue
+
+    def key(self, request: Request, now: float) -> tuple[float, ...]:
+        """See :class:`Policy`."""
+        return (request.level,)
+
+    def places(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        request.level = self._last + 0.5
+
+    def came(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        self.again(request)
+
+    def again(self, request: Request) -> None:
+        """See :class:`Policy`."""
+        self._last += 1
+        request.level = self._last
 
 
 class Edf(_Plain):
@@ -138,6 +178,7 @@ class VerificationAware:
       those present, so that nobody saves up; and which rises with each token that is run for it.
     """
 
+    chunks: ClassVar[bool] = True
     SHORT_TOKENS: ClassVar[int] = 32
     AGE_SECONDS: ClassVar[float] = 1.0
 
@@ -180,6 +221,9 @@ class VerificationAware:
         if self._ends[request.account] < tag:
             self._ends[request.account] = tag
 
+    def again(self, request: Request) -> None:
+        """See :class:`Policy`."""
+
 
 class Mlfq(_Plain):
     """Skip-join multi-level feedback queue (FastServe: Wu et al., 2023). Level i is for 32 * 2^i tokens. A request joins the level
@@ -200,11 +244,17 @@ class Mlfq(_Plain):
     def ran(self, request: Request, tokens: int) -> None:
         """See :class:`Policy`."""
         request.used += tokens
-        if request.used >= self._QUANTUM_TOKENS << request.level:
+        if request.used >= self._QUANTUM_TOKENS * 2**request.level:
             request.level, request.used = request.level + 1, 0
 
 
-POLICIES: dict[str, type[Policy]] = {"verification_aware": VerificationAware, "fcfs": Fcfs, "edf": Edf, "mlfq": Mlfq}
+POLICIES: dict[str, type[Policy]] = {
+    "verification_aware": VerificationAware,
+    "fcfs": Fcfs,
+    "edf": Edf,
+    "mlfq": Mlfq,
+    "fcfs_whole": FcfsWhole,
+}
 """By name."""
 
 
@@ -279,6 +329,7 @@ class Scheduler:
     def goes_on(self, request: Request, left: int) -> None:
         """Give a stream that had a result the tokens of its next one; it keeps its place."""
         request.left, request.tail, request.decoding = left, 1, True
+        self.policy.again(request)
 
     def plan(self, now: float, grant: Callable[[Request, int], bool] = _granted) -> list[Slice]:
         """Form the next forward's batch; what it runs counts as run.
@@ -302,7 +353,9 @@ class Scheduler:
         for request in sorted(there, key=lambda request: (keys[request.number], request.number)):
             tokens = request.left
             if tokens > budget:
-                tokens = min(budget, request.left - request.tail)
+                if slices and not self.policy.chunks:
+                    break
+                tokens = min(budget, request.left - request.tail) if self.policy.chunks else 0
                 if not slices and tokens <= 0:
                     tokens = request.left
             if tokens > 0 and grant(request, tokens):

@@ -58,8 +58,8 @@ class Arguments:
     """Listen without TLS on an address that other machines reach."""
     reflection: bool = False
     """Tell also other machines which methods there are; on a loopback address that is told anyway."""
-    policy: Literal["verification_aware", "fcfs", "edf", "mlfq"] = "verification_aware"
-    """Who goes first into a forward: checks before prompts, first come, earliest deadline, or short ones."""
+    policy: Literal["verification_aware", "fcfs", "edf", "mlfq", "fcfs_whole"] = "verification_aware"
+    """Who goes first into a forward: checks before prompts, first come, earliest deadline, short ones, or first come with prompts whole."""
     token_budget: int = TOKEN_BUDGET
     """Most tokens in a forward; fewer let checks wait less beside long prompts, more read prompts faster."""
     kv_tokens: int | None = None

@@ -105,7 +105,7 @@ def _under_load(name: str, model: Path, setting: Setting) -> Iterator[Figure]:
         one = drive(target, plan)
         all_together = drive(target, Plan(devices=_DEVICES, seconds=_SECONDS, graphs=GRAPHS))
         seconds = plan.warmup_seconds + _SECONDS
-        rate = all_together.checks_per_second / 2 / max(1.0, _checks_an_answer(all_together))
+        rate = max(1.0, all_together.checks_per_second / 2 / max(1.0, _checks_an_answer(all_together)))
         half = drive(target, Plan(arrivals=at_rate(poisson(rate, seconds), rate, seconds), seconds=_SECONDS, graphs=GRAPHS))
     gain = all_together.verified_tokens_per_second / one.verified_tokens_per_second
     said = f"{all_together.verified_tokens_per_second:.0f} and {one.verified_tokens_per_second:.0f} tokens/s; {_wrong(one, all_together, half)}"

@@ -127,7 +127,7 @@ def test_sigterm_ends_the_process_cleanly_and_a_taken_port_is_one_line(tiny_llm:
         assert cloud.process.returncode == 0
         assert cloud.hint.startswith("next: ")
         assert out == ""
-        assert [line.partition(" event=")[2].split(" ")[0] for line in err.splitlines()] == ["started", "stopped"]
+        assert [line.partition(" event=")[2].split(" ")[0] for line in err.splitlines()] == ["started", "draining", "stopped"]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def test_everything_is_run_once_within_the_budget_and_ends_with_its_tail(
         slices = scheduler.plan(now)
         assert slices
         tokens = sum(each.tokens for each in slices)
-        assert tokens <= budget or (len(slices) == 1 and slices[0].tokens == slices[0].request.tail)
+        unchunked = slices[0].request.left if policy == "fcfs_whole" else slices[0].request.tail
+        assert tokens <= budget or (len(slices) == 1 and slices[0].tokens == unchunked)
         assert len({each.request.number for each in slices}) == len(slices)
         for each in slices:
             assert each.tokens >= 1
@@ -136,6 +137,18 @@ def test_a_slice_knows_whether_it_is_the_last() -> None:
 def test_fcfs_reads_a_long_prompt_before_anybody_behind_it() -> None:
     scheduler = having("fcfs", 100, stream(250), check(5, draft=4))
     assert [run(scheduler) for _ in range(3)] == [[(1, 100)], [(1, 100)], [(1, 50), (2, 5)]]
+
+
+def test_before_chunks_a_long_prompt_was_read_alone_and_a_stream_went_to_the_end() -> None:
+    decoding, long = stream(3), stream(250)
+    scheduler = having("fcfs_whole", 100, decoding, check(5, draft=4), long, check(6, draft=4))
+    slices = scheduler.plan(0.0)
+    scheduler.ran(slices)
+    assert [(each.request.number, each.tokens) for each in slices] == [(1, 3), (2, 5)]
+    scheduler.goes_on(decoding, 1)
+    scheduler.remove(slices[1].request)
+    scheduler.add(check(7, draft=4))
+    assert [sorted(run(scheduler)) for _ in range(2)] == [[(3, 250)], [(1, 1), (4, 6), (5, 7)]]
 
 
 def test_verifications_go_before_decoding_and_that_before_prefill() -> None:

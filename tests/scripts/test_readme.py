@@ -55,7 +55,6 @@ SHORTER = {
     "synera inspect-run runs/live/mine": "",
     "synera deploy --cloud HOST:PORT": "--unpaced --no-emulate-link --max-new-tokens 3 --prompt fits",
     "synera loadtest --sweep 1,2,4,8,16,32": "--sweep 1,2 --seconds 0.5",
-    "synera bench cloud": "--repetitions 1",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
     "synera bench sampling": "--repetitions 1",
@@ -87,7 +86,14 @@ SHORTER = {
 """By command, what makes it short. Later words win over earlier ones."""
 ELSEWHERE = {
     *("make demo", "make test", "make check", "make wheel"),
-    *("synera check-link", "synera bench device", "synera bench record", "synera bench stall-free", "synera validate-replay"),
+    *(
+        "synera check-link",
+        "synera bench device",
+        "synera bench cloud",
+        "synera bench record",
+        "synera bench stall-free",
+        "synera validate-replay",
+    ),
     *("synera inspect-trace", "synera validate-load", "synera bounds", "synera bench agents --threads 2"),
 }
 """Run by others, as it takes long or not every machine allows it: here it is checked that the target or command is there."""
