@@ -6,6 +6,7 @@ What does not live here: what is made of it (_load_result.py).
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -49,13 +50,17 @@ def listener(port: int) -> int | None:
         folders = [each for each in _PROC.iterdir() if each.name.isdecimal()]
     except (OSError, IndexError):
         return None
-    for folder in folders:
-        try:
-            if any(os.readlink(each) in sockets for each in (folder / "fd").iterdir()):
-                return int(folder.name)
-        except OSError:
-            continue  # another user's, or over by now
-    return None
+    return next((int(each.name) for each in folders if not sockets.isdisjoint(_open_files(each))), None)
+
+
+def _open_files(folder: Path) -> set[str]:
+    """What a process has open; nothing of another user's, or of one that is over by now."""
+    found = set()
+    with suppress(OSError):
+        for each in (folder / "fd").iterdir():
+            with suppress(OSError):  # it was closed meanwhile
+                found.add(os.readlink(each))
+    return found
 
 
 def _machine() -> float | None:

@@ -28,7 +28,7 @@ from scripts._hostile import Newcomer, ask_as_newcomer, phases
 from scripts._load import LoadError, drive, received, served
 from scripts._load_answers import Chunk, MadeUpAnswer, ScriptedAnswer, ScriptedCheck, Source, scripts_of
 from scripts._load_desk import status_of, wait_seconds
-from scripts._load_machine import listener, resident_bytes
+from scripts._load_machine import _open_files, listener, resident_bytes
 from scripts._load_plan import ALWAYS, Plan, Target, at_rate, fitted
 from scripts._load_result import CheckSample, Measured, Quantiles, Samples, StreamSample, sum_up
 from scripts._load_worker import Job, work
@@ -500,6 +500,17 @@ def test_the_process_behind_a_port_and_its_memory_are_found(verifier: str) -> No
     assert listener(1) is None
     assert (resident_bytes(os.getpid()) or 0) > 10**7
     assert resident_bytes(None) is None
+
+
+def test_a_file_that_is_closed_meanwhile_hides_no_other(tmp_path: Path) -> None:
+    """A process closes files while it is looked at."""
+    folder = tmp_path / "fd"
+    folder.mkdir()
+    (folder / "3").touch()  # no link: as one that is gone
+    for name in ("4", "5"):
+        (folder / name).symlink_to(f"socket:[{name}]")
+    assert _open_files(tmp_path) == {"socket:[4]", "socket:[5]"}
+    assert _open_files(tmp_path / "over") == set()
 
 
 def test_all_attacks_can_be_named() -> None:
