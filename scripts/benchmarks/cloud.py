@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from cloud.admission import Limits
 from cloud.config import ServerConfig
 from cloud.engine.embedded.forward import TorchForward, Work
 from cloud.engine.embedded.kv_pool import blocks_for
@@ -150,7 +151,7 @@ def _beside_transformers(name: str, model: Path, setting: Setting) -> Figure:
         def peer() -> None:
             said = theirs(drafts, past_key_values=cache).logits.argmax(-1)
             said.tolist()
-            cache.crop(_CONTEXT)
+            cache.crop(-(_DRAFT + 1))
 
         found = compare(lambda: forward.run(checks), peer, setting.repetitions)
     label = f"forward of {_DEVICES} checks of {_DRAFT + 1} tokens after {_CONTEXT}, {name}"
@@ -184,7 +185,8 @@ def _sessions(setting: Setting) -> Figure:
     """Many more open sessions than the KV pool holds; each has two checks, with all the others in between."""
     model, draft = setting.pair / "llm", [7] * _DRAFT
     prompts = [[3 + (i * 13 + j * j) % 500 for j in range(40)] for i in range(_SESSIONS)]
-    config = ServerConfig(model, threads=setting.threads, kv_tokens=_ROOM * 48, max_sessions=_SESSIONS)
+    limits = Limits(account_sessions=_SESSIONS)
+    config = ServerConfig(model, threads=setting.threads, kv_tokens=max(_ROOM * 48, 512), max_sessions=_SESSIONS, limits=limits)
     with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
         ids = [client.open(tokenizer_hash(model)).session_id for _ in prompts]
         first = [
@@ -220,7 +222,9 @@ def _random_llama(folder: Path, like: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig.from_pretrained(like, **_RANDOM_LLAMA))
+    model = LlamaForCausalLM(
+        LlamaConfig.from_pretrained(like, exit_layers=[_RANDOM_LLAMA["num_hidden_layers"]], **_RANDOM_LLAMA)
+    )
     millions = sum(each.numel() for each in model.parameters()) / 1e6
     folder = folder.with_name(f"random Llama of {millions:.0f} M")
     model.save_pretrained(folder)
