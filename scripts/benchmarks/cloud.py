@@ -185,7 +185,7 @@ def _sessions(setting: Setting) -> Figure:
     """Many more open sessions than the KV pool holds; each has two checks, with all the others in between."""
     model, draft = setting.pair / "llm", [7] * _DRAFT
     prompts = [[3 + (i * 13 + j * j) % 500 for j in range(40)] for i in range(_SESSIONS)]
-    limits = Limits(account_sessions=_SESSIONS)
+    limits = Limits(account_sessions=_SESSIONS, unused_seconds=600.0)
     config = ServerConfig(model, threads=setting.threads, kv_tokens=max(_ROOM * 48, 512), max_sessions=_SESSIONS, limits=limits)
     with running_server(config) as port, CloudClient(f"127.0.0.1:{port}") as client:
         ids = [client.open(tokenizer_hash(model)).session_id for _ in prompts]
