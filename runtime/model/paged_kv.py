@@ -61,11 +61,6 @@ class PagedStore:
         self.compiled = dtype == torch.float32 and self.device.type == "cpu"
         """Whether few rows are attended in place; elsewhere keys and values are gathered first."""
 
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of a block, of all layers."""
-        return sum(layer[0].numel() * layer.element_size() for layer in self.layers)
-
 
 class PagedKV:
     """The cache of one forward over a ragged batch; see :class:`runtime.model.kv.KVCache`. Rows are by part, in order."""

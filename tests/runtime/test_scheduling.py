@@ -234,17 +234,20 @@ def test_earliest_deadline_first() -> None:
     assert [run(scheduler, 0.2)[0][0] for _ in range(4)] == [3, 2, 1, 4]
 
 
-def test_short_requests_skip_the_queues_of_long_ones_and_who_takes_long_sinks() -> None:
+def test_short_requests_skip_the_queues_of_long_ones() -> None:
     scheduler = having("mlfq", 64, stream(500), check(5, draft=4))
     assert run(scheduler) == [(2, 5), (1, 59)]
-    first = next(iter(scheduler))
-    level = first.level
+
+
+def test_who_has_used_up_its_level_sinks() -> None:
     decoding = stream(30)
-    scheduler.add(decoding)
-    assert run(scheduler)[0] == (3, 30)
-    while first.left > 10:
-        run(scheduler)
-    assert first.level >= level
+    scheduler = having("mlfq", 64, decoding)
+    levels = []
+    for _ in range(4):
+        scheduler.ran(scheduler.plan(0.0))
+        levels.append(decoding.level)
+        scheduler.goes_on(decoding, 1)
+    assert levels == [0, 0, 1, 1]  # the first level is for 32 tokens
 
 
 def test_levels_are_by_powers_of_two() -> None:

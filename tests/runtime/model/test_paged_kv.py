@@ -67,7 +67,3 @@ def test_every_type_and_device_gives_the_same(placement: Placement) -> None:
     got = PagedKV(store, parts).attend(0, q.to(placement.torch_device), kv.to(placement.torch_device), None)
     assert (got.dtype, got.device.type) == (placement.torch_dtype, placement.torch_device.type)
     torch.testing.assert_close(got.float().cpu(), want, atol=2e-2 if placement.dtype != "float32" else 1e-5, rtol=2e-2)
-
-
-def test_a_blocks_bytes_are_those_of_all_layers() -> None:
-    assert PagedStore(SHAPE, 3).block_bytes == 2 * 2 * 2 * BLOCK_TOKENS * 8 * 4
