@@ -40,6 +40,9 @@ class ServerConfig:
     """0 takes a free one."""
     engine: str = registry.DEFAULT
     """What runs the LLM; a name in the registry."""
+    engine_process: bool = False
+    """Whether it runs in a process of its own, where its forwards do not share Python's lock with the calls of the devices: faster for
+    many, at the price of one more process and its memory."""
     device: str = "cpu"
     """Where it runs: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda where there is one."""
     dtype: str = "float32"
@@ -131,6 +134,7 @@ class ServerConfig:
             "tokens": (Path, optional),
             "allow_plaintext": (bool,),
             "reflection": (bool,),
+            "engine_process": (bool,),
             "connections": (Connections,),
             "pace": (Pace, optional),
             "limits": (Limits,),

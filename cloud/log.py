@@ -23,6 +23,7 @@ _LONGEST_VALUE = 10_000
 """Characters; of a longer one (a trace, perhaps of a peer's making) the beginning and the end are kept."""
 _PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
 _NOTHING: Mapping[str, object] = MappingProxyType({})
+_configured: tuple[str, Literal["logfmt", "json"]] | None = None
 _bound: ContextVar[Mapping[str, object]] = ContextVar("bound", default=_NOTHING)
 
 
@@ -126,9 +127,16 @@ def configure(level: str, form: Literal["logfmt", "json"] = "logfmt") -> None:
         level: the least severe that is written, debug, info, warning or error.
         form: what a line looks like, a name in `FORMATTERS`.
     """
+    global _configured
     handler = LimitedHandler()
     handler.setFormatter(FORMATTERS[form]())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _configured = level, form
+
+
+def configured() -> tuple[str, Literal["logfmt", "json"]] | None:
+    """Return what `configure` was last called with, for processes that are to log alike; None where it was not."""
+    return _configured
 
 
 def _values(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, object]:

@@ -6,6 +6,7 @@ What does not live here: the life of the server itself (server.py) and the comma
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -57,7 +58,9 @@ def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> 
             asyncio.get_running_loop().add_signal_handler(each, ask, each)
         raise_open_files()
         server = CloudServer(config)
-        announce(await server.start(), server.info)
+        port = await server.start()
+        settle()
+        announce(port, server.info)
         dead = await _either(asked, server)
         if not dead:
             await server.drain()
@@ -65,6 +68,15 @@ def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> 
         return Ending.ENGINE_DIED if dead else Ending.ASKED
 
     return asyncio.run(live())
+
+
+def settle() -> None:
+    """Take what is there now, which stays for the life of the process, out of what garbage is looked for in.
+
+    With torch and gRPC loaded each full look would hold up all calls for a tenth of a second, several times a minute.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _either(asked: asyncio.Event, server: CloudServer) -> bool:

@@ -66,6 +66,12 @@ class Policy(Protocol):
 
     chunks: ClassVar[bool]
     """Whether what is left of a budget is filled with the beginning of a prompt that does not fit into it."""
+    BULK_TOKENS: ClassVar[int]
+    """Most tokens of bulk in a forward that also runs others."""
+
+    def bulk(self, request: Request) -> bool:
+        """Whether it is work that others, which are not, should wait little for."""
+        ...
 
     def key(self, request: Request, now: float) -> tuple[float, ...]:
         """The smaller goes first; of equals who came first."""
@@ -96,6 +102,11 @@ class _Plain:
     """A policy that keeps no books."""
 
     chunks: ClassVar[bool] = True
+    BULK_TOKENS: ClassVar[int] = 0
+
+    def bulk(self, request: Request) -> bool:
+        """See :class:`Policy`."""
+        return False
 
     def places(self, request: Request) -> None:
         """See :class:`Policy`."""
@@ -172,6 +183,8 @@ class VerificationAware:
     * A request's class is 0 where it is a check with at most 32 tokens left, which a device may stall on; 1 where it is a stream that
       decodes; 2 otherwise, be it a prompt or a check that has much history to catch up with: both are prefill, and fill what the
       others leave of the budget, chunk by chunk.
+    * Beside a check of class 0 a forward reads at most 128 tokens of class 2, however much is left of its budget: the check's device
+      waits for all that is in its forward, and the next check for the forward before it.
     * Ageing: for each second without a turn it rises by a class.
     * Within a class accounts share tokens fairly, so that work is charged to who causes it, by start-time fair queueing (Goyal et al.,
       1996): a request is served at its tag, which begins where its account's request before it ends, but not before the least tag of
@@ -180,19 +193,20 @@ class VerificationAware:
 
     chunks: ClassVar[bool] = True
     SHORT_TOKENS: ClassVar[int] = 32
+    BULK_TOKENS: ClassVar[int] = 128
     AGE_SECONDS: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
         self._present: dict[float, Request] = {}
         self._ends: dict[str, int] = {}  # by account, the tag at which all its requests will have been run
 
+    def bulk(self, request: Request) -> bool:
+        """See :class:`Policy`."""
+        return not (request.left <= self.SHORT_TOKENS if request.check else request.decoding)
+
     def key(self, request: Request, now: float) -> tuple[float, ...]:
         """See :class:`Policy`."""
-        rank = 2
-        if request.check and request.left <= self.SHORT_TOKENS:
-            rank = 0
-        elif request.decoding:
-            rank = 1
+        rank = 2 if self.bulk(request) else 0 if request.check else 1
         aged = int((now - request.served) / self.AGE_SECONDS)
         return max(rank - aged, 0), request.tag
 
@@ -346,24 +360,33 @@ class Scheduler:
 
     def _chosen(self, now: float, grant: Callable[[Request, int], bool], guest: Request | None = None) -> list[Slice]:
         there = [*self._requests.values()] if guest is None else [*self._requests.values(), guest]
-        budget, slices = self.token_budget, list[Slice]()
-        if sum([request.left for request in there]) <= budget:  # all go, whatever the order
+        policy, budget, slices = self.policy, self.token_budget, list[Slice]()
+        bulk = self._most_bulk(there)
+        if sum([request.left for request in there]) <= min(budget, bulk):  # all go, whatever the order
             return [Slice(request, request.left) for request in there if grant(request, request.left)]
-        keys = {request.number: self.policy.key(request, now) for request in there}
+        keys = {request.number: policy.key(request, now) for request in there}
         for request in sorted(there, key=lambda request: (keys[request.number], request.number)):
-            tokens = request.left
-            if tokens > budget:
-                if slices and not self.policy.chunks:
+            tokens, is_bulk = request.left, policy.bulk(request)
+            room = min(budget, bulk) if is_bulk else budget
+            if tokens > room:
+                if slices and not policy.chunks:
                     break
-                tokens = min(budget, request.left - request.tail) if self.policy.chunks else 0
+                tokens = min(room, request.left - request.tail) if policy.chunks else 0
                 if not slices and tokens <= 0:
                     tokens = request.left
             if tokens > 0 and grant(request, tokens):
                 slices.append(Slice(request, tokens))
                 budget -= tokens
+                bulk -= tokens if is_bulk else 0
                 if budget <= 0:
                     break
         return slices
+
+    def _most_bulk(self, there: Collection[Request]) -> int:
+        """Tokens of bulk in the next forward: all that there is room for, unless a check would wait for them."""
+        policy = self.policy
+        beside = any([request.check and not policy.bulk(request) for request in there]) and any(map(policy.bulk, there))
+        return policy.BULK_TOKENS if beside else self.token_budget
 
     def ran(self, slices: Collection[Slice]) -> None:
         """Take note that the forward over a plan's slices is over."""

@@ -6,12 +6,14 @@ What does not live here: what is made of it (_load_result.py).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 _PROC = Path("/proc")
+_Number = TypeVar("_Number", int, float)
 _LISTENS = "0A"  # a state, as the kernel writes it
 
 
@@ -24,8 +26,8 @@ class CpuTimes:
 
     @classmethod
     def now(cls, pid: int | None) -> Self:
-        """Read them, of the machine and of a process."""
-        return cls(_machine(), None if pid is None else _process(pid))
+        """Read them, of the machine and of a process with all that it started."""
+        return cls(_machine(), None if pid is None else _sum(_process(each) for each in family(pid)))
 
     def since(self, before: CpuTimes, seconds: float) -> tuple[float | None, float | None]:
         """Cores that machine and process kept busy, from `before` to this, `seconds` later."""
@@ -34,12 +36,32 @@ class CpuTimes:
         return machine, process
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it started, and those in turn, as far as they live."""
+    found = [pid]
+    for each in found:
+        with suppress(OSError):
+            tasks = [*(_PROC / str(each) / "task").iterdir()]
+            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return found
+
+
 def resident_bytes(pid: int | None) -> int | None:
-    """Memory of a process; None where nothing tells it."""
+    """Memory of a process with all that it started, what they share counted for each; None where nothing tells it."""
+    return None if pid is None else _sum(_resident_bytes(each) for each in family(pid))
+
+
+def _resident_bytes(pid: int) -> int | None:
     try:
         return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _sum(values: Iterable[_Number | None]) -> _Number | None:
+    """Of all that is known; None where nothing is."""
+    known = [each for each in values if each is not None]
+    return sum(known[1:], known[0]) if known else None
 
 
 def listener(port: int) -> int | None:

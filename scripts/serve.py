@@ -38,6 +38,8 @@ class Arguments:
     """Port to listen on; 0 takes a free one."""
     engine: str = registry.DEFAULT
     """What runs the LLM; torch is the embedded engine."""
+    engine_process: bool = True
+    """Run it in a process of its own; without that a busy verifier answers fewer devices, but needs less memory."""
     device: str = "auto"
     """Where it runs: cpu, cuda, cuda:1; auto takes cuda where there is one."""
     dtype: Dtype = "float32"
@@ -132,6 +134,7 @@ def _config(arguments: Arguments) -> ServerConfig:
         host=arguments.host,
         port=arguments.port,
         engine=arguments.engine,
+        engine_process=arguments.engine_process,
         device=arguments.device,
         dtype=arguments.dtype,
         threads=arguments.threads,

@@ -23,11 +23,21 @@ DEFAULT = "torch"
 
 
 def load_engine(config: ServerConfig) -> Engine:
-    """Load the engine that the config names.
+    """Load the engine that the config names, in this process or in one of its own.
 
     Raises:
         CheckpointError: no usable model in `config.model`.
         ValueError: the engine cannot run as configured.
+        CloudUnavailableError: the engine's process ended by itself.
     """
+    if config.engine_process:
+        from cloud.engine.process.remote import EngineProcess
+
+        return EngineProcess(config)
+    return load_here(config)
+
+
+def load_here(config: ServerConfig) -> Engine:
+    """Load the engine that the config names, in this process; see :func:`load_engine`."""
     engine: Engine = import_module(LOADERS[config.engine]).load(config)
     return engine
