@@ -109,7 +109,7 @@ class _Answering:
         try:
             await self._open(self._at)
             while (chunk := self._answer.chunk()) is not None:
-                meant = self._at + chunk.think_seconds
+                meant = self._at + chunk.think_seconds + desk.plan.pause_seconds
                 if meant >= desk.ends:
                     raise _CutError
                 await until(meant)

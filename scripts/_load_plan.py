@@ -82,6 +82,8 @@ class Plan:
     """What devices draft and offload; by default every chunk, of at most four tokens."""
     profile: Path | None = None
     """JSON device profile: how long a device drafts before each check; None drafts in no time."""
+    pause_seconds: float = 0.0
+    """0..600: how long a device does something else before each check, beside what its profile says."""
     processes: int = 1
     """That the load comes from, 1..64."""
     connections: int | None = None
@@ -93,6 +95,7 @@ class Plan:
         whole("processes", self.processes, 1, MOST_PROCESSES)
         within("prefill_share", self.prefill_share, 0.0, 1.0)
         within("seconds", self.seconds, 0.1, LONGEST_SECONDS)
+        within("pause_seconds", self.pause_seconds, 0.0, 600.0)
         within("warmup_seconds", self.warmup_seconds, 0.0, 600.0)
         whole("seed", self.seed, 0, 2**32 - 1)
         if self.connections is not None:

@@ -79,6 +79,8 @@ class Arguments:
     """Offload a chunk whose least confident token is below it; by default every chunk."""
     think: Path | None = None
     """JSON device profile: how long a device drafts before a check; by default no time."""
+    pause: float = 0.0
+    """Seconds that a device does something else before each check, beside that."""
     processes: int = 1
     """Processes that the load comes from."""
     connections: int | None = None
@@ -302,6 +304,7 @@ def _plan(arguments: Arguments, load: float, context_tokens: int) -> Plan:
         graphs=arguments.graphs,
         knobs=Knobs(confidence_threshold=arguments.confidence, draft_length=arguments.draft_length, offload_budget=1.0),
         profile=arguments.think,
+        pause_seconds=arguments.pause,
         processes=arguments.processes,
         connections=arguments.connections,
     )
@@ -335,7 +338,7 @@ def _next(arguments: Arguments) -> str:
         return next_step("bench") + " cloud"
     given = {
         name: getattr(arguments, name)
-        for name in ("cloud", "model", "threads", "pace", "workload", "rate", "streams", "think", "graphs")
+        for name in ("cloud", "model", "threads", "pace", "workload", "rate", "streams", "think", "pause", "graphs")
     }
     loads: Sequence[str] = ("1", "2", "4", "8") if arguments.open_loop else ("1", "2", "4", "8", "16", "32")
     return next_step("loadtest", **given, sweep=",".join(loads))

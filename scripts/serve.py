@@ -72,6 +72,8 @@ class Arguments:
     read its own; with all, clients may guess from an answer's time what others asked."""
     max_sessions: int = 1024
     """Most sessions at a time; where all are in use, a newcomer gets the idlest of who holds most."""
+    lease_seconds: float = 300.0
+    """How long a session that nothing is asked of is kept."""
     max_requests: int = 1024
     """Most checks and streams at a time, waiting or running; more are told when to come back."""
     max_tokens: int | None = None
@@ -139,6 +141,7 @@ def _config(arguments: Arguments) -> ServerConfig:
         dtype=arguments.dtype,
         threads=arguments.threads,
         max_sessions=arguments.max_sessions,
+        lease_seconds=arguments.lease_seconds,
         policy=arguments.policy,
         token_budget=arguments.token_budget,
         kv_tokens=arguments.kv_tokens,

@@ -61,7 +61,8 @@ class EngineProcess:
             # The same modules as this process has, wherever it was started, and not what the current folder may hold.
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
             command = [sys.executable, "-P", "-m", "cloud.engine.process.worker", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+            nothing = subprocess.DEVNULL
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=nothing, stdout=nothing, env=environment)
         try:
             self._info = self._loaded(config)
         except BaseException:
