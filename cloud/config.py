@@ -117,7 +117,8 @@ class ServerConfig:
             raise SettingError("TLS needs both a certificate and its key")
         if self.tls_ca is not None and self.tls_certificate is None:
             raise SettingError("tls_ca asks clients for certificates, which needs TLS: give a certificate and its key as well")
-        _ = self.placement  # raises for what this machine has not
+        if not self.engine_process:  # which finds out by itself; this one then need not load torch
+            _ = self.placement  # raises for what this machine has not
 
     def _check_types(self) -> None:
         """Refuse what only fails later, or, as a word for a switch, does the opposite of what it says."""

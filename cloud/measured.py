@@ -49,6 +49,11 @@ class MeasuredEngine:
         return self._engine.info
 
     @property
+    def pid(self) -> int:
+        """See :class:`cloud.engine.base.Engine`."""
+        return self._engine.pid
+
+    @property
     def usage(self) -> EngineUsage:
         """See :class:`cloud.engine.base.Engine`."""
         return self._engine.usage

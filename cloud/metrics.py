@@ -8,6 +8,7 @@ not told by account: an account may be a connection. What each cost is logged at
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -65,6 +66,8 @@ class Metrics:
         self.registry.register(self._acceptance)
         self.registry.register(_Usage(engine))
         ProcessCollector(registry=self.registry)
+        if engine.pid != os.getpid():
+            ProcessCollector(namespace="synera_engine", pid=lambda: engine.pid, registry=self.registry)
         engine.watch(self.iterated)
 
     def _calls(self) -> None:

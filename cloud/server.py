@@ -146,7 +146,12 @@ class CloudServer:
         if self._exporter is not None:
             self._exporter.start()
             metrics = endpoint(c.metrics_host, self._exporter.port)
-        served = {"address": c.address(port), "model": self.info.model, "engine": self.info.engine, "placement": c.placement}
+        served = {
+            "address": c.address(port),
+            "model": self.info.model,
+            "engine": self.info.engine,
+            "placement": self.info.placement,
+        }
         known = {
             "tls": self._credentials is not None,
             "client_certificates": c.tls_ca is not None,

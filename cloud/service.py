@@ -63,8 +63,10 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         """What is served."""
         v = self._verification
+        known = asdict(v.info)
+        del known["placement"]  # which is no device's business
         return pb.ModelInfoResponse(
-            **asdict(v.info), tokenizer_hash=v.tokenizer_hash, max_draft_tokens=v.max_draft_tokens, paced=self._paced
+            **known, tokenizer_hash=v.tokenizer_hash, max_draft_tokens=v.max_draft_tokens, paced=self._paced
         )
 
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]

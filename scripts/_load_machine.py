@@ -51,6 +51,14 @@ def resident_bytes(pid: int | None) -> int | None:
     return None if pid is None else _sum(_resident_bytes(each) for each in family(pid))
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 where nothing tells it."""
+    try:
+        return len(os.listdir(_PROC / str(pid) / "task"))
+    except OSError:
+        return 0
+
+
 def _resident_bytes(pid: int) -> int | None:
     try:
         return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

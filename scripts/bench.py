@@ -41,7 +41,18 @@ class Arguments:
 
     area: tyro.conf.Positional[
         Literal[
-            "device", "cloud", "env", "precision", "exits", "stall-free", "sampling", "faults", "record", "growth", "agents"
+            "device",
+            "cloud",
+            "cloud-soak",
+            "env",
+            "precision",
+            "exits",
+            "stall-free",
+            "sampling",
+            "faults",
+            "record",
+            "growth",
+            "agents",
         ]
     ]
     """What to measure."""
@@ -51,7 +62,7 @@ class Arguments:
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
     """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one;
-    for `growth`, thousands of training steps; for `agents`, eights of answers in each scenario."""
+    for `growth`, thousands of training steps; for `cloud-soak`, thousands of checks; for `agents`, eights of answers in each scenario."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side; for
     `agents`, trainings."""

@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cloud.engine import registry
 from runtime.scheduling import TOKEN_BUDGET
-from scripts._cli import Dtype, launch, next_step, say
+from scripts._cli import Dtype, launch, say
 from traces import bundled
 
 if TYPE_CHECKING:  # torch and grpc load only after the arguments are understood
@@ -117,9 +118,11 @@ def main(arguments: Arguments) -> None:
 
     def announce(port: int, info: EngineInfo) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
-        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {config.placement}{paced}"
+        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {info.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
-        say("next", f"{next_step('deploy', cloud=config.address(port))}   # in another terminal; Ctrl-C stops this server")
+        # `next_step` would load all that a device needs into this process, for as long as it serves.
+        deploy = shlex.join(["synera", "deploy", "--cloud", config.address(port)])
+        say("next", f"{deploy}   # in another terminal; Ctrl-C stops this server")
         sys.stdout.flush()
 
     if code := serve(config, announce):

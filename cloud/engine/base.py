@@ -27,6 +27,8 @@ class EngineInfo:
     vocab: int
     context_tokens: int
     eos_ids: tuple[int, ...]
+    placement: str = "float32 on cpu"
+    """Where it runs, and in which arithmetic type; for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,11 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """What is served; known before `start`, to any thread."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """The process that it runs in: the server's, or one of its own."""
         ...
 
     @property

@@ -127,8 +127,8 @@ class Cloud:
         self._process.send_signal(number)
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Have it end by a signal, and wait for that."""
-        if self._process is not None:
+        """Have it end by a signal, and wait for that; nothing happens where it has."""
+        if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
             self._process.communicate()
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cloud.admission import Limits
@@ -30,7 +31,7 @@ from scripts._load import drive
 from scripts._load_plan import GRAPHS, SHORT_PROMPTS, Plan, Target, at_rate, fitted
 from scripts._load_result import LoadResult
 from scripts._verifier import verifier_process
-from scripts.benchmarks.harness import Figure, Setting, compare
+from scripts.benchmarks.harness import Comparison, Figure, Setting, compare
 from traces.workload.generators import Lengths, poisson
 
 _DRAFT = 4  # tokens in a chunk
@@ -39,7 +40,9 @@ _CONTEXT = 100  # tokens before a draft, where a forward is timed beside that of
 _SECONDS = 6.0  # of each load
 _MIXED_DEVICES, _MIXED_STREAMS, _MIXED_BUDGET = 16, 8, 128
 _SESSIONS, _ROOM = 1000, 100  # open at a time, and how many the KV pool holds
-_MADE_UP_CHECKS = SHORT_PROMPTS[2] * math.exp(SHORT_PROMPTS[3] ** 2 / 2)  # of an answer whose drafts are made up, thus seldom right
+_MADE_UP_CHECKS = SHORT_PROMPTS[2] * math.exp(
+    SHORT_PROMPTS[3] ** 2 / 2
+)  # of an answer whose drafts are made up, thus seldom right
 _RANDOM_LLAMA = {
     "hidden_size": 640,
     "intermediate_size": 1728,
@@ -63,7 +66,7 @@ def measure(setting: Setting) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         large = _random_llama(Path(folder) / "llama", setting.pair / "llm")
         for name, model in (("LLM", setting.pair / "llm"), (large.name, large)):
-            figures += [*_under_load(name, model, setting), _beside_transformers(name, model, setting)]
+            figures += [*_under_load(name, model, setting), *_beside_transformers(name, model, setting)]
     return [*figures, *_policies(setting), _sessions(setting)]
 
 
@@ -136,29 +139,54 @@ def _wrong(*found: LoadResult) -> str:
     return f"{sum(each.wrong for each in found)} wrong of {sum(each.counts['checked'] for each in found)} verdicts"
 
 
-def _beside_transformers(name: str, model: Path, setting: Setting) -> Figure:
-    """The forward of all devices' checks at one time; all after equally long histories, which suits a padded batch best."""
+def _beside_transformers(name: str, model: Path, setting: Setting) -> Iterator[Figure]:
+    """The forward of all devices' checks at one time: of one length after equal histories, which suits a padded batch best, and of
+    many lengths after many, as they come.
+    """
+    rng = np.random.default_rng(0)
+    equal = np.full(_DEVICES, _CONTEXT), np.full(_DEVICES, _DRAFT + 1)
+    ragged = rng.integers(_CONTEXT // 2, 2 * _CONTEXT, _DEVICES), rng.integers(2, 2 * _DRAFT + 2, _DEVICES)
+    for what, histories, tokens in (
+        (f"{_DRAFT + 1} tokens after {_CONTEXT}", *equal),
+        ("2 to 9 tokens after 50 to 200", *ragged),
+    ):
+        found = _forwards(model, histories.tolist(), tokens.tolist(), setting)
+        label = f"forward of {_DEVICES} checks of {what}, {name}"
+        yield Figure(label, found.speedup, "x as fast", 1.5, "higher", found.describe("transformers, padded batch"))
+
+
+def _forwards(model: Path, histories: Sequence[int], tokens: Sequence[int], setting: Setting) -> Comparison:
+    """Time checks of so many tokens after so long histories, beside the same by transformers: histories padded on their left, checks on
+    their right, and the mask and the places told.
+    """
     from transformers import AutoModelForCausalLM, DynamicCache
 
     theirs = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    room = blocks_for(_CONTEXT + _DRAFT + 1)
-    forward = TorchForward(load_decoder(model), _DEVICES * room)
-    prompts = [[3 + (i * 7 + j) % 500 for j in range(_CONTEXT)] for i in range(_DEVICES)]
-    tables = [range(i * room, (i + 1) * room) for i in range(_DEVICES)]
+    longest, most = max(histories), max(tokens)
+    room = blocks_for(longest + most)
+    forward = TorchForward(load_decoder(model), len(tokens) * room)
+    prompts = [[3 + (i * 7 + j) % 500 for j in range(length)] for i, length in enumerate(histories)]
+    tables = [range(i * room, (i + 1) * room) for i in range(len(tokens))]
     forward.run([Work(table, 0, prompt, 0) for table, prompt in zip(tables, prompts, strict=True)])
-    checks = [Work(table, _CONTEXT, [5] * (_DRAFT + 1), _DRAFT + 1) for table in tables]
-    cache, drafts = DynamicCache(), torch.full((_DEVICES, _DRAFT + 1), 5)
+    checks = [Work(table, at, [5] * new, new) for table, at, new in zip(tables, histories, tokens, strict=True)]
+
+    held = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    padded = torch.tensor([[3] * (longest - len(prompt)) + prompt for prompt in prompts])
+    new = torch.tensor([[1] * each + [0] * (most - each) for each in tokens])
+    places = torch.tensor(histories)[:, None] + torch.arange(most)
+    cache, drafts, mask = DynamicCache(), torch.full((len(tokens), most), 5), torch.cat([held, new], 1)
     with torch.inference_mode():
-        theirs(torch.tensor(prompts), past_key_values=cache)
+        theirs(padded, attention_mask=held, position_ids=(held.cumsum(1) - 1).clamp(min=0), past_key_values=cache)
 
-        def peer() -> None:
-            said = theirs(drafts, past_key_values=cache).logits.argmax(-1)
-            said.tolist()
-            cache.crop(-(_DRAFT + 1))
+        def peer() -> list[list[int]]:
+            said = theirs(drafts, attention_mask=mask, position_ids=places, past_key_values=cache).logits.argmax(-1)
+            cache.crop(-most)
+            chosen: list[list[int]] = said.tolist()
+            return chosen
 
-        found = compare(lambda: forward.run(checks), peer, setting.repetitions)
-    label = f"forward of {_DEVICES} checks of {_DRAFT + 1} tokens after {_CONTEXT}, {name}"
-    return Figure(label, found.speedup, "x as fast", 1.5, "higher", found.describe("transformers, padded batch"))
+        ours = [rows.choices for rows in forward.run(checks)]
+        assert ours == [row[:each] for row, each in zip(peer(), tokens, strict=True)], "they are not the same work"
+        return compare(lambda: forward.run(checks), peer, setting.repetitions)
 
 
 def _policies(setting: Setting) -> Iterator[Figure]:

@@ -200,7 +200,7 @@ class _Soak:
         found, answer, limits = self._found, session.answer, self._connection.limits
         ended = answer[-1] in limits.eos_ids or len(answer) == limits.room(len(prompt))
         found.complete += ended and tuple(t for r in session.records for t in r.committed) == answer
-        own, checked = (_choices(model, prompt, answer) for model in (self._connection.device.slm, self._llm))
+        own, checked = (choices(model, prompt, answer) for model in (self._connection.device.slm, self._llm))
         place = 0
         for record in session.records:
             says = checked if record.verdict is not None else own
@@ -216,7 +216,7 @@ class _Soak:
         return not lost
 
 
-def _choices(model: Decoder, prompt: tuple[int, ...], answer: tuple[int, ...]) -> list[int]:
+def choices(model: Decoder, prompt: tuple[int, ...], answer: tuple[int, ...]) -> list[int]:
     """What a model puts at each place of an answer, after the prompt and the answer before that place."""
     ids = torch.tensor([*prompt, *answer[:-1]])
     hidden = model.run(model.embed(ids), torch.arange(len(ids)), model.new_cache())

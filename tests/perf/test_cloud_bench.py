@@ -55,7 +55,7 @@ def test_the_area_measures_every_bar(small: list[str], tiny_llm: Path, tmp_path:
     pair.mkdir()
     (pair / "llm").symlink_to(tiny_llm)
     found = cloud.measure(Setting(pair, 1, 1))
-    assert len({each.name for each in found}) == len(found) == 10
+    assert len({each.name for each in found}) == len(found) == 14
     assert all(math.isfinite(each.value) and each.value > 0 for each in found)
     assert small == ["verification_aware", "verification_aware", *["verification_aware", "fcfs", "edf", "mlfq", "fcfs_whole"]]
     [sessions] = [each for each in found if "12 open sessions on a pool for 3" in each.name]

@@ -179,6 +179,17 @@ def test_age_lifts_what_waits() -> None:
     assert run(scheduler, 2.1) == [(1, 10)]  # two classes higher, and its account had nothing yet
 
 
+def test_beside_a_check_prompts_take_a_part_of_the_room() -> None:
+    """Also one that has waited long, and alone they take it all."""
+    scheduler = having("verification_aware", 512, check(200), check(300, account="b"), check(5, draft=4, account="c"))
+    assert run(scheduler) == [(3, 5), (1, 128)]
+    assert run(scheduler) == [(1, 72), (2, 300)]
+    scheduler = having("verification_aware", 512, stream(200), stream(1))
+    assert run(scheduler) == [(1, 200), (2, 1)]
+    scheduler = having("verification_aware", 512, stream(200), check(5, draft=4, at=9.0))
+    assert run(scheduler, now=9.0) == [(1, 128), (2, 5)]
+
+
 def test_a_client_that_floods_delays_its_own() -> None:
     scheduler = Scheduler("verification_aware", 20)
     for _ in range(50):

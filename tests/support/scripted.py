@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -19,6 +20,7 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.info = EngineInfo("scripted", "small", "Scripted", "0" * 16, 50, 100, ())
+        self.pid = os.getpid()
         self.usage = EngineUsage(0, 0, 0, 0, 0)
         self.watchers: list[Callable[[Iteration], None]] = []
         self.calls: list[tuple[object, ...]] = []

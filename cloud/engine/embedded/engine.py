@@ -112,6 +112,11 @@ class EmbeddedEngine:
         return self._info
 
     @property
+    def pid(self) -> int:
+        """See :class:`cloud.engine.base.Engine`."""
+        return os.getpid()
+
+    @property
     def usage(self) -> EngineUsage:
         """See :class:`cloud.engine.base.Engine`."""
         return self._batcher.usage
@@ -254,6 +259,7 @@ def load(config: ServerConfig) -> Engine:
         vocab=c.vocab,
         context_tokens=c.context,
         eos_ids=c.eos_ids,
+        placement=str(config.placement),
     )
     forward = TorchForward(decoder, blocks_for(config.kv_tokens or _usual_kv_tokens(decoder)))
     forward.run([Work([0], 0, [0, 0], 1)])  # what is compiled at its first use is not to keep a device waiting

@@ -62,7 +62,9 @@ class EngineProcess:
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
             command = [sys.executable, "-P", "-m", "cloud.engine.process.worker", str(theirs.fileno())]
             nothing = subprocess.DEVNULL
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=nothing, stdout=nothing, env=environment)
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=nothing, stdout=nothing, env=environment
+            )
         try:
             self._info = self._loaded(config)
         except BaseException:
@@ -71,7 +73,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """See :class:`cloud.engine.base.Engine`."""
         return self._process.pid
 
     @property
@@ -119,7 +121,7 @@ class EngineProcess:
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         number, result = self._ask("stream", tuple(prompt), max_new_tokens, sampling, account)
-        self._streamed[number] = tokens = asyncio.Queue()
+        tokens = self._streamed[number] = asyncio.Queue()
         result.add_done_callback(lambda _: tokens.put_nowait(None))
         try:
             while (each := await tokens.get()) is not None:

@@ -62,7 +62,11 @@ class _Worker:
     async def serve(self, end: socket.socket) -> None:
         """Answer until the parent is gone."""
         loop = asyncio.get_running_loop()
-        self._engine.watch(lambda iteration: loop.call_soon_threadsafe(self._ran, iteration))
+
+        def ran(iteration: Iteration) -> None:
+            loop.call_soon_threadsafe(self._tell, iteration, self._engine.usage)
+
+        self._engine.watch(ran)
         await self._channel.connect(end)
         while True:
             await asyncio.sleep(_USAGE_SECONDS)
@@ -100,9 +104,6 @@ class _Worker:
     async def _died(self) -> None:
         self._channel.send(("died", await self._engine.failed()))
 
-    def _ran(self, iteration: Iteration) -> None:
-        self._tell(iteration, self._engine.usage)
-
     def _tell(self, iteration: Iteration | None, usage: EngineUsage) -> None:
         self._told = usage
         self._channel.send(("usage", iteration, usage))
@@ -116,7 +117,7 @@ class _Worker:
 def _portable(error: BaseException) -> BaseException:
     """The error as it can be raised by another process."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - of this program's own making
     except Exception:  # whatever an error of a library is made of
         return CloudError(f"{type(error).__name__}: {error}")
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -29,6 +30,10 @@ class Parrot:
     def __init__(self, model: str) -> None:
         self.info = EngineInfo("parrot", model, "Parrot", "0" * 16, 50, 100, ())
         self._sessions: set[str] = set()
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
 
     @property
     def usage(self) -> EngineUsage:
