@@ -144,7 +144,10 @@ def _pass(pipes: Sequence[Connection], began: float, until: float, tick: Callabl
     """Let time pass, unless a process has something to say before its time."""
     while (left := until - time.monotonic()) > 0:
         tick(max(0.0, time.monotonic() - began))
-        for pipe in wait(pipes, min(left, _TICK_SECONDS)):
+        said = wait(pipes, min(left, _TICK_SECONDS))
+        if time.monotonic() >= until:
+            break  # what a process says now it says in time; it stays in its pipe
+        for pipe in said:
             found = received(pipe, time.monotonic())  # type: ignore[arg-type]
             raise LoadError(f"a process of the load generator was over before its time with {type(found).__name__}")
     tick(until - began)
