@@ -84,7 +84,7 @@ class _Worker:
             self._running[number] = task = asyncio.ensure_future(work)
             task.add_done_callback(partial(self._over, number))
             if method == "start":
-                self._watch = asyncio.ensure_future(self._died())
+                task.add_done_callback(self._started)
 
     async def _stream(self, number: int, *arguments: Any) -> None:
         async with aclosing(self._engine.stream(*arguments)) as tokens:
@@ -100,6 +100,10 @@ class _Worker:
             self._channel.send(("error", number, _portable(error)))
         else:
             self._channel.send(("value", number, task.result()))
+
+    def _started(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._watch = asyncio.ensure_future(self._died())
 
     async def _died(self) -> None:
         self._channel.send(("died", await self._engine.failed()))
