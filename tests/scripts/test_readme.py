@@ -21,12 +21,12 @@ import tyro
 
 from agents.learning import imitation
 from scripts import __main__ as command
-from scripts import _over_scenarios, bench, evaluate, sweep
+from scripts import _live_world, _over_scenarios, bench, evaluate, sweep
 from scripts._scale import Ended
 from scripts.benchmarks import env, faults, vector, vector_growth
 from tests.support.link_files import every_form
 from tests.support.own_pair import save_pair, write_prompts
-from tests.support.process import served
+from tests.support.process import served, verifier_here
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -90,6 +90,7 @@ SHORTER = {
 ANOTHER_NUMBER = {"synera bench faults --repetitions 200", "synera bench precision --repetitions 48"}
 """In their short form they are what was run a line before: here they are understood."""
 SMALLER: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (_live_world, {"verifier_process": verifier_here}),
     (env, {"_ANSWERS": 1}),
     (evaluate, {"_SEARCHED_ANSWERS": 12}),
     (_over_scenarios, {"SEARCHED_ANSWERS": 12}),
