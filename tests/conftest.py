@@ -26,6 +26,14 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile("synera")
 
 
+_LONGEST = ("test_what_the_readme_says_can_be_done_in_its_order",)
+"""Begun first, so that no worker waits at the end for another that has just begun one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name not in _LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _logs_of_learners(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A learner that is told of no logger makes a folder for one; it is to be among those that pytest clears away."""

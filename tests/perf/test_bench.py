@@ -26,6 +26,8 @@ from runtime.synera.knobs import Knobs
 from scripts import bench
 from scripts.benchmarks import device, env, exits, growth, harness, precision, sampling, stall_free, system
 from scripts.benchmarks.harness import Comparison, Figure, Setting, compare, speedup, write_figures
+from tests.support.process import verifier_here
+from tests.support.recorded import GPU, PHONE
 from traces import bundled
 from traces.synera.graph import Graph, GraphSet
 from traces.synera.record_models import greedy_tokens
@@ -70,6 +72,9 @@ def test_an_area_writes_its_figures(
 ) -> None:
     monkeypatch.setattr(bundled, "MAX_NEW_TOKENS", 6)
     monkeypatch.setattr(system, "_MOST_TOKENS", 6)
+    monkeypatch.setattr(system, "verifier_process", verifier_here)
+    monkeypatch.setattr(system, "_OURS", system._OURS[::3])
+    monkeypatch.setattr(system, "_PEERS", system._PEERS[:2])
     target = tmp_path / "deep" / "figures.json"
     bench.main(tyro.cli(bench.Arguments, args=[area, "--pair", str(pair), "--repetitions", "1", "--json", str(target)]))
     found = json.loads(target.read_text())
@@ -304,7 +309,12 @@ def test_a_comparison_needs_both_sides() -> None:
 def test_stall_free_figures_are_of_equal_tokens_in_replay_and_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Live against a cloud and a phone that are quicker than those of the bundle: their names and tokens do not depend on that."""
     monkeypatch.setattr(stall_free, "_REPLAYED", 3)
+    monkeypatch.setattr(stall_free, "verifier_process", verifier_here)
+    for name, profile in {"phone": PHONE, "gpu": GPU}.items():
+        profile.save(tmp_path / f"{name}.json")
+    monkeypatch.setattr(bundled, "profile", lambda name: tmp_path / f"{name}.json")
     target = tmp_path / "figures.json"
     bench.main(tyro.cli(bench.Arguments, args=["stall-free", "--repetitions", "1", "--json", str(target)]))
     found = json.loads(target.read_text())

@@ -17,6 +17,7 @@ from scripts._document import Section
 from scripts._live_sections import LiveFile
 from scripts._verifier import Verifier, verifier_process
 from scripts.evaluate import Arguments
+from tests.support.process import verifier_here
 from tests.support.recorded import GPU, PHONE, Recorded, recorded
 from traces import bundled
 from traces.links.generators import constant_link, markov_link
@@ -74,6 +75,7 @@ def test_both_worlds_are_compared_and_the_link_breaks(pair: Recorded, folder: Pa
 
 def test_a_report_has_the_live_answers_as_sections(pair: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sections, "_aggregated", lambda _: Section("Aggregates over tasks"))  # rliable takes its time
+    monkeypatch.setattr(_live_world, "verifier_process", verifier_here)
     Path("mix.yaml").write_text("links: [20]\n")
     evaluate.main(arguments(pair, scenarios="mix.yaml", report=Path("found"), break_link=True))
     report = (folder / "found" / "report.md").read_text()

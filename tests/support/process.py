@@ -10,9 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
+from cloud.config import ServerConfig
+from cloud.server import running_server
 from runtime.clock import RealClock
 from runtime.sampling import Sampling
 from runtime.session import Limits
@@ -20,6 +24,7 @@ from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from runtime.synera.session import Session, Verifier
+from traces.profile import CloudProfile
 
 ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = Knobs(confidence_threshold=1.0, offload_budget=1.0, draft_length=4)
@@ -99,3 +104,11 @@ def served(folder: Path, *arguments: object) -> Iterator[Served]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def verifier_here(*, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None) -> Iterator[Any]:
+    """Stands in for a verifier's process where a test is of what is done with it: as the real one, but on a thread of this one."""
+    paced = None if pace is None else CloudProfile.load(pace)
+    with running_server(ServerConfig(model=model, pace=paced, threads=threads)) as port:
+        yield SimpleNamespace(target=f"127.0.0.1:{port}", check=lambda: None)
