@@ -109,10 +109,13 @@ def _under_load(name: str, model: Path, setting: Setting) -> Iterator[Figure]:
         one = drive(target, Plan(devices=1, seconds=_SECONDS, graphs=GRAPHS))
         assert one.latency_ms is not None
         alone = one.latency_ms
-        all_together = drive(target, Plan(devices=_DEVICES, seconds=_SECONDS, graphs=GRAPHS))
+        # All read their first prompts at once, which is no part of what is measured.
+        all_together = drive(target, Plan(devices=_DEVICES, warmup_seconds=_SECONDS, seconds=_SECONDS, graphs=GRAPHS))
         rate = all_together.checks_per_second / 2
         pause = max(0.0, _DEVICES / rate - 2 * alone.p50 / 1e3)  # as long as a check takes about twice as long as alone
-        half = drive(target, Plan(devices=_DEVICES, pause_seconds=pause, seconds=2 * _SECONDS, graphs=GRAPHS))
+        half = drive(
+            target, Plan(devices=_DEVICES, pause_seconds=pause, warmup_seconds=_SECONDS, seconds=2 * _SECONDS, graphs=GRAPHS)
+        )
         answers, seconds = rate / _checks_an_answer(all_together), 3 * _SECONDS
         arriving = at_rate(poisson(answers, seconds, lengths=Lengths(*SHORT_PROMPTS)), answers, seconds)
         bursts = drive(target, Plan(arrivals=arriving, warmup_seconds=_SECONDS, seconds=2 * _SECONDS, graphs=GRAPHS))
