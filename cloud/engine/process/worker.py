@@ -27,6 +27,9 @@ from runtime.errors import CloudError
 
 _METHODS = frozenset({"start", "stop", "open", "check", "close"})
 """What is asked by name; besides there are streams, and a `cancel` of either."""
+_SWITCH_SECONDS = 0.0002
+"""How long a thread that computes may keep Python from one that has a message to send or to read; the usual 5 ms is a check's whole
+forward."""
 _USAGE_SECONDS = 0.5
 """How old what is told of an idle engine may be."""
 
@@ -34,6 +37,7 @@ _USAGE_SECONDS = 0.5
 def main(end: socket.socket) -> None:
     """Load what the first message asks for, tell what it is or why it cannot be, and serve."""
     faulthandler.enable()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     for each in (signal.SIGINT, signal.SIGTERM):  # they come to all of a terminal or a unit; only the parent knows when to end
         signal.signal(each, signal.SIG_IGN)
     config, logged = receive_now(end)
