@@ -107,6 +107,7 @@ ELSEWHERE = {
         "synera check-link",
         "synera bench device",
         "synera bench cloud",
+        "synera bench cloud-soak --repetitions 50",
         "synera bench record",
         "synera bench stall-free",
         "synera validate-replay",
