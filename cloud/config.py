@@ -17,7 +17,8 @@ from cloud.engine.embedded.pace import Pace
 from cloud.sessions import MOST_SESSIONS
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
-from runtime.scheduling import DEFAULT_POLICY, POLICIES, TOKEN_BUDGET
+from runtime.policies import DEFAULT_POLICY, POLICIES
+from runtime.scheduling import TOKEN_BUDGET
 from runtime.settings import one_of, shown, whole, within
 
 _HOST = re.compile(r"[0-9A-Za-z._:%-]{1,253}")
@@ -56,7 +57,7 @@ class ServerConfig:
     lease_seconds: float = 300.0
     """An idle session is kept this long, 0.01..604800 (a week)."""
     policy: str = DEFAULT_POLICY
-    """Who goes first into a forward; a name of `runtime.scheduling.POLICIES`."""
+    """Who goes first into a forward; a name of `runtime.policies.POLICIES`."""
     token_budget: int = TOKEN_BUDGET
     """Most tokens in a forward, 1..1000000."""
     kv_tokens: int | None = None

@@ -6,7 +6,6 @@ What does not live here: the life of the server itself (server.py) and the comma
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from enum import IntEnum
 from cloud.config import ServerConfig
 from cloud.connections import raise_open_files
 from cloud.engine.base import EngineInfo
+from cloud.garbage import settle
 from cloud.log import fields
 from cloud.server import CloudServer
 
@@ -68,15 +68,6 @@ def serve(config: ServerConfig, announce: Callable[[int, EngineInfo], None]) -> 
         return Ending.ENGINE_DIED if dead else Ending.ASKED
 
     return asyncio.run(live())
-
-
-def settle() -> None:
-    """Take what is there now, which stays for the life of the process, out of what garbage is looked for in.
-
-    With torch and gRPC loaded each full look would hold up all calls for a tenth of a second, several times a minute.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def _either(asked: asyncio.Event, server: CloudServer) -> bool:

@@ -176,8 +176,9 @@ def _timed(folder: Path) -> dict[_Machine, tuple[str, list[_Point]]]:
 def with_background(cloud: CloudProfile, rate: float) -> CloudProfile:
     """Return a cloud whose wait and load are those of a check among generated requests, at 101 quantiles each.
 
-    The server reads prompts whole, as those did whose timings these are. The two are taken at the same quantile where they are drawn, so their joint course is lost; a workload keeps it. In the place of the
-    largest stands the 99.5th percentile: a hundredth of all checks would be drawn up to it.
+    The server reads prompts whole, as those did whose timings these are. The two are taken at the same quantile where they are drawn,
+    so their joint course is lost; a workload keeps it. In the place of the largest stands the 99.5th percentile: a hundredth of all
+    checks would be drawn up to it.
     """
     shared = SharedCloud.of(poisson(rate, 1800.0), cloud, policy="fcfs_whole")
     met = [shared.meets(at, CHECK_TOKENS) for at in np.linspace(0.0, shared.seconds, 50_000, endpoint=False)]

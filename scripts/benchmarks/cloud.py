@@ -25,7 +25,7 @@ from runtime.client import CloudClient
 from runtime.errors import CloudError
 from runtime.model.loading import load_decoder
 from runtime.model.tokenizer import tokenizer_hash
-from runtime.scheduling import POLICIES
+from runtime.policies import POLICIES
 from runtime.wire import synera_pb2 as pb
 from scripts._load import drive
 from scripts._load_plan import GRAPHS, SHORT_PROMPTS, Plan, Target, at_rate, fitted
@@ -40,9 +40,8 @@ _CONTEXT = 100  # tokens before a draft, where a forward is timed beside that of
 _SECONDS = 6.0  # of each load
 _MIXED_DEVICES, _MIXED_STREAMS, _MIXED_BUDGET = 16, 8, 128
 _SESSIONS, _ROOM = 1000, 100  # open at a time, and how many the KV pool holds
-_MADE_UP_CHECKS = SHORT_PROMPTS[2] * math.exp(
-    SHORT_PROMPTS[3] ** 2 / 2
-)  # of an answer whose drafts are made up, thus seldom right
+# Of an answer whose drafts are made up, thus seldom right: about its tokens, on the mean of their log-normal lengths.
+_MADE_UP_CHECKS = SHORT_PROMPTS[2] * math.exp(SHORT_PROMPTS[3] ** 2 / 2)
 _RANDOM_LLAMA = {
     "hidden_size": 640,
     "intermediate_size": 1728,

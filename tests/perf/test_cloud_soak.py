@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.client import CloudClient
+from runtime.wire import synera_pb2 as pb
 from scripts._attacker import Force
 from scripts.benchmarks import cloud_soak
 from scripts.benchmarks.harness import Figure, Setting
@@ -13,7 +15,7 @@ from scripts.benchmarks.harness import Figure, Setting
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_slm: Path, tiny_llm: Path) -> Setting:
-    sizes = {"_ROUND_SECONDS": 1.0, "_FORCE": Force(1, 5, 1.0), "_LEASE_SECONDS": 0.5, "_THOUSAND": 5, "_DEVICES": 2}
+    sizes = {"_ROUND_SECONDS": 1.0, "_FORCE": Force(1, 5, 1.0), "_LEASE_SECONDS": 1.5, "_THOUSAND": 5, "_DEVICES": 2}
     for name, value in (sizes | {"_KILL_SECONDS": 6.0, "_ANSWERING": 2, "_ANSWERS": 2}).items():
         monkeypatch.setattr(cloud_soak, name, value)
     for name, folder in (("slm", tiny_slm), ("llm", tiny_llm)):
@@ -25,19 +27,24 @@ def values(figures: list[Figure]) -> dict[str, float]:
     return {each.name: each.value for each in figures}
 
 
-def test_a_soak_leaves_nothing_and_sees_what_is_left(short: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_soak_leaves_nothing_and_sees_what_is_left(short: Setting) -> None:
     found = values(list(cloud_soak._soak(short)))
     assert found.pop("resident memory after the soak over that once warm") > 0.5
     assert found.pop("threads more after the soak than once warm") >= 0
     assert len(found) == 4
     assert not any(found.values()), found
     with cloud_soak._observed(short) as (target, look):
-        client = cloud_soak.served(target)
-        assert client.fingerprint
-        held = look()
-        assert (held.sessions, held.blocks) == (0, 0)
-        assert held.threads > 2
-        assert held.bytes > 50e6
+        before = look()
+        assert (before.sessions, before.blocks) == (0, 0)
+        with CloudClient(target.addresses[0]) as client:
+            session = client.open(cloud_soak.served(target).tokenizer_hash).session_id
+            client.verify(pb.VerifyRequest(session_id=session, seq=1, context=[5] * 20))
+            held = look()
+        assert (held.sessions, held.blocks) == (1, 2)
+        assert held.threads >= before.threads > 2
+        assert held.bytes >= before.bytes > 50e6
+        after = cloud_soak._rested(look)  # its lease is short
+        assert (after.sessions, after.blocks) == (0, 0)
 
 
 def test_answers_survive_a_replica_that_is_killed(short: Setting) -> None:

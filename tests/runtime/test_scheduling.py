@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import SettingError
-from runtime.scheduling import POLICIES, Request, Scheduler, Slice
+from runtime.policies import POLICIES, Request
+from runtime.scheduling import Scheduler, Slice
 
 ANY = st.sampled_from(sorted(POLICIES))
 

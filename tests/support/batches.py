@@ -12,7 +12,8 @@ from cloud.engine.embedded.batcher import Batcher
 from cloud.engine.embedded.jobs import Outcome
 from cloud.engine.embedded.kv_pool import Table
 from runtime.errors import CloudError, CloudUnavailableError
-from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler
+from runtime.policies import DEFAULT_POLICY
+from runtime.scheduling import TOKEN_BUDGET, Scheduler
 from tests.support.engine import FakeForward
 
 

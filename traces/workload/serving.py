@@ -2,7 +2,7 @@
 
 One forward at a time, planned by the very scheduler of the engine. A request brings a prompt, which may be read in chunks, and gets a
 token from the forward that ends it and from each later one. What does not live here: what a check of a device meets there
-(shared_cloud.py), who goes first (runtime/scheduling.py), and the engine's memory, which is taken to have room for all.
+(shared_cloud.py), who goes first (runtime/policies.py), and the engine's memory, which is taken to have room for all.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from itertools import count
 from typing import Protocol
 
 from runtime.errors import SettingError
-from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
-from runtime.scheduling import Request as Job
+from runtime.policies import DEFAULT_POLICY
+from runtime.policies import Request as Job
+from runtime.scheduling import TOKEN_BUDGET, Scheduler, Slice
 from runtime.settings import whole, within
 from traces.profile import CloudProfile, forward_seconds
 from traces.workload.trace import MOST_REQUESTS
@@ -61,7 +62,7 @@ class Server:
     token_budget: int = TOKEN_BUDGET
     """1 to 1e6."""
     policy: str = DEFAULT_POLICY
-    """Who goes first; a name of `runtime.scheduling.POLICIES`."""
+    """Who goes first; a name of `runtime.policies.POLICIES`."""
     places: int = PLACES
     """1 to 1e5."""
     refused: int = field(default=0, init=False)

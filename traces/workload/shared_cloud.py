@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
-from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
+from runtime.policies import DEFAULT_POLICY
+from runtime.scheduling import TOKEN_BUDGET, Scheduler, Slice
 from traces.profile import CloudProfile
 from traces.workload.meeting import meeting
 from traces.workload.serving import PLACES, Job, Request, Server
@@ -84,7 +85,7 @@ class SharedCloud:
             workload: the others.
             cloud: times of a forward.
             token_budget: most tokens in a forward.
-            policy: who goes first; a name of `runtime.scheduling.POLICIES`.
+            policy: who goes first; a name of `runtime.policies.POLICIES`.
             places: most requests at a time.
 
         Raises:

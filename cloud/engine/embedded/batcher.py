@@ -1,6 +1,6 @@
 """The one thread that runs forwards: it plans a batch of what waits, runs it, hands out results, measures.
 
-What does not live here: who goes first (runtime/scheduling.py), who has which blocks (memory.py, kv_pool.py), and what the tokens mean
+What does not live here: who goes first (runtime/policies.py), who has which blocks (memory.py, kv_pool.py), and what the tokens mean
 to a session (jobs.py, engine.py).
 """
 
@@ -22,7 +22,8 @@ from cloud.engine.embedded.memory import Memory
 from cloud.engine.embedded.pace import Pace
 from cloud.log import fields
 from runtime.errors import CloudError, CloudUnavailableError
-from runtime.scheduling import Request, Scheduler, Slice
+from runtime.policies import Request
+from runtime.scheduling import Scheduler, Slice
 
 _log = logging.getLogger(__name__)
 

@@ -27,8 +27,9 @@ from runtime.errors import CloudBusyError, CloudError, CloudUnavailableError, Se
 from runtime.model.decoder import Decoder
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.paged_kv import BLOCK_TOKENS
+from runtime.policies import DEFAULT_POLICY
 from runtime.sampling import Sampling
-from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler
+from runtime.scheduling import TOKEN_BUDGET, Scheduler
 
 if TYPE_CHECKING:
     from cloud.config import ServerConfig
@@ -92,7 +93,7 @@ class EmbeddedEngine:
         Args:
             info: what the forward runs.
             forward: the LLM; used by this engine only.
-            policy: who goes first; a name of `runtime.scheduling.POLICIES`.
+            policy: who goes first; a name of `runtime.policies.POLICIES`.
             token_budget: most tokens in a forward.
             shares_prefixes: whose sequences share what they begin with alike: those of an `account`, of `all`, or of `none`.
             pace: emulate the durations of another machine: its forwards, and the wait and the load that a request meets.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import gc
 import logging
 import os
 import pickle
@@ -23,6 +22,7 @@ from cloud import log
 from cloud.engine import registry
 from cloud.engine.base import Engine, EngineUsage, Iteration
 from cloud.engine.process.channel import Channel, receive_now, send_now
+from cloud.garbage import settle
 from runtime.errors import CloudError
 
 _METHODS = frozenset({"start", "stop", "open", "check", "close"})
@@ -48,8 +48,7 @@ def main(end: socket.socket) -> None:
     except Exception as error:  # the parent raises it again
         send_now(end, _portable(error))
         return
-    gc.collect()
-    gc.freeze()
+    settle()
     send_now(end, engine.info)
     asyncio.run(_Worker(engine).serve(end))
 

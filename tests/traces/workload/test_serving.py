@@ -7,7 +7,8 @@ import pytest
 from cloud.admission import Limits
 from cloud.config import ServerConfig
 from runtime.errors import SettingError
-from runtime.scheduling import DEFAULT_POLICY, TOKEN_BUDGET, Scheduler, Slice
+from runtime.policies import DEFAULT_POLICY
+from runtime.scheduling import TOKEN_BUDGET, Scheduler, Slice
 from traces.workload.serving import PLACES, Job, Request, Server
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numba import njit
 
 from runtime.errors import SettingError
-from runtime.scheduling import POLICIES, Scheduler, Slice
+from runtime.policies import POLICIES
+from runtime.scheduling import Scheduler, Slice
 from traces.profile import CloudProfile
 from traces.workload import shared_cloud
 from traces.workload.generators import Lengths, poisson

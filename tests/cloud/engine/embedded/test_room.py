@@ -13,7 +13,7 @@ from cloud.engine.base import Check, Iteration
 from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudBusyError
 from runtime.model.paged_kv import BLOCK_TOKENS
-from runtime.scheduling import POLICIES
+from runtime.policies import POLICIES
 from tests.support.embedded import held_back, run, tokens, used_blocks
 from tests.support.engine import VOCAB, FakeForward, choice, continuation
 
