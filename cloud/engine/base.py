@@ -14,6 +14,20 @@ from runtime.sampling import SampledDraft, Sampling
 
 
 @dataclass(frozen=True)
+class MiddleInfo:
+    """Which layers of a split model an engine has."""
+
+    first_layers: int
+    """Layers before them."""
+    last_layers: int
+    """Layers behind them."""
+    hidden: int
+    """Numbers of a hidden state."""
+    max_rows: int
+    """Longest chunk."""
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """What an engine serves."""
 
@@ -29,6 +43,8 @@ class EngineInfo:
     eos_ids: tuple[int, ...]
     placement: str = "float32 on cpu"
     """Where it runs, and in which arithmetic type; for people."""
+    middle: MiddleInfo | None = None
+    """What it has of a split model, and then runs chunks alone; None is a whole model, which runs all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,38 @@ class Checked:
     load: int
     """Requests that are there at the end of its last forward, those that it ran included; where another machine is emulated, also
     those of others that it would have beside this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a session of a split model is asked: run the middle layers over some positions."""
+
+    prefix_length: int
+    """Positions held to keep; any more are forgotten."""
+    rows: int
+    """Positions that follow, at least one."""
+    states: bytes
+    """Their hidden states; see :mod:`runtime.wire.tensors`. Rows and bytes fit each other; the caller has seen to that."""
+    precision: str
+    """Of these and of those returned; one of `runtime.wire.sizes.PRECISIONS`."""
+    returned: int
+    """How many of the last positions' results are wanted, 0..rows."""
+    slack_seconds: float | None = None
+    """See :class:`Check`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A chunk that was run. The session now holds its prefix and its rows."""
+
+    states: bytes
+    """Hidden states of the positions asked for, as they leave the middle layers; in the chunk's precision."""
+    queue_ms: float
+    """As of :class:`Checked`, and so are the next three."""
+    compute_ms: float
+    compute_share_ms: float
+    processed_tokens: int
+    load: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +261,16 @@ class Engine(Protocol):
         prefix.
 
         Cancellation: the check is dropped at once, also where it waits; a forward in hand ends first, its result unseen.
+        """
+        ...
+
+    async def forward(self, session_id: str, chunk: Chunk) -> Ran:
+        """Run the middle layers of a split model; in all else as `check`.
+
+        Raises:
+            SessionLostError: the session, or some of the prefix, is not held (any more).
+            CloudRejectedError: the states cannot be read, or this engine has a whole model.
+            CloudError: as of `check`.
         """
         ...
 

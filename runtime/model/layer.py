@@ -79,7 +79,8 @@ class Turns:
 class Layer:
     """The weights of a layer and what it computes."""
 
-    index: int
+    place: int
+    """Of its keys and values in a cache."""
     heads: int
     shape: KVShape
     window: int | None
@@ -103,7 +104,7 @@ class Layer:
                 part.copy_(norm(part))
         turns.apply_(qkv.narrow(1, 0, heads + kv_heads))
         q, new = qkv.split_with_sizes((heads, 2 * kv_heads), 1)
-        x = self.out.onto(x, kv.attend(self.index, q, new, self.window).reshape(rows, -1))
+        x = self.out.onto(x, kv.attend(self.place, q, new, self.window).reshape(rows, -1))
         gate, up = self.gate_up(self.norm_mlp(x)).chunk(2, -1)
         return self.down.onto(x, F.silu(gate).mul_(up))
 
@@ -118,9 +119,18 @@ class Layer:
 
 
 def taken_layer(
-    weights: MutableMapping[str, Tensor], index: int, heads: int, shape: KVShape, window: int | None, eps: float
+    weights: MutableMapping[str, Tensor], index: int, place: int, heads: int, shape: KVShape, window: int | None, eps: float
 ) -> Layer:
     """Take the tensors of a layer out of those of a checkpoint, named as Hugging Face does, and lay them out.
+
+    Args:
+        weights: where they are taken out of.
+        index: the layer's number in the checkpoint.
+        place: the layer's place in caches.
+        heads: of queries.
+        shape: of caches.
+        window: sliding-window length; None sees everything.
+        eps: of the norms.
 
     Raises:
         KeyError: one is missing.
@@ -137,7 +147,7 @@ def taken_layer(
 
     normed = f"{prefix}self_attn.q_norm.weight" in weights
     return Layer(
-        index,
+        place,
         heads,
         shape,
         window,

@@ -6,6 +6,7 @@ What does not live here: the arithmetic (decoder.py), what config.json states (c
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from runtime.model.config import Stated, eos_beyond_config, read_config
 from runtime.model.decoder import Decoder
 from runtime.model.folder import model_file
 from runtime.model.placement import Placement
+from runtime.model.split import Split
 from runtime.model.tokenizer import TOKENIZER, load_tokenizer, vocabulary_size
 
 _STORED = ("F64", "F32", "F16", "BF16")
 """Types of weights; others need scales of their own."""
 
 
-def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Decoder:
+def load_decoder(
+    folder: str | Path, placement: Placement = Placement(), *, layers: Sequence[int] | None = None, ends: bool = True
+) -> Decoder:
     """Load a Hugging Face folder (config.json, *.safetensors, and the tokenizer that says how many tokens there are).
 
     Many models have more rows than their tokenizer has tokens, and models of one family not equally many. What has no
@@ -32,6 +36,8 @@ def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Deco
     Args:
         folder: the model folder.
         placement: where it runs, and in which arithmetic; weights are converted to it.
+        layers: numbers of the layers to load, rising; None is all. Nothing is read of the others.
+        ends: load embedding, final norm and head, too.
 
     Raises:
         UnsupportedModelError: an architecture or feature that is not run here.
@@ -40,15 +46,34 @@ def load_decoder(folder: str | Path, placement: Placement = Placement()) -> Deco
     folder = Path(folder)
     stated = read_config(folder)
     device, dtype = placement.torch_device, placement.torch_dtype
-    weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder, stated).items()}
     config = stated.config
+    part = tuple(range(config.layers)) if layers is None else tuple(layers)
+    wanted = _shapes(stated, part, ends=ends)
+    weights = {name: t.to(device=device, dtype=dtype) for name, t in _read_weights(folder, stated, *wanted).items()}
     if (folder / TOKENIZER).is_file():
         vocab = min(config.vocab, vocabulary_size(load_tokenizer(folder)))
         config = replace(config, vocab=vocab, eos_ids=tuple(token for token in config.eos_ids if token < vocab))
-    return Decoder(config, weights, stated.inv_freq, stated.rope_scale)
+    return Decoder(config, weights, stated.inv_freq, stated.rope_scale, part)
 
 
-def _shapes(stated: Stated) -> tuple[dict[str, tuple[int, ...]], list[set[str]]]:
+def load_ends(folder: str | Path, split: Split, placement: Placement = Placement()) -> Decoder:
+    """Load the device's part of a split model; see :func:`load_decoder`.
+
+    Raises:
+        SettingError: the split leaves the cloud no layer.
+        CheckpointError, UnsupportedModelError: see there.
+    """
+    layers = split.ends(read_config(Path(folder)).config.layers)
+    return load_decoder(folder, placement, layers=layers)
+
+
+def load_middle(folder: str | Path, split: Split, placement: Placement = Placement()) -> Decoder:
+    """Load the cloud's part of a split model; see :func:`load_ends`."""
+    layers = split.middle(read_config(Path(folder)).config.layers)
+    return load_decoder(folder, placement, layers=layers, ends=False)
+
+
+def _shapes(stated: Stated, layers: Sequence[int], *, ends: bool) -> tuple[dict[str, tuple[int, ...]], list[set[str]]]:
     """The shape of every tensor that a checkpoint may have; and groups of them, of which all are there or none."""
     c, mlp = stated.config, stated.intermediate
     query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -74,10 +99,11 @@ def _shapes(stated: Stated) -> tuple[dict[str, tuple[int, ...]], list[set[str]]]
         {f"mlp.{part}_proj.bias" for part in ("gate", "up")},
         {"self_attn.q_norm.weight", "self_attn.k_norm.weight"},
     ]
-    prefixes = [f"model.layers.{i}." for i in range(c.layers)]
+    prefixes = [f"model.layers.{i}." for i in layers]
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in layer.items()}
-    ends = {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
-    shapes |= ends | {"lm_head.weight": (c.vocab, c.hidden)}
+    if ends:
+        shapes |= {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
+        shapes["lm_head.weight"] = (c.vocab, c.hidden)
     return shapes, [{prefix + name for name in group} for prefix in prefixes for group in together]
 
 
@@ -95,15 +121,16 @@ def _is_required(name: str, stated: Stated) -> bool:
     return stated.attention_bias or (architecture == "Qwen2ForCausalLM" and "o_proj" not in name)
 
 
-def _read_weights(folder: Path, stated: Stated) -> dict[str, Tensor]:
-    """Read the tensors that the config asks for, each held against its shape before it is read."""
+def _read_weights(
+    folder: Path, stated: Stated, shapes: dict[str, tuple[int, ...]], together: list[set[str]]
+) -> dict[str, Tensor]:
+    """Read the tensors that the config asks for, each held against its shape before it is read; see :func:`_shapes`."""
     # Some folders also hold the same weights in another form (consolidated.safetensors).
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(
             f"no *.safetensors in {folder}; convert the checkpoint with save_pretrained(..., safe_serialization=True)"
         )
-    shapes, together = _shapes(stated)
     weights: dict[str, Tensor] = {}
     for file in files:
         try:

@@ -21,6 +21,11 @@ table is warm (5 gRPC prefix, 9 to 18 frame headers, 20 to 60 indexed headers or
 GREEDY_HEADER_BYTES = 58
 """Most bytes of a greedy VerifyRequest that are no token's: session, and the largest seq, prefix and lengths."""
 
+PRECISIONS = ("fp32", "bf16", "int8")
+"""Types of hidden states that travel, in the order of the wire's numbers."""
+_NUMBER_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+_SCALE_BYTES = {"fp32": 0, "bf16": 0, "int8": 4}
+
 _LONGEST_VARINT = 5  # of a uint32
 _ROOM_BYTES = 1024
 _TAG = 1
@@ -109,6 +114,42 @@ def open_request_bytes(tokenizer_hash_characters: int = TOKENIZER_HASH_CHARACTER
 def open_response_bytes() -> int:
     """Serialized bytes of an OpenResponse."""
     return _delimited(SESSION_ID_CHARACTERS) + _DOUBLE + _delimited(FINGERPRINT_CHARACTERS)
+
+
+def row_bytes(hidden: int, precision: str) -> int:
+    """Bytes of one hidden state of so many numbers.
+
+    Args:
+        hidden: numbers of the state.
+        precision: one of :data:`PRECISIONS`; int8 has a scale of four bytes a row.
+    """
+    return hidden * _NUMBER_BYTES[precision] + _SCALE_BYTES[precision]
+
+
+def forward_request_bytes(seq: int, prefix_length: int, rows: int, hidden: int, precision: str, returned: int) -> int:
+    """Serialized bytes of a ForwardRequest without a slack.
+
+    Args:
+        seq: number of the chunk in its session.
+        prefix_length: positions that the cloud holds already.
+        rows: positions of the chunk.
+        hidden: numbers of a hidden state.
+        precision: of the states.
+        returned: results that are wanted.
+    """
+    named = _delimited(SESSION_ID_CHARACTERS) + _integer(seq) + _integer(prefix_length)
+    states = _delimited(rows * row_bytes(hidden, precision))
+    return named + states + _integer(PRECISIONS.index(precision)) + _integer(returned)
+
+
+def forward_response_bytes(seq: int, returned: int, hidden: int, precision: str, load: int) -> int:
+    """Serialized bytes of a ForwardResponse; its five durations always take the same room. See :func:`forward_request_bytes`."""
+    return _integer(seq) + _delimited(returned * row_bytes(hidden, precision)) + 5 * _DOUBLE + _integer(load)
+
+
+def longest_forward_bytes(max_rows: int, hidden: int) -> int:
+    """A size that no ForwardRequest of so many rows exceeds; a little room is left, as in :func:`longest_request_bytes`."""
+    return _ROOM_BYTES + max_rows * row_bytes(hidden, "fp32")
 
 
 def longest_request_bytes(context_tokens: int, max_draft_tokens: int) -> int:

@@ -24,37 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19runtime/wire/synera.proto\x12\tsynera.v1\"\x12\n\x10ModelInfoRequest\"\xd6\x01\n\x11ModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x06 \x01(\r\x12\x0f\n\x07\x65os_ids\x18\x07 \x03(\r\x12\r\n\x05vocab\x18\x08 \x01(\r\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\r\n\x05paced\x18\n \x01(\x08\"2\n\x0bOpenRequest\x12\x16\n\x0etokenizer_hash\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"e\n\x0cOpenResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1a\n\rlease_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\tB\x10\n\x0e_lease_seconds\"\xdb\x01\n\rVerifyRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\r\x12\x15\n\rprefix_length\x18\x03 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x04 \x03(\r\x12\r\n\x05\x64raft\x18\x05 \x03(\r\x12%\n\x08sampling\x18\x06 \x01(\x0b\x32\x13.synera.v1.Sampling\x12\'\n\tproposals\x18\x07 \x01(\x0b\x32\x14.synera.v1.Proposals\x12\x15\n\x08slack_ms\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_slack_ms\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x06\"8\n\tProposals\x12\r\n\x05sizes\x18\x01 \x03(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\x0f\n\x07weights\x18\x03 \x03(\r\"\xde\x01\n\x0eVerifyResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nnext_token\x18\x02 \x01(\r\x12\x15\n\x08queue_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncompute_ms\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x63ompute_share_ms\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x18\n\x10processed_tokens\x18\x06 \x01(\r\x12\x0c\n\x04load\x18\x07 \x01(\rB\x0b\n\t_queue_msB\r\n\x0b_compute_msB\x13\n\x11_compute_share_ms\"/\n\x0c\x43loseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"=\n\rCloseResponse\x12\x12\n\ncompute_ms\x18\x01 \x01(\x01\x12\x18\n\x10processed_tokens\x18\x02 \x01(\x04\"`\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x03(\r\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.synera.v1.Sampling\"m\n\x10GenerateResponse\x12\r\n\x05token\x18\x01 \x01(\r\x12\x15\n\x08queue_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncompute_ms\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_queue_msB\r\n\x0b_compute_ms2\xcb\x02\n\x06Synera\x12\x46\n\tModelInfo\x12\x1b.synera.v1.ModelInfoRequest\x1a\x1c.synera.v1.ModelInfoResponse\x12\x37\n\x04Open\x12\x16.synera.v1.OpenRequest\x1a\x17.synera.v1.OpenResponse\x12=\n\x06Verify\x12\x18.synera.v1.VerifyRequest\x1a\x19.synera.v1.VerifyResponse\x12:\n\x05\x43lose\x12\x17.synera.v1.CloseRequest\x1a\x18.synera.v1.CloseResponse\x12\x45\n\x08Generate\x12\x1a.synera.v1.GenerateRequest\x1a\x1b.synera.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19runtime/wire/synera.proto\x12\tsynera.v1\"\x12\n\x10ModelInfoRequest\"\xf9\x01\n\x11ModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x04 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x06 \x01(\r\x12\x0f\n\x07\x65os_ids\x18\x07 \x03(\r\x12\r\n\x05vocab\x18\x08 \x01(\r\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\r\n\x05paced\x18\n \x01(\x08\x12!\n\x06middle\x18\x0b \x01(\x0b\x32\x11.synera.v1.Middle\"U\n\x06Middle\x12\x14\n\x0c\x66irst_layers\x18\x01 \x01(\r\x12\x13\n\x0blast_layers\x18\x02 \x01(\r\x12\x0e\n\x06hidden\x18\x03 \x01(\r\x12\x10\n\x08max_rows\x18\x04 \x01(\r\"2\n\x0bOpenRequest\x12\x16\n\x0etokenizer_hash\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"e\n\x0cOpenResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1a\n\rlease_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\tB\x10\n\x0e_lease_seconds\"\xdb\x01\n\rVerifyRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\r\x12\x15\n\rprefix_length\x18\x03 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x04 \x03(\r\x12\r\n\x05\x64raft\x18\x05 \x03(\r\x12%\n\x08sampling\x18\x06 \x01(\x0b\x32\x13.synera.v1.Sampling\x12\'\n\tproposals\x18\x07 \x01(\x0b\x32\x14.synera.v1.Proposals\x12\x15\n\x08slack_ms\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_slack_ms\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x06\"8\n\tProposals\x12\r\n\x05sizes\x18\x01 \x03(\r\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12\x0f\n\x07weights\x18\x03 \x03(\r\"\xde\x01\n\x0eVerifyResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nnext_token\x18\x02 \x01(\r\x12\x15\n\x08queue_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncompute_ms\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x63ompute_share_ms\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x18\n\x10processed_tokens\x18\x06 \x01(\r\x12\x0c\n\x04load\x18\x07 \x01(\rB\x0b\n\t_queue_msB\r\n\x0b_compute_msB\x13\n\x11_compute_share_ms\"/\n\x0c\x43loseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"=\n\rCloseResponse\x12\x12\n\ncompute_ms\x18\x01 \x01(\x01\x12\x18\n\x10processed_tokens\x18\x02 \x01(\x04\"`\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x03(\r\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12%\n\x08sampling\x18\x03 \x01(\x0b\x32\x13.synera.v1.Sampling\"m\n\x10GenerateResponse\x12\r\n\x05token\x18\x01 \x01(\r\x12\x15\n\x08queue_ms\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncompute_ms\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_queue_msB\r\n\x0b_compute_ms\"\xb7\x01\n\x0e\x46orwardRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\r\x12\x15\n\rprefix_length\x18\x03 \x01(\r\x12\x0e\n\x06states\x18\x04 \x01(\x0c\x12\'\n\tprecision\x18\x05 \x01(\x0e\x32\x14.synera.v1.Precision\x12\x10\n\x08returned\x18\x06 \x01(\r\x12\x15\n\x08slack_ms\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_slack_ms\"\x88\x02\n\x0f\x46orwardResponse\x12\x0b\n\x03seq\x18\x01 \x01(\r\x12\x0e\n\x06states\x18\x02 \x01(\x0c\x12\x15\n\x08queue_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncompute_ms\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x63ompute_share_ms\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nforward_ms\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x15\n\x08token_ms\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\x0c\n\x04load\x18\x08 \x01(\rB\x0b\n\t_queue_msB\r\n\x0b_compute_msB\x13\n\x11_compute_share_msB\r\n\x0b_forward_msB\x0b\n\t_token_ms*)\n\tPrecision\x12\x08\n\x04\x46P32\x10\x00\x12\x08\n\x04\x42\x46\x31\x36\x10\x01\x12\x08\n\x04INT8\x10\x02\x32\x91\x03\n\x06Synera\x12\x46\n\tModelInfo\x12\x1b.synera.v1.ModelInfoRequest\x1a\x1c.synera.v1.ModelInfoResponse\x12\x37\n\x04Open\x12\x16.synera.v1.OpenRequest\x1a\x17.synera.v1.OpenResponse\x12=\n\x06Verify\x12\x18.synera.v1.VerifyRequest\x1a\x19.synera.v1.VerifyResponse\x12:\n\x05\x43lose\x12\x17.synera.v1.CloseRequest\x1a\x18.synera.v1.CloseResponse\x12\x45\n\x08Generate\x12\x1a.synera.v1.GenerateRequest\x1a\x1b.synera.v1.GenerateResponse0\x01\x12\x44\n\x07\x46orward\x12\x19.synera.v1.ForwardRequest\x1a\x1a.synera.v1.ForwardResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'runtime.wire.synera_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRECISION']._serialized_start=1910
+  _globals['_PRECISION']._serialized_end=1951
   _globals['_MODELINFOREQUEST']._serialized_start=40
   _globals['_MODELINFOREQUEST']._serialized_end=58
   _globals['_MODELINFORESPONSE']._serialized_start=61
-  _globals['_MODELINFORESPONSE']._serialized_end=275
-  _globals['_OPENREQUEST']._serialized_start=277
-  _globals['_OPENREQUEST']._serialized_end=327
-  _globals['_OPENRESPONSE']._serialized_start=329
-  _globals['_OPENRESPONSE']._serialized_end=430
-  _globals['_VERIFYREQUEST']._serialized_start=433
-  _globals['_VERIFYREQUEST']._serialized_end=652
-  _globals['_SAMPLING']._serialized_start=654
-  _globals['_SAMPLING']._serialized_end=729
-  _globals['_PROPOSALS']._serialized_start=731
-  _globals['_PROPOSALS']._serialized_end=787
-  _globals['_VERIFYRESPONSE']._serialized_start=790
-  _globals['_VERIFYRESPONSE']._serialized_end=1012
-  _globals['_CLOSEREQUEST']._serialized_start=1014
-  _globals['_CLOSEREQUEST']._serialized_end=1061
-  _globals['_CLOSERESPONSE']._serialized_start=1063
-  _globals['_CLOSERESPONSE']._serialized_end=1124
-  _globals['_GENERATEREQUEST']._serialized_start=1126
-  _globals['_GENERATEREQUEST']._serialized_end=1222
-  _globals['_GENERATERESPONSE']._serialized_start=1224
-  _globals['_GENERATERESPONSE']._serialized_end=1333
-  _globals['_SYNERA']._serialized_start=1336
-  _globals['_SYNERA']._serialized_end=1667
+  _globals['_MODELINFORESPONSE']._serialized_end=310
+  _globals['_MIDDLE']._serialized_start=312
+  _globals['_MIDDLE']._serialized_end=397
+  _globals['_OPENREQUEST']._serialized_start=399
+  _globals['_OPENREQUEST']._serialized_end=449
+  _globals['_OPENRESPONSE']._serialized_start=451
+  _globals['_OPENRESPONSE']._serialized_end=552
+  _globals['_VERIFYREQUEST']._serialized_start=555
+  _globals['_VERIFYREQUEST']._serialized_end=774
+  _globals['_SAMPLING']._serialized_start=776
+  _globals['_SAMPLING']._serialized_end=851
+  _globals['_PROPOSALS']._serialized_start=853
+  _globals['_PROPOSALS']._serialized_end=909
+  _globals['_VERIFYRESPONSE']._serialized_start=912
+  _globals['_VERIFYRESPONSE']._serialized_end=1134
+  _globals['_CLOSEREQUEST']._serialized_start=1136
+  _globals['_CLOSEREQUEST']._serialized_end=1183
+  _globals['_CLOSERESPONSE']._serialized_start=1185
+  _globals['_CLOSERESPONSE']._serialized_end=1246
+  _globals['_GENERATEREQUEST']._serialized_start=1248
+  _globals['_GENERATEREQUEST']._serialized_end=1344
+  _globals['_GENERATERESPONSE']._serialized_start=1346
+  _globals['_GENERATERESPONSE']._serialized_end=1455
+  _globals['_FORWARDREQUEST']._serialized_start=1458
+  _globals['_FORWARDREQUEST']._serialized_end=1641
+  _globals['_FORWARDRESPONSE']._serialized_start=1644
+  _globals['_FORWARDRESPONSE']._serialized_end=1908
+  _globals['_SYNERA']._serialized_start=1954
+  _globals['_SYNERA']._serialized_end=2355
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,12 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FP32: _ClassVar[Precision]
+    BF16: _ClassVar[Precision]
+    INT8: _ClassVar[Precision]
+FP32: Precision
+BF16: Precision
+INT8: Precision
+
 class ModelInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ModelInfoResponse(_message.Message):
-    __slots__ = ("model", "architecture", "fingerprint", "tokenizer_hash", "context_tokens", "max_draft_tokens", "eos_ids", "vocab", "engine", "paced")
+    __slots__ = ("model", "architecture", "fingerprint", "tokenizer_hash", "context_tokens", "max_draft_tokens", "eos_ids", "vocab", "engine", "paced", "middle")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +32,7 @@ class ModelInfoResponse(_message.Message):
     VOCAB_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     PACED_FIELD_NUMBER: _ClassVar[int]
+    MIDDLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     architecture: str
     fingerprint: str
@@ -32,7 +43,20 @@ class ModelInfoResponse(_message.Message):
     vocab: int
     engine: str
     paced: bool
-    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokenizer_hash: _Optional[str] = ..., context_tokens: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., eos_ids: _Optional[_Iterable[int]] = ..., vocab: _Optional[int] = ..., engine: _Optional[str] = ..., paced: bool = ...) -> None: ...
+    middle: Middle
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tokenizer_hash: _Optional[str] = ..., context_tokens: _Optional[int] = ..., max_draft_tokens: _Optional[int] = ..., eos_ids: _Optional[_Iterable[int]] = ..., vocab: _Optional[int] = ..., engine: _Optional[str] = ..., paced: bool = ..., middle: _Optional[_Union[Middle, _Mapping]] = ...) -> None: ...
+
+class Middle(_message.Message):
+    __slots__ = ("first_layers", "last_layers", "hidden", "max_rows")
+    FIRST_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    LAST_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    first_layers: int
+    last_layers: int
+    hidden: int
+    max_rows: int
+    def __init__(self, first_layers: _Optional[int] = ..., last_layers: _Optional[int] = ..., hidden: _Optional[int] = ..., max_rows: _Optional[int] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("tokenizer_hash", "key")
@@ -147,3 +171,41 @@ class GenerateResponse(_message.Message):
     queue_ms: float
     compute_ms: float
     def __init__(self, token: _Optional[int] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ...) -> None: ...
+
+class ForwardRequest(_message.Message):
+    __slots__ = ("session_id", "seq", "prefix_length", "states", "precision", "returned", "slack_ms")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    SLACK_MS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    seq: int
+    prefix_length: int
+    states: bytes
+    precision: Precision
+    returned: int
+    slack_ms: int
+    def __init__(self, session_id: _Optional[str] = ..., seq: _Optional[int] = ..., prefix_length: _Optional[int] = ..., states: _Optional[bytes] = ..., precision: _Optional[_Union[Precision, str]] = ..., returned: _Optional[int] = ..., slack_ms: _Optional[int] = ...) -> None: ...
+
+class ForwardResponse(_message.Message):
+    __slots__ = ("seq", "states", "queue_ms", "compute_ms", "compute_share_ms", "forward_ms", "token_ms", "load")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SHARE_MS_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_MS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    states: bytes
+    queue_ms: float
+    compute_ms: float
+    compute_share_ms: float
+    forward_ms: float
+    token_ms: float
+    load: int
+    def __init__(self, seq: _Optional[int] = ..., states: _Optional[bytes] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., compute_share_ms: _Optional[float] = ..., forward_ms: _Optional[float] = ..., token_ms: _Optional[float] = ..., load: _Optional[int] = ...) -> None: ...

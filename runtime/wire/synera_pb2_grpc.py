@@ -59,6 +59,11 @@ class SyneraStub(object):
                 request_serializer=runtime_dot_wire_dot_synera__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=runtime_dot_wire_dot_synera__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Forward = channel.stream_stream(
+                '/synera.v1.Synera/Forward',
+                request_serializer=runtime_dot_wire_dot_synera__pb2.ForwardRequest.SerializeToString,
+                response_deserializer=runtime_dot_wire_dot_synera__pb2.ForwardResponse.FromString,
+                _registered_method=True)
 
 
 class SyneraServicer(object):
@@ -102,6 +107,14 @@ class SyneraServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forward(self, request_iterator, context):
+        """HAT: run the middle layers of a split model over hidden states. The chunks of one session, answered in order; each is idempotent by
+        (session_id, seq), also over another stream: a repeat has the same content. An error ends the stream, as of Verify.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SyneraServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +142,11 @@ def add_SyneraServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=runtime_dot_wire_dot_synera__pb2.GenerateRequest.FromString,
                     response_serializer=runtime_dot_wire_dot_synera__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Forward': grpc.stream_stream_rpc_method_handler(
+                    servicer.Forward,
+                    request_deserializer=runtime_dot_wire_dot_synera__pb2.ForwardRequest.FromString,
+                    response_serializer=runtime_dot_wire_dot_synera__pb2.ForwardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +284,33 @@ class Synera(object):
             '/synera.v1.Synera/Generate',
             runtime_dot_wire_dot_synera__pb2.GenerateRequest.SerializeToString,
             runtime_dot_wire_dot_synera__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forward(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/synera.v1.Synera/Forward',
+            runtime_dot_wire_dot_synera__pb2.ForwardRequest.SerializeToString,
+            runtime_dot_wire_dot_synera__pb2.ForwardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,11 +21,16 @@ from runtime.wire.sampled import proposals_message, read_sampled, read_sampling,
 from runtime.wire.sizes import (
     GREEDY_HEADER_BYTES,
     KEY_CHARACTERS,
+    PRECISIONS,
     SESSION_ID_CHARACTERS,
     TOKENIZER_HASH_CHARACTERS,
+    forward_request_bytes,
+    forward_response_bytes,
+    longest_forward_bytes,
     longest_request_bytes,
     open_request_bytes,
     open_response_bytes,
+    row_bytes,
     verify_request_bytes,
     verify_response_bytes,
 )
@@ -40,6 +45,22 @@ SESSION = "0" * SESSION_ID_CHARACTERS
 def test_request_sizes_are_protobufs_own(prefix: int, context: list[int], draft: list[int], seq: int) -> None:
     message = pb.VerifyRequest(session_id=SESSION, seq=seq, prefix_length=prefix, context=context, draft=draft)
     assert verify_request_bytes(prefix, context, draft, seq) == message.ByteSize()
+
+
+@given(U32, U32, st.integers(0, 40), st.integers(1, 50), st.sampled_from(PRECISIONS), st.integers(0, 40), U32, MS)
+def test_forward_sizes_are_protobufs_own(
+    seq: int, prefix: int, rows: int, hidden: int, precision: str, returned: int, load: int, ms: float
+) -> None:
+    states, number = b"x" * (rows * row_bytes(hidden, precision)), PRECISIONS.index(precision)
+    assert pb.Precision.Name(number) == precision.upper()
+    request = pb.ForwardRequest(
+        session_id=SESSION, seq=seq, prefix_length=prefix, states=states, precision=number, returned=returned
+    )
+    assert forward_request_bytes(seq, prefix, rows, hidden, precision, returned) == request.ByteSize()
+    assert request.ByteSize() <= longest_forward_bytes(rows, hidden)
+    times = dict.fromkeys(("queue_ms", "compute_ms", "compute_share_ms", "forward_ms", "token_ms"), ms)
+    response = pb.ForwardResponse(seq=seq, states=states, load=load, **times)
+    assert forward_response_bytes(seq, rows, hidden, precision, load) == response.ByteSize()
 
 
 @st.composite

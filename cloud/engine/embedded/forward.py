@@ -60,7 +60,7 @@ class TorchForward:
 
     def __init__(self, decoder: Decoder, blocks: int) -> None:
         self._decoder = decoder
-        self._store = PagedStore(decoder.config.kv_shape, blocks, dtype=decoder.dtype, device=decoder.device)
+        self._store = PagedStore(decoder.kv_shape, blocks, dtype=decoder.dtype, device=decoder.device)
 
     @property
     def blocks(self) -> int:
