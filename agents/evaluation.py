@@ -16,7 +16,6 @@ from agents.base import Controller
 from agents.policy import ControllerPolicy
 from runtime.settings import within
 from synera_env import DecisionEnv, EpisodeMetrics, Preference, UncoveredError, drive, side_by_side
-from synera_env.metrics import episode_metrics
 
 Found = TypeVar("Found")
 MOST_ANSWERS = 1_000_000
@@ -108,7 +107,7 @@ def answer(env: DecisionEnv, controller: Controller, planned: PlannedAnswer) -> 
     try:
         for _ in drive(session, episode.prompt_tokens, policy, planned.seed):
             pass
-        metrics = episode_metrics(session.records, episode.score(), planned.preference)
+        metrics = env.metrics(session.records, episode.score(), planned.preference)
     except UncoveredError:
         pass  # nothing is invented
     return Answered(planned.prompt, episode.kind, metrics, tuple(session.records), session.answer)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from runtime.errors import BadAnswerError
 from runtime.settings import plain, shown
 from runtime.wire import synera_pb2 as pb
-from runtime.wire.sizes import SESSION_ID_CHARACTERS
+from runtime.wire.sizes import SESSION_ID_CHARACTERS, row_bytes
 
 MOST_TOKEN_IDS = 2**24
 """Largest vocabulary that is believed; a device's floats hold every id below it exactly."""
@@ -21,9 +21,21 @@ MOST_RETRY_AFTER_SECONDS = 60.0
 """A busy verifier is left alone no longer for its word; it may be asked to wait once more then."""
 MOST_LOAD = 2**20
 """Most requests that a verifier is believed to have at hand. Ours, as is every limit here that the wire does not state."""
+_MOST_LAYERS, _MOST_HIDDEN = 1024, 2**17
 _SESSION_ID = re.compile(rf"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
 _HASH = re.compile(r"[!-~]{1,128}")
+
+
+@dataclass(frozen=True)
+class MiddleInfo:
+    """Which layers of a split model the cloud has."""
+
+    first_layers: int
+    last_layers: int
+    hidden: int
+    max_rows: int
+    """Longest chunk."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class ModelInfo:
     vocab: int
     engine: str
     paced: bool
+    middle: MiddleInfo | None = None
+    """None is a whole model."""
 
 
 class Opened(NamedTuple):
@@ -74,6 +88,22 @@ class Checked:
     load: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the cloud says of a chunk of states."""
+
+    states: bytes
+    queue_seconds: float
+    compute_seconds: float
+    share_seconds: float
+    """This chunk's share of the compute."""
+    forward_seconds: float
+    """By the cloud's monitor: of any forward."""
+    token_seconds: float
+    """And of each token in it."""
+    load: int
+
+
 def read_model_info(answer: pb.ModelInfoResponse) -> ModelInfo:
     """Read what is served.
 
@@ -99,7 +129,16 @@ def read_model_info(answer: pb.ModelInfoResponse) -> ModelInfo:
         vocab=answer.vocab,
         engine=plain(answer.engine),
         paced=answer.paced,
+        middle=_read_middle(answer.middle) if answer.HasField("middle") else None,
     )
+
+
+def _read_middle(answer: pb.Middle) -> MiddleInfo:
+    _whole(answer, "first_layers", 0, _MOST_LAYERS)
+    _whole(answer, "last_layers", 0, _MOST_LAYERS)
+    _whole(answer, "hidden", 1, _MOST_HIDDEN)
+    _whole(answer, "max_rows", 1)
+    return MiddleInfo(answer.first_layers, answer.last_layers, answer.hidden, answer.max_rows)
 
 
 def read_opened(answer: pb.OpenResponse) -> Opened:
@@ -148,6 +187,28 @@ def read_checked(
     _believe(queue + compute <= longest_seconds, f"{queue + compute:g} s of work in a call of at most {longest_seconds:g} s")
     _believe(share <= compute * (1 + 1e-9), f"compute_share_ms={share * 1e3:g} is more than compute_ms={compute * 1e3:g}")
     return Checked(answer.accepted, answer.next_token, queue, compute, share, answer.processed_tokens, answer.load)
+
+
+def read_ran(answer: pb.ForwardResponse, *, hidden: int, precision: str, returned: int, longest_seconds: float) -> Ran:
+    """Read what became of a chunk of states.
+
+    Args:
+        answer: the message.
+        hidden: numbers of a state.
+        precision: that the chunk had.
+        returned: results that it asked for.
+        longest_seconds: how long it was given.
+
+    Raises:
+        BadAnswerError: a figure is out of range, or there are not as many states as were asked for.
+    """
+    wanted = returned * row_bytes(hidden, precision)
+    _believe(len(answer.states) == wanted, f"{len(answer.states)} bytes of states, not the {wanted} that were asked for")
+    _whole(answer, "load", 0, MOST_LOAD)
+    names = ("queue_ms", "compute_ms", "compute_share_ms", "forward_ms", "token_ms")
+    queue, compute, share, forward, token = (_seconds(answer, name, longest_seconds) for name in names)
+    _believe(share <= compute * (1 + 1e-9), f"compute_share_ms={share * 1e3:g} is more than compute_ms={compute * 1e3:g}")
+    return Ran(answer.states, queue, compute, share, forward, token, answer.load)
 
 
 def read_retry_after(milliseconds: object) -> float | None:

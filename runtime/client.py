@@ -57,6 +57,8 @@ class Deadlines:
     close_seconds: float = 1.0
     generate_seconds: float = 300.0
     """For the whole stream."""
+    forward_seconds: float = 300.0
+    """Likewise of states; another one goes on where it ends."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -250,6 +252,16 @@ class CloudClient:
             raise self.error_of(failed) from None
         finally:
             call.cancel()
+
+    def forward(self, requests: Iterator[pb.ForwardRequest]) -> Any:
+        """Begin a stream of states: a gRPC call, whose answers come as they are iterated over, and which its owner cancels.
+
+        An answer that cannot be read is a BadAnswerError in its place; `error_of` tells what a gRPC error stands for.
+
+        Raises:
+            CloudUnavailableError: the client is closed.
+        """
+        return self._attempt(self._stub.Forward, requests, self.deadlines.forward_seconds)
 
     def _call(self, method: Callable[..., Any], request: Any, deadline_seconds: float, retries: int = RETRIES) -> Any:
         """One call: deadline, retries while the cloud is unavailable, status to exception."""

@@ -81,4 +81,11 @@ register(
     entry_point="synera_env.synera.replay:SyneraReplayEnv",
     additional_wrappers=(VectorReward.wrapper_spec(),),
 )
+register("HatReplay-v0", entry_point="synera_env.hat.replay:HatReplayEnv")
+register(
+    "HatReplay-discrete-v0",
+    entry_point="synera_env.hat.replay:HatReplayEnv",
+    additional_wrappers=(DiscreteChoices.wrapper_spec(),),
+)
+register("HatLive-v0", entry_point="synera_env.hat.live:HatLiveEnv", nondeterministic=True)
 register("SyneraLive-v0", entry_point="synera_env.synera.live:SyneraLiveEnv", nondeterministic=True)

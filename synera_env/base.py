@@ -24,7 +24,7 @@ from runtime.session import Cost, Step, Stepper
 from runtime.settings import shown
 from synera_env.arguments import Links, read_links, read_outages, read_preference
 from synera_env.episode import Episode, ResetOptions, Start, checked_seed, draw
-from synera_env.metrics import episode_metrics
+from synera_env.metrics import EpisodeMetrics, episode_metrics
 from synera_env.radio import Outages, Radio
 from synera_env.reward import Preference, PreferenceRange, objectives, reward_terms
 from synera_env.schema import Schema
@@ -141,6 +141,15 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """Release an episode; worlds that hold more than its session extend this."""
         episode.session.close()
 
+    def charged(self, record: Any) -> Cost:
+        """What the reward charges for a step: what it cost, unless a system weighs times apart."""
+        cost: Cost = record.cost
+        return cost
+
+    def metrics(self, records: Sequence[Any], quality: float, preference: Preference) -> EpisodeMetrics:
+        """Return the metrics of a finished answer; see :func:`synera_env.metrics.episode_metrics`."""
+        return episode_metrics(records, quality, preference, self.charged)
+
     def _line(self, record: Any) -> str:
         """Render one record as text."""
         return f"{self._said(record.committed)} at {record.committed_at:.3f} s"
@@ -221,13 +230,14 @@ class DecisionEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         except UncoveredError as uncovered:
             return self._uncovered(uncovered, knobs, point, settled)
         known = not math.isnan(quality)
-        terms = reward_terms(step.record.cost, quality if known else 0.0, self._preference)
+        cost = self.charged(step.record)
+        terms = reward_terms(cost, quality if known else 0.0, self._preference)
         if not known:
             del terms["quality"]
         info = self._info(knobs, terms, offloaded=step.record.offloaded)
-        info["vector_reward"] = objectives(step.record.cost, quality if known else 0.0)
+        info["vector_reward"] = objectives(cost, quality if known else 0.0)
         if step.done:
-            metrics = episode_metrics(self._episode.session.records, quality, self._preference)
+            metrics = self.metrics(self._episode.session.records, quality, self._preference)
             info |= {"quality_known": known, "episode_metrics": _fields(metrics)}
         return self._observe(), sum(terms.values()), step.done, False, info
 

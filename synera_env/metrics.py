@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.session import StepRecord
+from runtime.session import Cost, StepRecord
 from synera_env.reward import Preference, reward_terms
 
 
@@ -22,7 +23,7 @@ class EpisodeMetrics:
     reward: float
     """Sum of the reward's terms over the steps; NaN where the quality is."""
     ttft_seconds: float
-    """Request to first committed token."""
+    """Request to first committed token; to the end where there was none."""
     tbt_mean_seconds: float
     """Mean gap between committed tokens; tokens of one chunk are committed together."""
     tbt_p95_seconds: float
@@ -51,28 +52,39 @@ class EpisodeMetrics:
     """Energy of such drafts that were not kept; part of `joules`."""
 
 
-def episode_metrics(records: Sequence[StepRecord], quality: float, preference: Preference) -> EpisodeMetrics:
+def _cost(record: StepRecord) -> Cost:
+    return record.cost
+
+
+def episode_metrics(
+    records: Sequence[StepRecord],
+    quality: float,
+    preference: Preference,
+    charged: Callable[[Any], Cost] = _cost,
+) -> EpisodeMetrics:
     """Compute the metrics of a finished answer from its records; the reward is that of the preference.
 
     Args:
         records: of its steps, at least one.
         quality: its task score; NaN where nobody can tell.
         preference: the weights.
+        charged: what the reward charges for a record; by default what it cost.
     """
-    times = [r.committed_at for r in records for _ in r.committed]
+    times = [r.committed_at for r in records for _ in r.committed] or [records[-1].committed_at]
     gaps = [later - sooner for sooner, later in pairwise(times)] or [0.0]
-    judged = sum(r.judged for r in records)
-    costs, aheads = [r.cost for r in records], [r.ahead for r in records if r.ahead is not None]
+    tokens, judged = sum(len(r.committed) for r in records), sum(r.judged for r in records)
+    costs, paid = [r.cost for r in records], [charged(r) for r in records]
+    aheads = [r.ahead for r in records if r.ahead is not None]
     qualities = [0.0] * (len(records) - 1) + [quality]
     return EpisodeMetrics(
         quality=quality,
-        reward=sum(sum(reward_terms(c, q, preference).values()) for c, q in zip(costs, qualities, strict=True)),
+        reward=sum(sum(reward_terms(c, q, preference).values()) for c, q in zip(paid, qualities, strict=True)),
         ttft_seconds=times[0],
         tbt_mean_seconds=float(np.array(gaps).sum()) / len(gaps),
         tbt_p95_seconds=quantile(gaps, 0.95),
         seconds=times[-1],
-        tokens=len(times),
-        tokens_per_second=len(times) / max(times[-1], 1e-9),
+        tokens=tokens,
+        tokens_per_second=tokens / max(times[-1], 1e-9),
         chunks=len(records),
         offload_rate=sum(r.offloaded for r in records) / len(records),
         acceptance_rate=sum(r.accepted for r in records) / judged if judged else float("nan"),

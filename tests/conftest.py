@@ -92,3 +92,18 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_slm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SLM of 2 layers that can be left after each."""
     return save_tiny_llama(tmp_path_factory.mktemp("pair") / "slm", layers=2, seed=2, exit_layers=[1, 2])
+
+
+@pytest.fixture(scope="session")
+def tiny_deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLM of 5 layers, of which the later ones change little: its first layers often guess what it says."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_llama(tmp_path_factory.mktemp("deep") / "llm", layers=5, seed=4)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name, weight in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")) and ".layers.0." not in name:
+            weight *= 0.2
+    save_file(weights, file, {"format": "pt"})
+    return folder

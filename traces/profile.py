@@ -25,7 +25,7 @@ Requests = Annotated[float, Field(ge=0, le=1e6)]
 _QUANTILES = Field(min_length=1, max_length=10_001)
 
 
-def segment_ms(layers: int, positions: int, layer_ms: float, position_ms: float) -> float:
+def segment_ms(layers: float, positions: int, layer_ms: float, position_ms: float) -> float:
     """Time of a batch of positions through layers: the first position reads the weights, each further one only computes."""
     return layers * (layer_ms + (positions - 1) * position_ms)
 
@@ -104,8 +104,8 @@ class LayerWork(Protocol):
     """A batch of positions through some layers (`runtime.model.exits.Segment`)."""
 
     @property
-    def layers(self) -> int:
-        """Layers run."""
+    def layers(self) -> float:
+        """Layers run; a part of one counts as that."""
         ...
 
     @property

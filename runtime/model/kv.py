@@ -88,13 +88,24 @@ class SequenceKV:
             raise ValueError(f"cannot truncate a KV cache to length {length}; it must be at least 0")
         self.lengths = [min(n, length) for n in self.lengths]
 
-    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
-        """See :class:`KVCache`."""
-        slab, tokens, start = self._slabs[layer], q.shape[0], self.lengths[layer]
-        stop = self.lengths[layer] = start + tokens
+    def append(self, layer: int, kv: Tensor) -> None:
+        """Append keys, then values, of some positions at `layer`, [positions, 2 * kv_heads, head_dim]."""
+        slab, start = self._slabs[layer], self.lengths[layer]
+        stop = self.lengths[layer] = start + kv.shape[0]
         if stop > slab.room:
             slab = self._slabs[layer] = slab.grown(max(stop, 2 * slab.room), start)
         slab.rows[start:stop] = kv
+
+    def seen(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` positions at `layer`, each [kv_heads, length, head_dim]; views."""
+        slab = self._slabs[layer]
+        return slab.keys[:, :length], slab.values[:, :length]
+
+    def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
+        """See :class:`KVCache`."""
+        tokens, start = q.shape[0], self.lengths[layer]
+        self.append(layer, kv)
+        slab, stop = self._slabs[layer], start + tokens
         first = 0 if window is None else max(0, start + 1 - window)  # what the first row sees
         keys, values, length = slab.keys[:, first:stop], slab.values[:, first:stop], stop - first
         whole = tokens == length and window is None  # torch needs no mask for these

@@ -97,7 +97,12 @@ def _bundled_lens(slm: Path) -> Lens | None:
     return Lens.from_tensors(graphs.lens_tensors) if graphs.meta.slm_fingerprint == fingerprint(slm) else None
 
 
-def _read_prompts(prompts: Sequence[LivePrompt | str]) -> tuple[LivePrompt, ...]:
+def read_prompts(prompts: Sequence[LivePrompt | str]) -> tuple[LivePrompt, ...]:
+    """Return prompts, given as such or as texts.
+
+    Raises:
+        SettingError: they are no list of either.
+    """
     if isinstance(prompts, str) or not isinstance(prompts, Sequence):
         raise SettingError(f"prompts={shown(prompts)} must be a list of texts")
     if wrong := [each for each in prompts if not isinstance(each, LivePrompt | str)]:
@@ -187,7 +192,7 @@ class SyneraLiveEnv(SyneraEnv):
             prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
             scorer = scorer or scorers.score
         self._sampling = None if sampling is None else made("sampling", sampling, Sampling)
-        self._prompts, self._scorer, self._emulate = _read_prompts(prompts), scorer, emulate_link
+        self._prompts, self._scorer, self._emulate = read_prompts(prompts), scorer, emulate_link
         slm = bundled.PAIR / "slm" if device is None else device
         self.device = read("device", slm, Device, lambda folder: load_device(Path(folder)))
         traces = links if links is not None else bundled.links("test") if emulate_link else [constant_link()]

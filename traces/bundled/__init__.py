@@ -12,6 +12,9 @@ ROOT = Path(__file__).parent
 PAIR = ROOT / "pair"
 """Folder of the bundled models: `llm`, `slm`, and their model card."""
 
+ADAPTER = PAIR / "adapter"
+"""Folder of the LLM's adapter, for HAT."""
+
 MAX_NEW_TOKENS = 112
 """Where answers to the bundled tasks are cut; the longest reference answer is shorter."""
 NODE_BUDGET = 500
@@ -26,6 +29,11 @@ _REMOTE_SEEDS = range(400, 404)
 def graphs(split: str) -> Path:
     """Return the bundled graph file of a split."""
     return ROOT / "graphs" / f"{split}.safetensors"
+
+
+def hat_graphs(split: str) -> Path:
+    """Return the bundled graph file of a split, of HAT."""
+    return ROOT / "graphs" / f"hat-{split}.safetensors"
 
 
 def profile(name: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,7 +231,21 @@ def nothing_is_left(score: NDArray[np.float32], exit_child: NDArray[np.int32], l
     return bool((exit_child[inner] >= 0).all() and (llm_child[inner] >= 0).all())
 
 
-def spoken(tokens: Sequence[int], meta: GraphMeta) -> str:
+class Worded(Protocol):
+    """What tells how tokens are written."""
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """See :class:`GraphMeta`."""
+        ...
+
+    @property
+    def joined(self) -> Sequence[int]:
+        """See :class:`GraphMeta`."""
+        ...
+
+
+def spoken(tokens: Sequence[int], meta: Worded) -> str:
     """Return what tokens say within an answer; one whose text is not stated is shown by its id."""
     joined, said, before = frozenset(meta.joined), "", False
     for token in tokens:

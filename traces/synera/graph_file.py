@@ -23,17 +23,18 @@ from traces.files import replacing
 
 FORMAT_VERSION = 3
 _KEY = "synera_graphs"
+_WAY_OUT = "synera record"
 _UNSEALED = "0" * 64
 _SEAL = re.compile(rb'sha256\\": \\"([0-9a-f]{64})\\"')
 """The checksum as it stands in the header: within JSON within JSON, before anything else of the description."""
 _TYPES = {"I32": np.int32, "I64": np.int64, "F32": np.float32, "F16": np.float16}
 
 
-def save(arrays: dict[str, NDArray[Any]], description: dict[str, Any], path: str | Path) -> None:
-    """Write a file whole or not at all."""
+def save(arrays: dict[str, NDArray[Any]], description: dict[str, Any], path: str | Path, key: str = _KEY) -> None:
+    """Write a file whole or not at all; `key` tells kinds of graphs apart."""
     stated = json.dumps({"sha256": _UNSEALED, "format_version": FORMAT_VERSION, "description": description})
     with replacing(path) as part:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, part, metadata={_KEY: stated})
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, part, metadata={key: stated})
         seal(part)
 
 
@@ -45,19 +46,26 @@ def seal(path: Path) -> None:
         opened.write(digest)
 
 
-def load(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+def load(path: Path, key: str = _KEY, way_out: str = _WAY_OUT) -> tuple[str, dict[str, NDArray[Any]]]:
     """Read a file; return its description as JSON text, and its tensors as read-only views of the mapped file.
+
+    Args:
+        path: the file.
+        key: of the kind of graphs that it must hold.
+        way_out: the command that records such graphs.
 
     Raises:
         TraceError: the file is missing, of another format, or not byte for byte what was written.
     """
     if not path.is_file():
-        raise TraceError(f"no graph file at {path}; record one with: synera record")
+        raise TraceError(f"no graph file at {path}; record one with: {way_out}")
     try:
         with safe_open(path, framework="np") as opened:  # holds the header to the size of the file
-            stated = (opened.metadata() or {}).get(_KEY)
+            stated = (opened.metadata() or {}).get(key)
         if stated is None:
-            raise TraceError(f"{path} is a safetensors file, but holds no token graphs")
+            raise TraceError(
+                f"{path} is a safetensors file, but holds no token graphs of this kind; record some with: {way_out}"
+            )
         fields = from_json(stated)
         version = fields.get("format_version") if isinstance(fields, dict) else None
         if version != FORMAT_VERSION:
@@ -71,7 +79,7 @@ def load(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
     except TraceError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(path, str(error), way_out) from None
 
 
 def put_back(tensors: dict[str, NDArray[Any]]) -> None:
@@ -83,9 +91,9 @@ def put_back(tensors: dict[str, NDArray[Any]]) -> None:
         owner.madvise(mmap.MADV_DONTNEED)
 
 
-def damaged(path: Path | None, reason: str) -> TraceError:
+def damaged(path: Path | None, reason: str, way_out: str = _WAY_OUT) -> TraceError:
     """Return the error of a file, or of graphs made in Python, that cannot be used."""
-    return TraceError(f"{path or 'the graph set'} is damaged ({reason}); record it again with: synera record")
+    return TraceError(f"{path or 'the graph set'} is damaged ({reason}); record it again with: {way_out}")
 
 
 def _header(data: NDArray[np.uint8]) -> bytes:

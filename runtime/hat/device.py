@@ -1,0 +1,214 @@
+"""What a HAT device has loaded, and the live sessions that it opens with the cloud that has the middle of its model.
+
+What does not live here: the loop (session.py), the ends' arithmetic (ends.py), and where defaults come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from tokenizers import Tokenizer
+
+from runtime.answers import ModelInfo
+from runtime.client import CloudClient
+from runtime.clock import Clock, PacedClock, RealClock
+from runtime.errors import CloudError, ContextOverflowError, ModelChangedError, TokenizerMismatchError
+from runtime.hat.adapter import Adapter, read_stated
+from runtime.hat.ends import EndCosts, ModelEnds
+from runtime.hat.knobs import MOST_DOUBLINGS
+from runtime.hat.middle import RemoteMiddle, Terms
+from runtime.hat.session import EnergyModel, Session
+from runtime.link import Link, LinkEmulator
+from runtime.model.decoder import Decoder
+from runtime.model.frame import Frame
+from runtime.model.loading import fingerprint, load_ends
+from runtime.model.placement import Placement
+from runtime.model.split import Split
+from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
+from runtime.session import Limits
+from runtime.settings import shown
+
+LONGEST_UPLOAD = round(2**MOST_DOUBLINGS)
+"""Positions: the longest chunk that a knob can name."""
+
+
+class Profile(EndCosts, EnergyModel, Protocol):
+    """Times and energy of a device."""
+
+    @property
+    def name(self) -> str:
+        """What it describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class HatDevice:
+    """What a device has loaded; sessions share it, as nothing in it changes."""
+
+    ends: Decoder
+    split: Split
+    adapter: Adapter
+    tokenizer: Tokenizer
+    tokenizer_hash: str
+    model_fingerprint: str
+    """Of the whole model, whose middle the cloud must have."""
+    profile: Profile
+    max_new_tokens: int
+    """Where answers are cut."""
+    paced: bool
+    """Sleep up to the profile's times (emulation of a slower device)."""
+    frame: Frame = Frame()
+    """How prompts become tokens; it must be that of the graphs that a controller was trained on."""
+
+    @classmethod
+    def load(
+        cls,
+        model: Path,
+        adapter: Path,
+        profile: Profile,
+        *,
+        max_new_tokens: int,
+        split: Split | None = None,
+        paced: bool = False,
+        placement: Placement = Placement(),
+        frame: Frame = Frame(),
+    ) -> Self:
+        """Load a device: of the model only embeddings, first and last layers, final norm and head.
+
+        Args:
+            model: Hugging Face folder.
+            adapter: file or folder of its adapter.
+            profile: times and energy.
+            max_new_tokens: see the class.
+            split: where the model is cut; None is where the adapter was trained, and no last layers.
+            paced: see the class.
+            placement: where it runs, and in which type.
+            frame: see the class.
+
+        Raises:
+            CheckpointError: something is missing or damaged, or the adapter is of another model or split.
+            SettingError: the split leaves the cloud no layer.
+        """
+        mark = fingerprint(model)
+        split = split or Split(read_stated(adapter).first)
+        ends = load_ends(model, split, placement)
+        return cls(
+            ends=ends,
+            split=split,
+            adapter=Adapter.load(adapter, ends, mark),
+            tokenizer=load_tokenizer(model),
+            tokenizer_hash=tokenizer_hash(model),
+            model_fingerprint=mark,
+            profile=profile,
+            max_new_tokens=max_new_tokens,
+            paced=paced,
+            frame=frame,
+        )
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end an answer, by the model and by the frame."""
+        return frozenset(self.ends.config.eos_ids) | frozenset(self.frame.ends)
+
+    @property
+    def limits(self) -> Limits:
+        """When answers end."""
+        return Limits(self.max_new_tokens, self.eos_ids, self.ends.config.context)
+
+    def text(self, tokens: list[int] | tuple[int, ...], *, special: bool = False) -> str:
+        """Decode token ids; `special` shows special tokens too."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=not special))
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Turn a prompt into token ids.
+
+        Raises:
+            ContextOverflowError: it does not fit.
+        """
+        ids, context = tuple(self.frame.encode(self.tokenizer, prompt)), self.ends.config.context
+        if not 0 < len(ids) < context:
+            raise ContextOverflowError(
+                f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the model's context is {context})"
+            )
+        return ids
+
+    def agree(self, target: str, info: ModelInfo) -> Terms:
+        """Agree with the cloud at an address.
+
+        Raises:
+            TokenizerMismatchError: it reads other tokens than the device.
+            ModelChangedError: it has another model, or another part of it.
+            CloudError: it has a whole model.
+        """
+        if info.tokenizer_hash != self.tokenizer_hash:
+            raise TokenizerMismatchError(
+                f"the cloud {target} reads tokens of tokenizer {info.tokenizer_hash}, the device of {self.tokenizer_hash}; serve the same model"
+            )
+        if info.fingerprint != self.model_fingerprint:
+            raise ModelChangedError(
+                f"the cloud {target} serves the model {shown(info.fingerprint)}, the device has the ends of {self.model_fingerprint}; serve the same model"
+            )
+        middle = info.middle
+        if middle is None:
+            raise CloudError(
+                f"the cloud {target} serves a whole model; have it serve the middle: synera serve --split {self.split}"
+            )
+        there = Split(middle.first_layers, middle.last_layers)
+        if there != self.split or middle.hidden != self.ends.config.hidden:
+            raise ModelChangedError(
+                f"the cloud {target} has the middle of a split at {there}, the device the ends of one at {self.split}; serve --split {self.split}"
+            )
+        if middle.max_rows < LONGEST_UPLOAD:
+            raise CloudError(
+                f"the cloud {target} takes chunks of at most {middle.max_rows} positions, the device sends up to {LONGEST_UPLOAD}; "
+                f"have it configured for {LONGEST_UPLOAD} (max_chunk_rows)"
+            )
+        return Terms(self.tokenizer_hash, self.model_fingerprint, middle.hidden, middle.max_rows)
+
+
+class HatConnection:
+    """A device and the cloud that has its middle: they fit. Owns nothing; its sessions are their callers'."""
+
+    def __init__(self, device: HatDevice, client: CloudClient) -> None:
+        """Ask the cloud what it serves; see :meth:`HatDevice.agree` for what is raised.
+
+        Raises:
+            CloudUnavailableError: no verifier answers.
+        """
+        self.device, self._client = device, client
+        self._terms = device.agree(client.target, client.model_info())
+
+    def open(self, link: Link | None = None) -> LiveSession:
+        """Put a live session together; its owner shuts it down.
+
+        Args:
+            link: a link to emulate; None uses the network as it is.
+        """
+        device = self.device
+        clock = PacedClock() if device.paced else RealClock()
+        ends = ModelEnds(device.ends, device.split, device.adapter, clock, device.profile, device.eos_ids)
+        emulator = LinkEmulator(link) if link is not None else None
+        middle = RemoteMiddle(self._client, self._terms, emulator=emulator, clock=clock)
+        return LiveSession(ends, middle, clock, device)
+
+
+class LiveSession(Session):
+    """A session over a device's ends and a cloud's middle."""
+
+    def __init__(self, ends: ModelEnds, middle: RemoteMiddle, clock: Clock, device: HatDevice) -> None:
+        super().__init__(ends, middle, clock, device.profile, device.limits, device.split.last)
+        self._remote = middle
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Release the session in the cloud, and end the thread that talks to it."""
+        self.close()
+        self._remote.shutdown()

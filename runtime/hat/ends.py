@@ -1,0 +1,227 @@
+"""The device's part of a split model: first layers, adapter, last layers and head, with what they remember of a prefix.
+
+What does not live here: when to draft or upload (session.py), the adapter's arithmetic (adapter.py), what work costs (a device profile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from runtime.clock import Clock
+from runtime.hat.adapter import Adapter
+from runtime.hat.branches import BranchKV
+from runtime.hat.knobs import MAX_CANDIDATES, MAX_DRAFT_LENGTH
+from runtime.hat.ledger import Ledger, Work
+from runtime.hat.values import DraftToken
+from runtime.model.decoder import Decoder
+from runtime.model.split import Split
+
+
+class EndCosts(Protocol):
+    """The part of a device profile that the ends need."""
+
+    def draft_seconds(self, segments: Sequence[Work], heads: int) -> float:
+        """Time to run batches of positions through layers, and `heads` output heads."""
+        ...
+
+
+class ModelEnds:
+    """Implements :class:`runtime.hat.session.Ends` over a decoder's ends and an adapter; owns their caches."""
+
+    def __init__(
+        self, ends: Decoder, split: Split, adapter: Adapter, clock: Clock, costs: EndCosts, eos_ids: frozenset[int]
+    ) -> None:
+        self._decoder, self._split, self._adapter = ends, split, adapter
+        self._clock, self._costs, self._eos_ids = clock, costs, eos_ids
+        self._back = ends.config.layers - split.last  # first of the last layers
+        self._ledger = Ledger(split.first, split.last)
+        self.begin(())
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """See :class:`runtime.hat.session.Ends`."""
+        self._prefix = list(prompt)
+        self._ledger.begin(len(prompt))
+        # One for the first layers, which run ahead, and one for the last, which follow what comes back.
+        self._kv, self._back_kv = self._decoder.new_cache(), self._decoder.new_cache()
+        self._adapter_kv = self._adapter.new_cache()
+        self._states = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
+        self._looked = 0  # positions that went through the last layers
+        self._last: DraftToken | None = None  # the prefix's last token, where it was drafted
+        self._branches: _Branches | None = None
+
+    def read(self, length: int) -> None:
+        """See :class:`runtime.hat.session.Ends`."""
+        began, ran = self._clock.now(), self._ledger.ran
+        works = self._ledger.run(length)
+        self._run(ran, length)
+        self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
+
+    def ready_to_draft(self) -> None:
+        """See :class:`runtime.hat.session.Ends`."""
+        began, ledger = self._clock.now(), self._ledger
+        ran, adapted = ledger.ran, ledger.adapted
+        works = ledger.adapt(ledger.length)
+        self._run(ran, ledger.length)
+        self._adapted(adapted, ledger.length)
+        self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
+
+    def states(self, first: int, stop: int) -> Tensor:
+        """See :class:`runtime.hat.session.Ends`: [stop - first, hidden]."""
+        self.read(stop)
+        return self._states[first:stop]
+
+    def draft(self) -> DraftToken:
+        """See :class:`runtime.hat.session.Ends`."""
+        began, ledger = self._clock.now(), self._ledger
+        ran, adapted, stop = ledger.ran, ledger.adapted, ledger.length
+        works = ledger.draft()
+        self._run(ran, stop)
+        [token] = self._say(self._adapted(adapted, stop)[-1:])
+        self._clock.charge(self._costs.draft_seconds(works, 1), since=began)
+        self._prefix.append(token.token)
+        self._last = token
+        return token
+
+    def branch(self, candidates: int) -> int:
+        """See :class:`runtime.hat.session.Ends`."""
+        assert self._last is not None, "only a draft's last token has candidates"
+        self._ledger.branch()
+        base, roots = self._ledger.base, self._last.candidates[:candidates]
+        self._branches = _Branches(
+            roots, BranchKV(self._kv, base, len(roots)), BranchKV(self._adapter_kv, base, len(roots)), [], []
+        )
+        return len(roots)
+
+    def step_branches(self) -> None:
+        """See :class:`runtime.hat.session.Ends`."""
+        branches = self._branches
+        assert branches is not None, "branch() comes first"
+        began, place = self._clock.now(), self._ledger.base + len(branches.said)
+        entering = torch.tensor(branches.entering)
+        positions = torch.full_like(entering, place)
+        states = self._decoder.run(self._decoder.embed(entering), positions, branches.kv, 0, self._split.first)
+        adapted = self._adapter.run(states, self._decoder.turns(positions), branches.adapter_kv)
+        branches.states.append(states)
+        branches.said.append(self._say(adapted))
+        self._clock.charge(self._costs.draft_seconds(self._ledger.step(len(entering)), 1), since=began)
+
+    def choose(self, states: Sequence[Tensor], wanted: int) -> list[int]:
+        """See :class:`runtime.hat.session.Ends`."""
+        began, rows = self._clock.now(), torch.cat(list(states)).to(self._states)
+        if self._split.last:
+            positions = torch.arange(self._looked, self._looked + len(rows))
+            rows = self._decoder.run(rows, positions, self._back_kv, self._back)
+            self._looked += len(rows)
+        chosen: list[int] = self._decoder.logits(rows[-wanted:]).argmax(-1).tolist()
+        self._clock.charge(self._costs.draft_seconds(self._ledger.choose(len(rows)), 1), since=began)
+        return chosen
+
+    @torch.inference_mode()
+    def commit(self, length: int, token: int) -> tuple[DraftToken, ...]:
+        """See :class:`runtime.hat.session.Ends`."""
+        branches, self._branches = self._branches, None
+        stands = [*self._prefix[:length], token]
+        adopted = branches.led_to(stands[self._ledger.base :], self._eos_ids) if branches is not None else None
+        self._cut(length)
+        self._prefix, self._looked, self._last = stands, min(self._looked, length), None
+        if branches is None or adopted is None:
+            self._ledger.commit(length, 0)
+            return ()
+        number, kept = adopted
+        base = self._ledger.base
+        self._ledger.commit(length, len(kept))
+        branches.adopt(number, self._ledger.ran - base)
+        for place in range(base, self._ledger.ran):
+            self._keep(branches.states[place - base][number][None], place)
+        self._prefix += [each.token for each in kept]
+        self._last = kept[-1]
+        return kept
+
+    def trim(self, tokens: int) -> None:
+        """See :class:`runtime.hat.session.Ends`."""
+        self._cut(len(self._prefix) - tokens)
+        self._ledger.keep(len(self._prefix))
+
+    # ------------------------------------------------------------ pieces
+
+    def _run(self, first: int, stop: int) -> None:
+        """Run positions through the first layers, and keep their states."""
+        if stop <= first:
+            return
+        states = self._decoder.embed(torch.tensor(self._prefix[first:stop]))
+        states = self._decoder.run(states, torch.arange(first, stop), self._kv, 0, self._split.first)
+        self._keep(states, first)
+
+    @torch.inference_mode()
+    def _keep(self, states: Tensor, first: int) -> None:
+        stop = first + len(states)
+        if stop > len(self._states):
+            grown = self._states.new_empty(max(stop, 2 * len(self._states)), self._states.shape[1])
+            grown[: len(self._states)] = self._states
+            self._states = grown
+        self._states[first:stop] = states
+
+    def _adapted(self, first: int, stop: int) -> Tensor:
+        """Run states of positions through the adapter: [stop - first, hidden]."""
+        if stop <= first:
+            return self._states[:0]
+        return self._adapter.run(self._states[first:stop], self._decoder.turns(torch.arange(first, stop)), self._adapter_kv)
+
+    def _say(self, adapted: Tensor) -> list[DraftToken]:
+        """What the draft model says after each row."""
+        best, ids = self._decoder.logits(adapted).float().softmax(-1).topk(MAX_CANDIDATES, -1)
+        return [
+            DraftToken(said[0], top[0], top[0] - top[1], tuple(said))
+            for top, said in zip(best.tolist(), ids.tolist(), strict=True)
+        ]
+
+    def _cut(self, length: int) -> None:
+        del self._prefix[length:]
+        for kv in (self._kv, self._back_kv, self._adapter_kv):
+            kv.truncate(length)
+
+
+@dataclass
+class _Branches:
+    """What is drafted on, from several tokens in one place."""
+
+    roots: tuple[int, ...]
+    kv: BranchKV
+    adapter_kv: BranchKV
+    states: list[Tensor]
+    """By step, [branches, hidden]."""
+    said: list[list[DraftToken]]
+    """By step and branch."""
+
+    @property
+    def entering(self) -> list[int]:
+        """The token that each branch goes on from."""
+        return [each.token for each in self.said[-1]] if self.said else list(self.roots)
+
+    def led_to(self, tokens: Sequence[int], eos_ids: frozenset[int]) -> tuple[int, tuple[DraftToken, ...]] | None:
+        """The branch that begins with these tokens, and what it says after them; None where no branch does, or says nothing."""
+        for number, root in enumerate(self.roots):
+            path = [each[number] for each in self.said]
+            if list(tokens) == [root, *(each.token for each in path)][: len(tokens)] and 0 < len(tokens) <= len(path):
+                return number, cut_ahead(path[len(tokens) - 1 :], eos_ids)
+        return None
+
+    def adopt(self, number: int, steps: int) -> None:
+        """Let the prefix's caches go on with a branch."""
+        self.kv.adopt(number, steps)
+        self.adapter_kv.adopt(number, steps)
+
+
+def cut_ahead(tokens: Sequence[DraftToken], eos_ids: frozenset[int]) -> tuple[DraftToken, ...]:
+    """Return as much of what was drafted ahead as a draft can have: the longest draft, up to and with a token that ends the answer."""
+    kept: list[DraftToken] = []
+    for token in tokens[:MAX_DRAFT_LENGTH]:
+        kept.append(token)
+        if token.token in eos_ids:
+            break
+    return tuple(kept)

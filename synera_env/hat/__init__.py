@@ -1,0 +1,1 @@
+"""HAT as a decision problem: rows, worlds, environments."""
