@@ -31,7 +31,9 @@ def test_a_soak_leaves_nothing_and_sees_what_is_left(short: Setting, monkeypatch
     found = values(list(cloud_soak._soak(short)))
     assert found.pop("resident memory after the soak over that once warm") > 0.5
     assert found.pop("threads more after the soak than once warm") >= 0
-    assert found.pop("answers given up in the soak") >= 0  # how many that are on a machine held up by others is a matter of time
+    assert (
+        found.pop("answers given up in the soak") >= 0
+    )  # how many that are on a machine held up by others is a matter of time
     assert len(found) == 3
     assert not any(found.values()), found
     monkeypatch.setattr(cloud_soak, "_LEASE_SECONDS", 8.0)
