@@ -86,12 +86,12 @@ def _by_place(found: Recovered, precision: str) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for attack in ATTACKS:
         for row in _of(found, attack, precision):
-            table.add_row(attack, str(row.depth), *(_shown(row.shares[place], 2) for place in PLACES))
+            table.add_row(attack, str(row.depth), *(_shown(row.shares.get(place), 2) for place in PLACES))
         table.add_section()
-    every = [str(found.commonest[place].tokens) for place in PLACES]
-    table.add_row("tokens", "", *every)
+    every = (found.commonest.get(place) for place in PLACES)
+    table.add_row("tokens", "", *("0" if each is None else str(each.tokens) for each in every))
     return table
 
 
-def _shown(share: Share, digits: int = 3) -> str:
-    return f"{share.mean:.{digits}f} [{share.low:.{digits}f}, {share.high:.{digits}f}]" if share.tokens else "-"
+def _shown(share: Share | None, digits: int = 3) -> str:
+    return "-" if share is None else f"{share.mean:.{digits}f} [{share.low:.{digits}f}, {share.high:.{digits}f}]"

@@ -5,7 +5,7 @@ model's own head, by a linear probe that is fitted to public prompts, and by rep
 the public layers behind what was read so far and takes the one whose state is nearest. Depth 0 sends embeddings.
 
 Examples:
-    synera privacy                                  # the bundled LLM, every depth and precision, under a minute
+    synera privacy                                  # the bundled LLM, every depth and precision, about a minute
     synera privacy --depths 1 2 3 --precisions int8 --picture runs/privacy.png
     synera privacy --prompts 200 --replayed 24 --json runs/privacy.json
     synera privacy --model /models/large --depths 2 --replayed 0   # a large vocabulary makes replay slow
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import ConfigDict
 from rich.progress import Progress, TaskID
 
@@ -43,7 +44,7 @@ class Arguments:
     """Folder of the model whose states are sent; it runs in float32 on the CPU."""
     prompts: int = 48
     """Test prompts of the bundled tasks, their kinds in turn, each with the model's own greedy answer."""
-    replayed: int = 8
+    replayed: int = 4
     """Of them, the first so many are also inverted by replay, which takes the longest; 0 leaves it out."""
     depths: tuple[int, ...] = ()
     """Layers that run on the device before a state is sent; by default every depth at which a layer is left."""
@@ -105,6 +106,7 @@ def main(arguments: Arguments) -> None:
     for path in (arguments.json, arguments.picture):
         if path is not None:
             check_output(path)
+    torch.set_num_threads(1)  # beside other work a second one costs more than it brings
     decoder, trial = load_decoder(arguments.model), arguments.trial()
     trial.depths_of(decoder.config.layers)
     with progress() as bar:

@@ -62,6 +62,7 @@ SHORTER = {
     "synera loadtest --sweep 1,2,4,8,16,32": "--sweep 1 --seconds 0.5",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
+    "synera privacy --prompts 200 --replayed 16": "--prompts 2 --replayed 1 --depths 1",
     "synera bench sampling": "--repetitions 1",
     "synera bench faults": "--repetitions 1",
     "synera bench precision": "--repetitions 1",

@@ -46,7 +46,7 @@ class Trial:
 
     prompts: int = 48
     """Test prompts; their kinds in turn."""
-    replayed: int = 8
+    replayed: int = 4
     """Of them, the first so many are also inverted by replay, which takes by far the longest."""
     public: int = 400
     """Training prompts that the probe is fitted to."""
@@ -78,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Share:
-    """A share of tokens, with its interval; NaN where there is no token."""
+    """A share of tokens, with its interval."""
 
     mean: float
     low: float
@@ -96,7 +96,7 @@ class Recovery:
     precision: str
     prompts: int
     shares: dict[str, Share]
-    """By one of :data:`GROUPS`."""
+    """By those of :data:`GROUPS` that have a token."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def require_apart(public: Sequence[Text], private: Sequence[Text]) -> None:
 
 
 def shares(hits: NDArray[np.bool_], texts: Sequence[Text], seed: int) -> dict[str, Share]:
-    """Return the share of tokens that were recovered, by one of :data:`GROUPS`; prompts are drawn anew for the intervals.
+    """Return the share of tokens that were recovered, by those of :data:`GROUPS` that have one; prompts are drawn anew for the intervals.
 
     Args:
         hits: whether each token was, [rows] of the texts end to end.
@@ -193,7 +193,6 @@ def shares(hits: NDArray[np.bool_], texts: Sequence[Text], seed: int) -> dict[st
         every = np.bincount(owner[counted], minlength=len(texts))
         right = np.bincount(owner[counted & hits], minlength=len(texts))
         if not every.sum():
-            found[group] = Share(float("nan"), float("nan"), float("nan"), 0)
             continue
         in_all = drawn @ every
         low, high = np.quantile((drawn @ right)[in_all > 0] / in_all[in_all > 0], [0.025, 0.975])
