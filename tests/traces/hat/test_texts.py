@@ -34,7 +34,7 @@ def test_parts_of_words_are_of_their_word() -> None:
     }
     assert said["prompt fact"].strip() == "Dunuham"
     assert said["prompt digit"].replace(" ", "") == "1234"
-    assert said["prompt wording"].split() == "What is the river of in ?".split()
+    assert said["prompt wording"].split() == "What is the river of in?".split()
 
 
 def test_names_and_things_are_facts_and_attributes_are_not() -> None:
