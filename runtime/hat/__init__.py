@@ -1,1 +1,1 @@
-"""HAT on the device: the U-shaped split, in which tokens stay here and hidden states travel."""
+"""HAT on the device: the ends of a split model, and the states that travel between them."""

@@ -28,6 +28,7 @@ NAMES = (
     "loadtest",
     "make-certs",
     "measure-profiles",
+    "privacy",
     "record",
     "serve",
     "sweep",

@@ -21,7 +21,7 @@ import tyro
 
 from agents.learning import imitation
 from scripts import __main__ as command
-from scripts import _live_world, _over_scenarios, bench, evaluate, sweep
+from scripts import _live_world, _over_scenarios, evaluate, sweep
 from scripts._scale import Ended
 from scripts.benchmarks import env, faults, vector, vector_growth
 from tests.support.link_files import every_form
@@ -62,6 +62,7 @@ SHORTER = {
     "synera loadtest --sweep 1,2,4,8,16,32": "--sweep 1 --seconds 0.5",
     "synera bench env": "--repetitions 1",
     "synera bench exits": "--repetitions 1",
+    "synera privacy": "--prompts 2 --replayed 1 --depths 1",
     "synera bench sampling": "--repetitions 1",
     "synera bench faults": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
@@ -87,7 +88,11 @@ SHORTER = {
     "synera deploy --slm /models/small --controller runs/own/bundle --prompts prompts.jsonl --unpaced": "--no-emulate-link",
 }
 """By command, what makes it short. Later words win over earlier ones."""
-ANOTHER_NUMBER = {"synera bench faults --repetitions 200", "synera bench precision --repetitions 48"}
+ANOTHER_NUMBER = {
+    "synera bench faults --repetitions 200",
+    "synera bench precision --repetitions 48",
+    "synera privacy --prompts 200 --replayed 16",
+}
 """In their short form they are what was run a line before: here they are understood."""
 SMALLER: tuple[tuple[Any, dict[str, Any]], ...] = (
     (_live_world, {"verifier_process": verifier_here}),
@@ -183,7 +188,8 @@ class User:
         elif step.text.startswith("tensorboard"):
             assert list(self.folder.glob(f"{step.text.split()[-1]}/**/events.out.tfevents.*"))
         elif step.text in ANOTHER_NUMBER:
-            tyro.cli(bench.Arguments, args=step.text.split()[2:])
+            _, name, *words = step.text.split()
+            tyro.cli(import_module(f"scripts.{name}").Arguments, args=words)
         elif step.text in ELSEWHERE and step.text.startswith("synera"):
             assert step.text.split()[1] in command.commands()
         elif step.text.startswith("make"):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from runtime.clock import RealClock
-from runtime.hat.adapter import FILE, Adapter, Stated
+from runtime.hat.adapter import FILE, Stated
 from runtime.hat.device import HatDevice
 from runtime.hat.ends import ModelEnds
 from runtime.hat.session import Session
