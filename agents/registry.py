@@ -14,6 +14,7 @@ from agents.bundle import Bundle
 from agents.own import is_own, own_controller
 from agents.rule_file import SUFFIX, RuleFile
 from agents.rules import FixedRule, RandomRule, Rejection, StagedRule, level_rule, until_unsure
+from agents.rules.hat import SYSTEM, HatRule
 from agents.rules.published import REJECTION, STAGES, UNSURE
 from runtime.settings import shown
 from synera_env import Schema, SettingError
@@ -22,7 +23,8 @@ from synera_env import Schema, SettingError
 def rules(schema: Schema) -> dict[str, Controller]:
     """Every rule of a schema that needs no figures, by its name."""
     fixed: dict[str, Controller] = {name: FixedRule(knobs, schema) for name, knobs in schema.presets.items()}
-    return fixed | {"random": RandomRule(schema)}
+    own: dict[str, Controller] = {"hat-rule": HatRule(schema)} if schema.system == SYSTEM else {}
+    return fixed | own | {"random": RandomRule(schema)}
 
 
 def _thresholds(text: str) -> tuple[float, ...]:
