@@ -93,6 +93,9 @@ class _Careful:
     def unary_stream(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
         return self._channel.unary_stream(method, response_deserializer=_careful(response_deserializer), **named)
 
+    def stream_stream(self, method: str, *, response_deserializer: Callable[[bytes], Any], **named: Any) -> Any:
+        return self._channel.stream_stream(method, response_deserializer=_careful(response_deserializer), **named)
+
 
 def _careful(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def read(message: bytes) -> Any:

@@ -58,35 +58,35 @@ class FakeForward:
         """Tokens of each work of each forward that ran."""
         self._held: dict[tuple[int, int], int] = {}  # token by block and place
 
-    def run(self, batch: Sequence[Work]) -> list[Rows]:
+    def run(self, batch: Sequence[Work[list[int]]]) -> list[Rows]:
         self.entered.set()
         assert self.gate.wait(30)
         written = [{work.blocks[at // BLOCK_TOKENS] for at in _places(work)} for work in batch]
         assert sum(map(len, written)) == len(set().union(*written)), "two works write to one block"
-        if self.failures or any(self.poisoned & set(work.tokens) for work in batch):
+        if self.failures or any(self.poisoned & set(work.inputs) for work in batch):
             for work in batch:  # a failed forward may leave anything behind
-                self._write(work, [-1] * len(work.tokens))
+                self._write(work, [-1] * len(work.inputs))
             raise self.failures.pop(0) if self.failures else RuntimeError("poisoned")
-        self.batches.append([len(work.tokens) for work in batch])
+        self.batches.append([len(work.inputs) for work in batch])
         results = [self._one(work) for work in batch]
         short, self.short = self.short, 0
         return results[: len(results) - short]
 
-    def _write(self, work: Work, tokens: Sequence[int]) -> None:
+    def _write(self, work: Work[list[int]], tokens: Sequence[int]) -> None:
         for at, token in zip(_places(work), tokens, strict=True):
             self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] = token
 
-    def _one(self, work: Work) -> Rows:
-        self._write(work, work.tokens)
-        end = work.position + len(work.tokens)
+    def _one(self, work: Work[list[int]]) -> Rows:
+        self._write(work, work.inputs)
+        end = work.position + len(work.inputs)
         read = [self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] for at in range(end)]
         wanted = range(end - work.wanted + 1, end + 1)
         logits = [logits_after(read[:to]) for to in wanted]
         return Rows([choice(read[:to]) for to in wanted], torch.stack(logits) if logits else torch.empty(0, VOCAB))
 
 
-def _places(work: Work) -> range:
-    return range(work.position, work.position + len(work.tokens))
+def _places(work: Work[list[int]]) -> range:
+    return range(work.position, work.position + len(work.inputs))
 
 
 def fake_engine(
