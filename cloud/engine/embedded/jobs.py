@@ -1,6 +1,6 @@
-"""What the batcher runs for a session and for a stream: results made on the engine's thread, handed to the event loop.
+"""What the batcher runs, in general, and for checks and streams: results made on the engine's thread, handed to the event loop.
 
-What does not live here: a session's history (engine.py, middle.py), which jobs share a batch (runtime/scheduling.py), blocks (memory.py).
+What does not live here: a session's history (engine.py), chunks of hidden states (middle.py), which jobs share a batch (runtime/scheduling.py), blocks (memory.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ Inputs_co = TypeVar("Inputs_co", covariant=True)
 """See :data:`cloud.engine.embedded.forward.Inputs`."""
 _Result = TypeVar("_Result")
 _Settled = TypeVar("_Settled")
-_UNCUT_ROWS = 32
-"""So many results of a chunk come of one forward, as of the draft of a check: a device waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,56 +188,6 @@ class CheckJob(OfTokens, AwaitedJob[Checked]):
         sampling = self._sampled.sampling
         draws = Draws(sampling.seed, history)
         return accept_sampled(self._draft, self._sampled.proposals, truncated(rows.logits, sampling), draws)
-
-
-class ChunkJob(AwaitedJob[Outcome[Tensor]]):
-    """Hidden states of some places, and of how many of the last ones the middle's results are wanted.
-
-    What is before them cannot be read again, as nobody here has it: who needs it and does not hold it has lost its session.
-    """
-
-    tokens: Sequence[int] = ()
-
-    def __init__(
-        self,
-        table: Table,
-        prefix_length: int,
-        states: Tensor,
-        returned: int,
-        *,
-        account: str = "",
-        deadline: float = float("inf"),
-    ) -> None:
-        """Prepare.
-
-        Args:
-            table: of the session, filled up to the prefix unless it was evicted.
-            prefix_length: places before.
-            states: [rows, hidden], at least one row.
-            returned: 0..rows.
-            account: whom it is charged to.
-            deadline: when the results are of no more use, on the batcher's clock.
-        """
-        super().__init__()
-        self.table, self.account, self.deadline = table, account, deadline
-        self.first = self.kept = prefix_length
-        self.length = prefix_length + len(states)
-        self.tail = max(1, returned) if returned <= _UNCUT_ROWS else 1
-        self._states, self._returned = states, returned
-
-    def inputs(self, start: int, stop: int) -> Tensor:
-        """See :class:`Job`."""
-        return self._states[start - self.first : stop - self.first]
-
-    def wanted(self, start: int, stop: int) -> int:
-        """See :class:`Job`."""
-        return max(0, stop - max(start, self.length - self._returned))
-
-    def deliver(self, outcome: Outcome[Tensor]) -> bool:
-        """Hand out the states."""
-        self.kept = self.length
-        self._hand_out(outcome)
-        return False
 
 
 class StreamJob(OfTokens):

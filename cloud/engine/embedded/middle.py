@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cloud.engine.base import Check, Checked, Chunk, Ran, Streamed
 from cloud.engine.embedded.batched import BatchedEngine, Seat, deadline
-from cloud.engine.embedded.jobs import ChunkJob
+from cloud.engine.embedded.jobs import AwaitedJob, Outcome
 from cloud.engine.embedded.kv_pool import Table
 from runtime.errors import CloudRejectedError, SettingError
 from runtime.sampling import Sampling
@@ -25,7 +25,59 @@ from runtime.wire.tensors import decoded, encoded
 
 _MANY_BYTES = 65_536
 """So long states are read and written off the event loop; shorter ones take less time than a thread does to begin."""
+_UNCUT_ROWS = 32
+"""So many results of a chunk come of one forward, as of the draft of a check: a device waits for them."""
 _Value = TypeVar("_Value")
+
+
+class ChunkJob(AwaitedJob[Outcome[Tensor]]):
+    """Hidden states of some places, and of how many of the last ones the middle's results are wanted.
+
+    What is before them cannot be read again, as nobody here has it: who needs it and does not hold it has lost its session.
+    """
+
+    tokens: Sequence[int] = ()
+
+    def __init__(
+        self,
+        table: Table,
+        prefix_length: int,
+        states: Tensor,
+        returned: int,
+        *,
+        account: str = "",
+        deadline: float = float("inf"),
+    ) -> None:
+        """Prepare.
+
+        Args:
+            table: of the session, filled up to the prefix unless it was evicted.
+            prefix_length: places before.
+            states: [rows, hidden], at least one row.
+            returned: 0..rows.
+            account: whom it is charged to.
+            deadline: when the results are of no more use, on the batcher's clock.
+        """
+        super().__init__()
+        self.table, self.account, self.deadline = table, account, deadline
+        self.first = self.kept = prefix_length
+        self.length = prefix_length + len(states)
+        self.tail = max(1, returned) if returned <= _UNCUT_ROWS else 1
+        self._states, self._returned = states, returned
+
+    def inputs(self, start: int, stop: int) -> Tensor:
+        """See :class:`cloud.engine.embedded.jobs.Job`."""
+        return self._states[start - self.first : stop - self.first]
+
+    def wanted(self, start: int, stop: int) -> int:
+        """See :class:`cloud.engine.embedded.jobs.Job`."""
+        return max(0, stop - max(start, self.length - self._returned))
+
+    def deliver(self, outcome: Outcome[Tensor]) -> bool:
+        """Hand out the states."""
+        self.kept = self.length
+        self._hand_out(outcome)
+        return False
 
 
 @dataclass(slots=True, eq=False)
