@@ -17,6 +17,7 @@ from cloud.engine.embedded.pace import Pace
 from cloud.sessions import MOST_SESSIONS
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
+from runtime.model.split import Split
 from runtime.policies import DEFAULT_POLICY, POLICIES
 from runtime.scheduling import TOKEN_BUDGET
 from runtime.settings import one_of, shown, whole, within
@@ -44,6 +45,10 @@ class ServerConfig:
     engine_process: bool = False
     """Whether it runs in a process of its own, where its forwards do not share Python's lock with the calls of the devices: faster for
     many, at the price of one more process and its memory."""
+    split: Split | None = None
+    """Run the middle of a split model, for devices that have its ends; None is the whole model, for devices with one of their own."""
+    max_chunk_rows: int = 512
+    """Longest chunk of hidden states for the middle, 1..8192."""
     device: str = "cpu"
     """Where it runs: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda where there is one."""
     dtype: str = "float32"
@@ -108,6 +113,7 @@ class ServerConfig:
             whole("kv_tokens", self.kv_tokens, 1, 1_000_000_000)
         one_of("shares_prefixes", self.shares_prefixes, ("account", "all", "none"))
         whole("max_draft_tokens", self.max_draft_tokens, 1, 1024)
+        whole("max_chunk_rows", self.max_chunk_rows, 1, 8192)
         whole("pace_seed", self.pace_seed, 0, 2**63 - 1)
         if self.threads is not None:
             whole("threads", self.threads, 1, 1024)
@@ -126,6 +132,7 @@ class ServerConfig:
         optional = type(None)
         for name, allowed in {
             "model": (Path,),
+            "split": (Split, optional),
             "host": (str,),
             "metrics_host": (str,),
             "device": (str,),

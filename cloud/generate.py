@@ -14,7 +14,7 @@ from contextlib import aclosing
 from cloud.admission import Admission, Ticket
 from cloud.engine.base import Engine, Streamed
 from cloud.identity import NOBODY, Client
-from cloud.verify import check_vocabulary
+from cloud.verify import check_vocabulary, check_whole
 from runtime.errors import CloudBusyError, CloudRejectedError
 from runtime.sampling import Sampling
 
@@ -37,11 +37,13 @@ class Generation:
             client: who asks.
 
         Raises:
-            CloudRejectedError: the prompt is empty, too long or not of this vocabulary, or no token is asked for.
+            CloudRejectedError: the prompt is empty, too long or not of this vocabulary, no token is asked for, or this verifier
+                writes none.
             CloudBusyError: too many streams, or too much to do.
             CloudError: the engine failed, or the server stops.
         """
         info = self._engine.info
+        check_whole(info)
         room = min(max_new_tokens, info.context_tokens - len(prompt))
         if len(prompt) < 1 or room < 1:
             raise CloudRejectedError(

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from cloud.cost import Cost
-from cloud.engine.base import Check, Checked, Engine, EngineInfo, EngineUsage, Iteration, Streamed
+from cloud.engine.base import Check, Checked, Chunk, Engine, EngineInfo, EngineUsage, Iteration, Ran, Streamed
 from cloud.log import fields
 from cloud.metrics import Metrics
 from runtime.errors import CloudUnavailableError
@@ -86,6 +86,12 @@ class MeasuredEngine:
         checked = await self._engine.check(session_id, check)
         self._metrics.checked(len(check.draft), checked)
         return checked
+
+    async def forward(self, session_id: str, chunk: Chunk) -> Ran:
+        """See :class:`cloud.engine.base.Engine`."""
+        ran = await self._engine.forward(session_id, chunk)
+        self._metrics.forwarded(chunk, ran)
+        return ran
 
     async def stream(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""

@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cloud.engine.base import Checked, Engine, Iteration, Streamed
+from cloud.engine.base import Checked, Chunk, Engine, Iteration, Ran, Streamed
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.statuses import STATUS
 
 METHODS = tuple(pb.DESCRIPTOR.services_by_name["Synera"].methods_by_name)
-CHECK, STREAM = "check", "stream"
+CHECK, CHUNK, STREAM = "check", "chunk", "stream"
 BUG = "bug"
 """The reason of a rejection that tells no kind."""
 POSITIONS = 64
@@ -35,7 +35,7 @@ _TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 class Metrics:
     """The figures of one verifier.
 
-    `answered`, `checked` and `streamed` are called on the event loop, `iterated` by the engine's thread, and the registry is
+    `answered`, `checked`, `forwarded` and `streamed` are called on the event loop, `iterated` by the engine's thread, and the registry is
     read by the exporter's threads.
     """
 
@@ -86,17 +86,17 @@ class Metrics:
             self._rejections.labels(reason)
 
     def _answers(self) -> None:
-        of, by_kind, kinds = self.registry, ("kind",), (CHECK, STREAM)
+        of, by_kind, kinds = self.registry, ("kind",), (CHECK, CHUNK, STREAM)
         queue = Histogram(
             "synera_queue_seconds",
-            "Wait of a check, or of a token of a stream, for its forward.",
+            "Wait of a check, a chunk of hidden states, or a token of a stream, for its forward.",
             by_kind,
             registry=of,
             buckets=_SECONDS,
         )
         compute = Histogram(
             "synera_compute_seconds",
-            "The forward that gave a verdict or a token; others share it.",
+            "The forwards that gave a verdict, states or a token; others share them.",
             by_kind,
             registry=of,
             buckets=_SECONDS,
@@ -106,6 +106,10 @@ class Metrics:
             "synera_processed_tokens", "Tokens that the LLM processed, as charged to sessions.", by_kind, registry=of
         )
         self._generated = Counter("synera_generated_tokens", "Tokens of streams.", registry=of)
+        directions = ("direction",)
+        rows = Counter("synera_chunk_rows", "Hidden states that came in chunks and went back.", directions, registry=of)
+        states = Counter("synera_state_bytes", "Bytes of those hidden states.", directions, registry=of)
+        self._rows, self._states = ([each.labels(way) for way in ("in", "out")] for each in (rows, states))
         self._queue, self._compute = ({kind: each.labels(kind) for kind in kinds} for each in (queue, compute))
         self._charged, self._processed = ({kind: each.labels(kind) for kind in kinds} for each in (charged, processed))
 
@@ -136,12 +140,19 @@ class Metrics:
         self._acceptance.add(drafted, checked.accepted)
         self._worked(CHECK, checked)
 
+    def forwarded(self, chunk: Chunk, ran: Ran) -> None:
+        """Count a chunk that was run."""
+        for way, (rows, states) in enumerate(((chunk.rows, chunk.states), (chunk.returned, ran.states))):
+            self._rows[way].inc(rows)
+            self._states[way].inc(len(states))
+        self._worked(CHUNK, ran)
+
     def streamed(self, token: Streamed) -> None:
         """Count a token of a stream."""
         self._generated.inc()
         self._worked(STREAM, token)
 
-    def _worked(self, kind: str, done: Checked | Streamed) -> None:
+    def _worked(self, kind: str, done: Checked | Ran | Streamed) -> None:
         self._queue[kind].observe(done.queue_ms / 1e3)
         self._compute[kind].observe(done.compute_ms / 1e3)
         self._charged[kind].inc(done.compute_share_ms / 1e3)

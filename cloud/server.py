@@ -27,11 +27,14 @@ from cloud.config import ServerConfig, endpoint
 from cloud.engine.base import Engine, EngineInfo
 from cloud.engine.registry import load_engine
 from cloud.exporter import SERVING, Exporter
+from cloud.forward import Forwarding
 from cloud.generate import Generation
 from cloud.health import Health
 from cloud.log import fields
 from cloud.measured import MeasuredEngine
 from cloud.metrics import Metrics
+from cloud.monitor import Monitor, of_pace
+from cloud.openings import Openings
 from cloud.renewal import Renewed
 from cloud.security import server_credentials
 from cloud.service import SERVICE, Statuses, SyneraServicer
@@ -42,7 +45,7 @@ from runtime.errors import SyneraError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.wire import synera_pb2_grpc
 from runtime.wire.address import check_plaintext, is_loopback
-from runtime.wire.sizes import longest_request_bytes
+from runtime.wire.sizes import longest_forward_bytes, longest_request_bytes
 
 _HEALTH_SECONDS = 5.0  # that the event loop may take to say how it is
 _POLL_SECONDS = 0.05  # of a drain, between looks at what is left
@@ -89,6 +92,8 @@ class CloudServer:
         loaded = engine or load_engine(config)
         self.metrics = Metrics(loaded, max_draft_tokens=config.max_draft_tokens, max_sessions=config.max_sessions)
         self._engine = MeasuredEngine(loaded, self.metrics)
+        self._monitor = Monitor(of_pace(config.pace))
+        loaded.watch(self._monitor.iterated)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._admission = Admission(config.limits, context_tokens=self.info.context_tokens, now=now)
         self._table = SessionTable(
@@ -118,15 +123,13 @@ class CloudServer:
             ServerStartError: the address is taken, or not of this machine.
         """
         c = self._config
-        most_bytes = longest_request_bytes(self.info.context_tokens, c.max_draft_tokens)
         interceptors = (Calls(self.metrics), self._authentication, Statuses())
-        server = grpc.aio.server(interceptors=interceptors, options=c.connections.options(most_bytes))
-        verification = Verification(
-            self._engine, self._table, self._admission, self._tokenizer_hash, max_draft_tokens=c.max_draft_tokens
-        )
+        server = grpc.aio.server(interceptors=interceptors, options=c.connections.options(self._longest_message_bytes))
         servicer = SyneraServicer(
-            verification,
+            Openings(self._engine, self._table, self._tokenizer_hash),
+            Verification(self._engine, self._table, self._admission, max_draft_tokens=c.max_draft_tokens),
             Generation(self._engine, self._admission),
+            Forwarding(self._engine, self._table, self._admission, self._monitor),
             lease_seconds=c.lease_seconds,
             reader_seconds=c.limits.reader_seconds,
             paced=c.pace is not None,
@@ -192,6 +195,14 @@ class CloudServer:
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.close)
         _log.info("stopped", extra=fields(sessions_ended=ended, why=why))
+
+    @property
+    def _longest_message_bytes(self) -> int:
+        """Of a request."""
+        middle = self.info.middle
+        if middle is not None:
+            return longest_forward_bytes(middle.max_rows, middle.hidden)
+        return longest_request_bytes(self.info.context_tokens, self._config.max_draft_tokens)
 
     async def _watch_engine(self) -> None:
         """Report NOT_SERVING once the engine has died; requests fail by themselves."""

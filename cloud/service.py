@@ -1,6 +1,6 @@
 """The gRPC face of the verifier: handlers, and the one place where errors become statuses (read back in runtime/client.py).
 
-What does not live here: what the handlers do (verify.py, generate.py) and the process (server.py).
+What does not live here: what the handlers do (openings.py, verify.py, generate.py, forward.py) and the process (server.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
@@ -17,9 +17,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cloud.engine.base import Check
+from cloud.forward import Forwarding, ForwardRequest
 from cloud.generate import Generation
 from cloud.identity import client_of
 from cloud.log import fields
+from cloud.openings import Openings
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
@@ -35,7 +37,7 @@ from runtime.wire.statuses import STATUS
 SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
 LONGEST_DETAILS = 500
 """Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
-_WRITERS = frozenset({"Open", "Generate"})
+_WRITERS = frozenset({"Open", "Generate", "Forward"})
 """Methods that write their answers themselves, as only so they learn whether those could be sent. On the wire an answer that
 is written looks like one that is returned."""
 _PATIENCES = 10
@@ -50,41 +52,46 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     def __init__(
         self,
+        openings: Openings,
         verification: Verification,
         generation: Generation,
+        forwarding: Forwarding,
         *,
         lease_seconds: float,
         reader_seconds: float,
         paced: bool,
     ) -> None:
-        self._verification, self._generation = verification, generation
+        self._openings, self._verification = openings, verification
+        self._generation, self._forwarding = generation, forwarding
         self._lease_seconds, self._reader_seconds, self._paced = lease_seconds, reader_seconds, paced
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
         """What is served."""
-        v = self._verification
-        known = asdict(v.info)
+        known = asdict(self._openings.info)
         del known["placement"]  # which is no device's business
         return pb.ModelInfoResponse(
-            **known, tokenizer_hash=v.tokenizer_hash, max_draft_tokens=v.max_draft_tokens, paced=self._paced
+            **known,
+            tokenizer_hash=self._openings.tokenizer_hash,
+            max_draft_tokens=self._verification.max_draft_tokens,
+            paced=self._paced,
         )
 
     async def Open(self, request: pb.OpenRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
         """Start a session, which ends again where its id cannot be sent."""
-        session_id = await self._verification.open(request.tokenizer_hash, request.key, client_of(context))
+        session_id = await self._openings.open(request.tokenizer_hash, request.key, client_of(context))
         answer = pb.OpenResponse(
-            session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._verification.info.fingerprint
+            session_id=session_id, lease_seconds=self._lease_seconds, fingerprint=self._openings.info.fingerprint
         )
         try:
             await _Writer(context, self._reader_seconds).write(answer)
         except BaseException:
-            self._verification.unsent(session_id)
+            self._openings.unsent(session_id)
             raise
 
     async def Verify(self, request: pb.VerifyRequest, context: grpc.aio.ServicerContext) -> pb.VerifyResponse:
         """Check a draft."""
-        slack = request.slack_ms / 1e3 if request.HasField("slack_ms") else context.time_remaining()
-        check = Check(request.prefix_length, request.context, request.draft, _asked(read_sampled, request), slack)
+        sampled, slack = _asked(read_sampled, request), _slack(request, context)
+        check = Check(request.prefix_length, request.context, request.draft, sampled, slack)
         asked = VerifyRequest(request.session_id, request.seq, check)
         checked = await self._verification.verify(asked, client_of(context))
         return pb.VerifyResponse(
@@ -99,7 +106,7 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
 
     async def Close(self, request: pb.CloseRequest, context: grpc.aio.ServicerContext) -> pb.CloseResponse:
         """Release a session."""
-        cost = await self._verification.close(request.session_id, request.key, client_of(context))
+        cost = await self._openings.close(request.session_id, request.key, client_of(context))
         return pb.CloseResponse(compute_ms=cost.compute_ms, processed_tokens=cost.processed_tokens)
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
@@ -110,6 +117,42 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
             async for each in tokens:
                 answer = pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
                 await writer.write(answer)
+
+    async def Forward(self, requests: AsyncIterator[pb.ForwardRequest], context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
+        """Run chunks of hidden states through the middle of a split model."""
+        asked = (_forward_request(each, context) async for each in requests)
+        writer = _Writer(context, self._reader_seconds)
+        async with aclosing(self._forwarding.forward(asked, client_of(context))) as answers:
+            async for each in answers:
+                ran, estimate = each.ran, each.estimate
+                answer = pb.ForwardResponse(
+                    seq=each.seq,
+                    states=ran.states,
+                    queue_ms=ran.queue_ms,
+                    compute_ms=ran.compute_ms,
+                    compute_share_ms=ran.compute_share_ms,
+                    forward_ms=estimate.forward_ms,
+                    token_ms=estimate.token_ms,
+                    load=ran.load,
+                )
+                await writer.write(answer)
+
+
+def _forward_request(request: pb.ForwardRequest, context: grpc.aio.ServicerContext) -> ForwardRequest:
+    return ForwardRequest(
+        request.session_id,
+        request.seq,
+        request.prefix_length,
+        request.states,
+        request.precision,
+        request.returned,
+        _slack(request, context),
+    )
+
+
+def _slack(request: pb.VerifyRequest | pb.ForwardRequest, context: grpc.aio.ServicerContext) -> float | None:
+    """How long a device can do without the answer, seconds."""
+    return request.slack_ms / 1e3 if request.HasField("slack_ms") else context.time_remaining()
 
 
 class _Writer:
@@ -177,17 +220,20 @@ class Statuses(grpc.aio.ServerInterceptor):
 
 
 def _guarded(handler: Any, method: str) -> grpc.RpcMethodHandler:
-    call = handler.unary_stream or handler.unary_unary
+    call = handler.stream_stream or handler.unary_stream or handler.unary_unary
+    read = _each_read if handler.request_streaming else _read
 
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
-            return await call(_read(request), context)
+            return await call(read(request), context)
         except grpc.aio.InternalError:
             raise  # what was written cannot be sent: the peer is gone
         except Exception as error:
             await _abort(context, error, method, request)
 
-    make = grpc.unary_stream_rpc_method_handler if method in _WRITERS else grpc.unary_unary_rpc_method_handler
+    make: Any = grpc.unary_stream_rpc_method_handler if method in _WRITERS else grpc.unary_unary_rpc_method_handler
+    if handler.request_streaming:
+        make = grpc.stream_stream_rpc_method_handler
     return make(answer, _reader(handler), handler.response_serializer)
 
 
@@ -207,6 +253,11 @@ def _read(request: Any) -> Any:
     if isinstance(request, DecodeError):
         raise CloudRejectedError(f"the message cannot be read ({request}); is the peer of this version?")
     return request
+
+
+async def _each_read(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _read(request)
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str, request: Any) -> NoReturn:

@@ -35,6 +35,17 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
+class Asked:
+    """A numbered request of a session."""
+
+    seq: int
+    digest: bytes
+    """Of what it asked."""
+    answer: Shared[Any] | None
+    """Or its running; a repeat gets the same. None when it was refused."""
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """One device's answer in progress."""
 
@@ -46,15 +57,11 @@ class Session:
     expires_at: float
     """Likewise."""
     used: bool = False
-    """Whether a check of it was ever answered."""
-    seq: int = 0
-    """Number of the last request."""
-    asked: bytes = b""
-    """Digest of what it asked."""
-    answer: Shared[Any] | None = None
-    """Of the last request, or its running; a repeat gets the same. None when it was refused."""
-    last: Shared[Any] | None = None
-    """The last work that was begun."""
+    """Whether a request of it was ever answered."""
+    asked: list[Asked] = field(default_factory=list)
+    """The last requests, without gaps; those of which nothing came any more are the last of them (numbered.py)."""
+    length: int = 0
+    """Positions that its chunks have filled, or will, as far as none of them came to nothing (forward.py)."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the work that is in the engine, also while that ends."""
     running: int = 0
@@ -65,6 +72,11 @@ class Session:
     """On the table's clock, seconds."""
     cost: Cost = field(default_factory=Cost)
     """What its work has cost up to now."""
+
+    @property
+    def seq(self) -> int:
+        """Number of the last request; 0 before the first."""
+        return self.asked[-1].seq if self.asked else 0
 
 
 def check_session_id(session_id: str) -> None:
@@ -229,8 +241,9 @@ class SessionTable:
             del self._counts[account]
         if session.ended is not None:
             session.ended()
-        if session.last is not None:
-            session.last.drop()
+        for each in session.asked:
+            if each.answer is not None:
+                each.answer.drop()
         task = asyncio.get_running_loop().create_task(self._close(session.session_id))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,6 +1,6 @@
 """Work that several callers may wait for, and that ends, unfinished, when the last of them goes away.
 
-What does not live here: what the work is (verify.py).
+What does not live here: what the work is (openings.py, numbered.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ class Shared(Generic[_Outcome]):
     """A task and who waits for it. Used on one event loop."""
 
     def __init__(
-        self, work: Coroutine[Any, Any, _Outcome], ended: Callable[[_Outcome | None], object] = lambda outcome: None
+        self,
+        work: Coroutine[Any, Any, _Outcome],
+        ended: Callable[[_Outcome | None], object] = lambda outcome: None,
+        left: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin.
 
@@ -29,7 +32,9 @@ class Shared(Generic[_Outcome]):
             work: what is waited for.
             ended: called once it is over, whichever way and before anybody who waits goes on; with what came of it, None
                 where it failed or was dropped.
+            left: called when it is dropped, which is before it has ended.
         """
+        self._left = left
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(lambda task: ended(_outcome(task)))
         self._dropped = False
@@ -47,6 +52,11 @@ class Shared(Generic[_Outcome]):
         return self._dropped
 
     @property
+    def failed(self) -> bool:
+        """Whether it has ended by an error."""
+        return self._task.done() and not self._task.cancelled() and self._task.exception() is not None
+
+    @property
     def value(self) -> _Outcome | None:
         """What came of it; None where it is not over, failed or was dropped."""
         return _outcome(self._task) if self._task.done() else None
@@ -57,6 +67,17 @@ class Shared(Generic[_Outcome]):
             self._dropped = True
             self._task.add_done_callback(_unseen)
             self._task.cancel()
+            self._left()
+
+    def hold(self) -> None:
+        """Wait for it from now on, whether or not in `result`, until `let_go`."""
+        self.waiting += 1
+
+    def let_go(self) -> None:
+        """Wait for it no longer; with the last who does, it is dropped."""
+        self.waiting -= 1
+        if not self.waiting:
+            self.drop()
 
     async def ended(self) -> None:
         """Wait until it has ended, whatever came of it."""
@@ -70,13 +91,11 @@ class Shared(Generic[_Outcome]):
 
         Cancellation: it is dropped, unless another waits for it.
         """
-        self.waiting += 1
+        self.hold()
         try:
             await asyncio.wait([self._task])
         finally:
-            self.waiting -= 1
-            if not self.waiting:
-                self.drop()
+            self.let_go()
         return None if self._task.cancelled() else self._task.result()
 
 

@@ -3,6 +3,7 @@
 Examples:
     synera serve                                        # the bundled LLM on 127.0.0.1:50051
     synera serve --model /models/Qwen3-8B --dtype bfloat16 --device cuda:1
+    synera serve --model /models/Qwen3-8B --split 2     # its middle alone, for devices that run embeddings, the first 2 layers and head
     synera serve --pace profile.json                    # this machine, with the durations of another
     synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens
     synera serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem   # clients need certificates
@@ -33,6 +34,9 @@ class Arguments:
 
     model: Path = bundled.PAIR / "llm"
     """Hugging Face folder of the LLM: config.json, *.safetensors, tokenizer.json."""
+    split: str | None = None
+    """FIRST or FIRST:LAST: serve the middle of the LLM, for devices that run its embeddings, its first and last so many layers and its
+    head. By default all of it is served, for devices with a model of their own."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 50051
@@ -118,8 +122,15 @@ def main(arguments: Arguments) -> None:
 
     def announce(port: int, info: EngineInfo) -> None:
         paced = f", paced by {arguments.pace}" if arguments.pace else ""
-        model = f"model {info.model}, {info.architecture}, engine {info.engine}, {info.placement}{paced}"
+        part = (
+            ""
+            if info.middle is None
+            else f" but its first {info.middle.first_layers} and last {info.middle.last_layers} layers"
+        )
+        model = f"model {info.model}{part}, {info.architecture}, engine {info.engine}, {info.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
+        if info.middle is not None:
+            return
         # `next_step` would load all that a device needs into this process, for as long as it serves.
         deploy = shlex.join(["synera", "deploy", "--cloud", config.address(port)])
         say("next", f"{deploy}   # in another terminal; Ctrl-C stops this server")
@@ -132,10 +143,12 @@ def main(arguments: Arguments) -> None:
 def _config(arguments: Arguments) -> ServerConfig:
     from cloud.admission import Limits
     from cloud.config import ServerConfig
+    from runtime.model.split import Split
     from traces.profile import CloudProfile
 
     return ServerConfig(
         model=arguments.model,
+        split=None if arguments.split is None else Split.parse(arguments.split),
         host=arguments.host,
         port=arguments.port,
         engine=arguments.engine,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloud.engine.base import Engine
 
 LOADERS: dict[str, str] = {
-    "torch": "cloud.engine.embedded.engine",
+    "torch": "cloud.engine.embedded.loading",
 }
 """Engine name to the module whose `load(config: ServerConfig) -> Engine` makes it, ready to start.
 

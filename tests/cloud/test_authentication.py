@@ -92,6 +92,7 @@ def every_method(channel: grpc.Channel, model: Path) -> list[tuple[Callable[...,
         (stub.Verify, pb.VerifyRequest(session_id="0" * 32, seq=1, context=[1])),
         (stub.Close, pb.CloseRequest(session_id="0" * 32)),
         (stub.Generate, pb.GenerateRequest(prompt=[1], max_new_tokens=1)),
+        (stub.Forward, pb.ForwardRequest(session_id="0" * 32, seq=1)),
     ]
 
 

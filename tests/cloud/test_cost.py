@@ -12,6 +12,7 @@ from cloud.admission import Admission, Limits
 from cloud.cost import Cost
 from cloud.engine.base import Check, Checked, Streamed
 from cloud.identity import Client
+from cloud.openings import Openings
 from cloud.sessions import SessionTable
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import CloudError, CloudUnavailableError
@@ -28,7 +29,8 @@ class World:
         self.seconds, self.engine = 0.0, ScriptedEngine()
         self.table = SessionTable(self.engine.close, max_sessions=4, lease_seconds=60, now=lambda: self.seconds)
         admission = Admission(Limits(), context_tokens=100)
-        self.v = Verification(self.engine, self.table, admission, "hash", max_draft_tokens=8)
+        self.o = Openings(self.engine, self.table, "hash")
+        self.v = Verification(self.engine, self.table, admission, max_draft_tokens=8)
 
     async def check(self, session_id: str, seq: int, draft: tuple[int, ...] = (1, 2), client: Client = WHO) -> Checked:
         return await self.v.verify(VerifyRequest(session_id, seq, Check(0, (1, 2, 3), draft)), client)
@@ -54,15 +56,15 @@ def test_costs_add_up() -> None:
 
 def test_a_closed_session_is_told_and_logged_with_what_it_cost(told: Callable[[], list[dict[str, object]]]) -> None:
     async def body(world: World) -> None:
-        session_id = await world.v.open("hash", client=WHO)
-        other = await world.v.open("hash", client=Client("another", "another"))
+        session_id = await world.o.open("hash", client=WHO)
+        other = await world.o.open("hash", client=Client("another", "another"))
         for seq in (1, 2):
             await world.check(session_id, seq)
         await world.check(session_id, 2)  # a repeat costs nothing more
         await world.check(other, 1, (), Client("another", "another"))
         world.seconds = 7.5
-        assert await world.v.close(session_id, client=WHO) == Cost(2, 6.0, 10)
-        assert await world.v.close(session_id, client=WHO) == Cost()  # it is over, and so is what it cost
+        assert await world.o.close(session_id, client=WHO) == Cost(2, 6.0, 10)
+        assert await world.o.close(session_id, client=WHO) == Cost()  # it is over, and so is what it cost
         assert told() == [
             {
                 "session": session_id,
@@ -80,9 +82,9 @@ def test_a_closed_session_is_told_and_logged_with_what_it_cost(told: Callable[[]
 
 def test_who_closes_by_key_is_told_too() -> None:
     async def body(world: World) -> None:
-        await world.check(await world.v.open("hash", KEY, WHO), 1)
-        assert await world.v.close("", KEY, WHO) == Cost(1, 3.0, 5)
-        assert await world.v.close("", KEY, WHO) == Cost()
+        await world.check(await world.o.open("hash", KEY, WHO), 1)
+        assert await world.o.close("", KEY, WHO) == Cost(1, 3.0, 5)
+        assert await world.o.close("", KEY, WHO) == Cost()
 
     run(body)
 
@@ -92,14 +94,14 @@ def test_the_line_says_how_it_ended_and_there_is_none_of_what_never_began(told: 
         async def refuses(session_id: str, account: str = "") -> None:
             raise CloudUnavailableError("planted")
 
-        await world.check(await world.v.open("hash", client=IDLE), 1, client=IDLE)
+        await world.check(await world.o.open("hash", client=IDLE), 1, client=IDLE)
         world.seconds = 61
         assert world.table.sweep() == 1
-        await world.v.open("hash", client=Client("last", "last"))
+        await world.o.open("hash", client=Client("last", "last"))
         assert await world.table.end() == 1
         world.engine.open = refuses  # type: ignore[method-assign]
         with pytest.raises(CloudUnavailableError):
-            await world.v.open("hash", client=Client("unlucky", "unlucky"))
+            await world.o.open("hash", client=Client("unlucky", "unlucky"))
 
     run(body)
     assert [(each["account"], each["how"], each["answers"]) for each in told()] == [
@@ -113,11 +115,11 @@ def test_a_check_that_fails_is_not_charged() -> None:
         async def fails(session_id: str, check: Check) -> Checked:
             raise CloudError("planted")
 
-        session_id = await world.v.open("hash", client=WHO)
+        session_id = await world.o.open("hash", client=WHO)
         await world.check(session_id, 1)
         world.engine.check = fails  # type: ignore[method-assign]
         with pytest.raises(CloudError):
             await world.check(session_id, 2)
-        assert await world.v.close(session_id, client=WHO) == Cost(1, 3.0, 5)
+        assert await world.o.close(session_id, client=WHO) == Cost(1, 3.0, 5)
 
     run(body)

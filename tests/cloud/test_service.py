@@ -10,9 +10,12 @@ import grpc
 import pytest
 
 from cloud.admission import Admission, Limits
+from cloud.forward import Forwarding
 from cloud.generate import Generation
 from cloud.identity import Client
 from cloud.log import KeyValueFormatter
+from cloud.monitor import Monitor
+from cloud.openings import Openings
 from cloud.service import LONGEST_DETAILS, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
 from cloud.verify import Verification
@@ -39,7 +42,7 @@ from tests.support.engine import FakeForward, fake_engine
 
 
 class Failing:
-    """A verification and a generation that raise one error, whatever they are asked."""
+    """Raises one error, whatever it is asked: as openings, a verification, a generation and a forwarding."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -54,12 +57,16 @@ class Failing:
         raise self._error
         yield
 
+    async def forward(self, requests: object, client: Client) -> AsyncIterator[object]:
+        raise self._error
+        yield
+
 
 def ask(error: Exception, call: Callable[[CloudClient], Any]) -> Any:
     async def live() -> Any:
         server = grpc.aio.server(interceptors=(Statuses(),))
         failing: Any = Failing(error)
-        servicer = SyneraServicer(failing, failing, lease_seconds=1.0, reader_seconds=9.0, paced=False)
+        servicer = SyneraServicer(failing, failing, failing, failing, lease_seconds=1.0, reader_seconds=9.0, paced=False)
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -129,10 +136,11 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
         engine = fake_engine(FakeForward())
         table = SessionTable(engine.close, max_sessions=1, lease_seconds=60)
         admission = Admission(Limits(), context_tokens=100)
-        verification = Verification(engine, table, admission, "hash", max_draft_tokens=4)
-        generation = Generation(engine, admission)
-        servicer = SyneraServicer(verification, generation, lease_seconds=60, reader_seconds=9.0, paced=False)
-        session_id = await verification.open("hash")
+        openings = Openings(engine, table, "hash")
+        verification = Verification(engine, table, admission, max_draft_tokens=4)
+        asked_of = verification, Generation(engine, admission), Forwarding(engine, table, admission, Monitor())
+        servicer = SyneraServicer(openings, *asked_of, lease_seconds=60, reader_seconds=9.0, paced=False)
+        session_id = await openings.open("hash")
         context: Any = SimpleNamespace(peer=lambda: "", time_remaining=lambda: None, auth_context=dict)
         greedy: Any = {"HasField": lambda name: False, "proposals": pb.Proposals()}
         asked: Any = SimpleNamespace(session_id=session_id, seq=1, prefix_length=0, context=tokens, draft=[1], **greedy)

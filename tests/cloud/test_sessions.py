@@ -92,7 +92,7 @@ class Table(RuleBasedStateMachine):
             assert [(each.used, each.idle_since) for each in found] == [(ended.used, ended.idle_since)]
             self.alive.remove(found[0])
         assert session.session_id not in [each.session_id for each in self.seen]
-        assert (session.seq, session.answer, session.used) == (0, None, False)
+        assert (session.seq, session.asked, session.used) == (0, [], False)
         self.seen.append(session)
         self.alive.append(session)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cloud.admission import Admission, Limits
 from cloud.engine.base import Check, Checked
 from cloud.identity import Client
+from cloud.openings import Openings
 from cloud.sessions import SessionTable
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
@@ -40,7 +41,8 @@ class World:
         self.table = SessionTable(self._close, max_sessions=4, lease_seconds=LEASE, now=lambda: self.seconds)
         self._engine_open, self.engine.open = self.engine.open, self._open  # type: ignore[method-assign]
         self.admission = Admission(limits, context_tokens=100, now=lambda: self.seconds)
-        self.v = Verification(self.engine, self.table, self.admission, "hash", max_draft_tokens=4)
+        self.o = Openings(self.engine, self.table, "hash")
+        self.v = Verification(self.engine, self.table, self.admission, max_draft_tokens=4)
 
     async def _open(self, session_id: str, account: str) -> None:
         await self._engine_open(session_id, account)
@@ -73,7 +75,7 @@ def request(session_id: str, seq: int, prefix: int, context: Sequence[int], draf
 
 def test_only_what_is_new_is_processed() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         first = await v.verify(request(session_id, 1, 0, PROMPT, [0]))
         held = len(PROMPT) + first.accepted + 1
         second = await v.verify(request(session_id, 2, held, [], [0, 0]))
@@ -86,7 +88,7 @@ def test_only_what_is_new_is_processed() -> None:
 
 def test_a_repeat_gets_the_stored_response_also_while_it_runs() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         world.forward.gate.clear()
         asked = request(session_id, 1, 0, PROMPT, continuation(PROMPT, 2))
         first = asyncio.create_task(v.verify(asked))
@@ -106,7 +108,7 @@ def test_a_repeat_gets_the_stored_response_also_while_it_runs() -> None:
 @pytest.mark.parametrize("seq", [0, 1, 4])
 def test_an_older_or_skipped_seq_is_an_error(seq: int) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         await v.verify(request(session_id, 1, 0, PROMPT))
         await v.verify(request(session_id, 2, 4, []))
         with pytest.raises(CloudRejectedError, match=rf"seq={seq} is out of order; this session takes 2 .* or 3"):
@@ -119,13 +121,13 @@ def test_one_check_of_a_session_runs_at_a_time() -> None:
     """Whoever sends more is told so at once; neither the running check nor the session notices."""
 
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         world.forward.gate.clear()
         asked, following = request(session_id, 1, 0, PROMPT), request(session_id, 2, 4, [])
         running = asyncio.create_task(v.verify(asked))
         await asyncio.to_thread(world.forward.entered.wait, 30)
         for _ in range(100):
-            with pytest.raises(CloudBusyError, match="seq=1 of this session still runs; send seq=2 after its verdict"):
+            with pytest.raises(CloudBusyError, match="seq=1 of this session still runs; send seq=2 after its answer"):
                 await v.verify(following)
         repeat = asyncio.create_task(v.verify(asked))
         world.forward.gate.set()
@@ -154,7 +156,7 @@ def test_a_repeat_with_other_content_is_rejected_and_changes_nothing(
     other: tuple[int, list[int], list[int]], running: bool
 ) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         asked = request(session_id, 1, 0, PROMPT, [5])
         if running:
             world.forward.gate.clear()
@@ -162,7 +164,7 @@ def test_a_repeat_with_other_content_is_rejected_and_changes_nothing(
         await asyncio.to_thread(world.forward.entered.wait, 30)
         if not running:
             await first
-        with pytest.raises(CloudRejectedError, match=r"seq=1 was asked before, with other content.*next check is seq=2"):
+        with pytest.raises(CloudRejectedError, match=r"seq=1 was asked before, with other content.*next is seq=2"):
             await v.verify(request(session_id, 1, *other))
         world.forward.gate.set()
         assert await v.verify(asked) == await first
@@ -191,7 +193,7 @@ def sampled(
 )
 def test_how_a_draft_was_sampled_is_part_of_what_a_repeat_repeats(other: SampledDraft | None) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         first = VerifyRequest(session_id, 1, Check(0, PROMPT, [5], sampled()))
         got = await v.verify(first)
         assert await v.verify(VerifyRequest(session_id, 1, Check(0, PROMPT, [5], sampled()))) == got
@@ -203,7 +205,7 @@ def test_how_a_draft_was_sampled_is_part_of_what_a_repeat_repeats(other: Sampled
 
 def test_a_proposed_token_that_the_llm_does_not_know_is_rejected() -> None:
     async def body(v: Verification, world: World) -> None:
-        asked = VerifyRequest(await v.open("hash"), 1, Check(0, PROMPT, [5], sampled(ids=(5, VOCAB))))
+        asked = VerifyRequest(await world.o.open("hash"), 1, Check(0, PROMPT, [5], sampled(ids=(5, VOCAB))))
         with pytest.raises(CloudRejectedError, match=f"token {VOCAB} is outside the LLM's vocabulary"):
             await v.verify(asked)
         assert world.forward.batches == []
@@ -213,7 +215,7 @@ def test_a_proposed_token_that_the_llm_does_not_know_is_rejected() -> None:
 
 def test_a_bug_is_logged_also_when_nobody_stayed_to_see_it(caplog: pytest.LogCaptureFixture) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         asked = asyncio.Event()
 
         async def check(session_id: str, check: Check) -> Checked:
@@ -244,7 +246,7 @@ def test_a_history_that_is_not_here_is_a_lost_session() -> None:
         with pytest.raises(SessionLostError, match=f"no session '{UNKNOWN}'"):
             await v.verify(request(UNKNOWN, 1, 0, PROMPT))
         with pytest.raises(SessionLostError, match="holds 0 tokens, not the 3"):
-            await v.verify(request(await v.open("hash"), 1, 3, [1]))
+            await v.verify(request(await world.o.open("hash"), 1, 3, [1]))
 
     run(body)
 
@@ -263,7 +265,7 @@ def test_a_wrong_request_is_rejected_with_value_and_way_out_and_harms_nothing(
     context: list[int], draft: list[int], message: str
 ) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         with pytest.raises(CloudRejectedError, match=message):
             await v.verify(request(session_id, 1, 0, context, draft))
         got = await v.verify(request(session_id, 2, 0, PROMPT))
@@ -275,7 +277,7 @@ def test_a_wrong_request_is_rejected_with_value_and_way_out_and_harms_nothing(
 def test_the_context_can_be_used_to_its_end() -> None:
     async def body(v: Verification, world: World) -> None:
         prompt = [1] * 98
-        got = await v.verify(request(await v.open("hash"), 1, 0, prompt, continuation(prompt, 2)))
+        got = await v.verify(request(await world.o.open("hash"), 1, 0, prompt, continuation(prompt, 2)))
         assert got.accepted == 2
 
     run(body)
@@ -283,7 +285,7 @@ def test_the_context_can_be_used_to_its_end() -> None:
 
 def test_an_engine_failure_is_told_and_the_session_lives_on() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         await v.verify(request(session_id, 1, 0, PROMPT))
         world.forward.failures.append(RuntimeError("out of memory"))
         with pytest.raises(CloudError, match="out of memory"):
@@ -297,7 +299,7 @@ def test_an_engine_failure_is_told_and_the_session_lives_on() -> None:
 def test_what_is_no_session_id_is_refused_before_any_lookup() -> None:
     async def body(v: Verification, world: World) -> None:
         world.table.get = world.table.close = None  # type: ignore[method-assign,assignment]
-        for call in (v.verify(request("unknown", 1, 0, PROMPT)), v.close("unknown")):
+        for call in (v.verify(request("unknown", 1, 0, PROMPT)), world.o.close("unknown")):
             with pytest.raises(CloudRejectedError, match="session_id='unknown' is not 32"):
                 await call
 
@@ -308,7 +310,7 @@ def test_what_is_no_session_id_is_refused_before_any_lookup() -> None:
 def test_a_prefix_beyond_the_context_is_rejected(prefix: int) -> None:
     async def body(v: Verification, world: World) -> None:
         with pytest.raises(CloudRejectedError, match=f"{prefix + 1} tokens of history.* exceed the LLM's context of 100"):
-            await v.verify(request(await v.open("hash"), 1, prefix, [1]))
+            await v.verify(request(await world.o.open("hash"), 1, prefix, [1]))
         assert world.forward.batches == []
 
     run(body)
@@ -317,15 +319,15 @@ def test_a_prefix_beyond_the_context_is_rejected(prefix: int) -> None:
 def test_another_tokenizer_is_refused_naming_both() -> None:
     async def body(v: Verification, world: World) -> None:
         with pytest.raises(TokenizerMismatchError, match=r"'other'.*'hash'"):
-            await v.open("other")
+            await world.o.open("other")
 
     run(body)
 
 
 def test_every_session_that_ends_is_closed_in_the_engine() -> None:
     async def body(v: Verification, world: World) -> None:
-        closed, expired, kept = [await v.open("hash") for _ in range(3)]
-        await v.close(closed)
+        closed, expired, kept = [await world.o.open("hash") for _ in range(3)]
+        await world.o.close(closed)
         assert world.closed == [closed]
         world.seconds = LEASE / 2
         await v.verify(request(kept, 1, 0, PROMPT))
@@ -341,7 +343,7 @@ def test_every_session_that_ends_is_closed_in_the_engine() -> None:
 
 def test_a_running_session_does_not_expire() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         world.forward.gate.clear()
         task = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
         await asyncio.to_thread(world.forward.entered.wait, 30)
@@ -361,7 +363,7 @@ def test_a_session_that_the_engine_does_not_open_takes_no_place() -> None:
         await world.engine.stop()
         for _ in range(9):  # more than there are places
             with pytest.raises(CloudUnavailableError, match="shutting down"):
-                await v.open("hash")
+                await world.o.open("hash")
         assert len(world.table) == 0
 
     run(body)
@@ -377,7 +379,7 @@ def test_a_caller_who_goes_away_while_a_session_opens_leaves_nothing_open() -> N
             await never.wait()
 
         world.engine.open = slow  # type: ignore[method-assign]
-        task = asyncio.create_task(v.open("hash"))
+        task = asyncio.create_task(world.o.open("hash"))
         while not opened:
             await asyncio.sleep(0)
         task.cancel()
@@ -391,11 +393,11 @@ def test_a_caller_who_goes_away_while_a_session_opens_leaves_nothing_open() -> N
 
 def test_a_check_of_a_session_that_is_closed_meanwhile_is_lost() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         world.forward.gate.clear()
         task = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
         await asyncio.to_thread(world.forward.entered.wait, 30)
-        await v.close(session_id)
+        await world.o.close(session_id)
         with pytest.raises(SessionLostError):
             await task
 
@@ -423,7 +425,7 @@ async def started(v: Verification, world: World, session_id: str, seq: int = 1) 
 
 def test_a_check_that_nobody_waits_for_never_runs() -> None:
     async def body(v: Verification, world: World) -> None:
-        first, second = await v.open("hash"), await v.open("hash")
+        first, second = await world.o.open("hash"), await world.o.open("hash")
         held_up = await started(v, world, first)
         waiting = [asyncio.create_task(v.verify(request(second, 1, 0, [4] * 9))) for _ in range(2)]
         await asyncio.sleep(0.01)
@@ -442,7 +444,7 @@ def test_a_check_that_nobody_waits_for_never_runs() -> None:
 
 def test_a_check_that_was_dropped_runs_again_when_it_is_asked_for_again() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         await gone(await started(v, world, session_id))  # its forward goes on, unseen
         for _ in range(3):
             again = asyncio.create_task(v.verify(request(session_id, 1, 0, PROMPT)))
@@ -463,7 +465,7 @@ def test_a_check_that_was_dropped_runs_again_when_it_is_asked_for_again() -> Non
 
 def test_after_a_check_that_was_dropped_the_next_may_come() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         await gone(await started(v, world, session_id))
         following = asyncio.create_task(v.verify(request(session_id, 2, 0, [7])))
         await asyncio.sleep(0)
@@ -477,7 +479,7 @@ def test_after_a_check_that_was_dropped_the_next_may_come() -> None:
 
 def test_the_engine_has_one_check_of_a_session_at_a_time_also_while_one_that_was_dropped_ends() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id, inside, most = await v.open("hash"), 0, []
+        session_id, inside, most = await world.o.open("hash"), 0, []
         plain = world.engine.check
 
         async def check(session_id: str, check: Check) -> Checked:
@@ -505,11 +507,11 @@ def test_the_engine_has_one_check_of_a_session_at_a_time_also_while_one_that_was
 
 def test_the_end_of_a_session_ends_its_work_and_its_callers_are_told() -> None:
     async def body(v: Verification, world: World) -> None:
-        first, second = await v.open("hash"), await v.open("hash")
+        first, second = await world.o.open("hash"), await world.o.open("hash")
         held_up = await started(v, world, first)
         waiting = [asyncio.create_task(v.verify(request(second, 1, 0, [4] * 9))) for _ in range(2)]
         await asyncio.sleep(0.01)
-        await v.close(second)
+        await world.o.close(second)
         for each in waiting:
             with pytest.raises(SessionLostError, match="open a new one and send the whole history"):
                 await each
@@ -523,14 +525,14 @@ def test_the_end_of_a_session_ends_its_work_and_its_callers_are_told() -> None:
 
 def test_a_hostile_loop_leaves_no_backlog() -> None:
     async def body(v: Verification, world: World) -> None:
-        held_up = await started(v, world, await v.open("hash"))
+        held_up = await started(v, world, await world.o.open("hash"))
         for _ in range(300):
-            session_id = await v.open("hash")
+            session_id = await world.o.open("hash")
             caller = asyncio.create_task(v.verify(request(session_id, 1, 0, [4] * 90)))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             await gone(caller)
-            await v.close(session_id)
+            await world.o.close(session_id)
         assert (len(world.table), world.admission.held.requests) == (1, 1)
         world.forward.gate.set()
         await held_up
@@ -544,7 +546,7 @@ def test_an_engine_that_can_hold_no_more_is_busy_with_a_hint_and_the_check_may_c
     known: float | None, told: float
 ) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id, plain = await v.open("hash"), world.engine.check
+        session_id, plain = await world.o.open("hash"), world.engine.check
 
         async def full(session_id: str, check: Check) -> Checked:
             raise CloudBusyError("the pool is full", known)
@@ -568,18 +570,18 @@ ONE, OTHER = Client("one", "account 1"), Client("other", "account 2")
 
 def test_anothers_session_is_as_unknown_as_none_at_all() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash", client=ONE)
+        session_id = await world.o.open("hash", client=ONE)
         messages = []
         for asked in (session_id, UNKNOWN):
             with pytest.raises(SessionLostError) as caught:
                 await v.verify(request(asked, 1, 0, PROMPT), OTHER)
             messages.append(str(caught.value).replace(asked, "ID"))
-            await v.close(asked, client=OTHER)
+            await world.o.close(asked, client=OTHER)
         assert messages[0] == messages[1]
         assert world.closed == []
         elsewhere = Client(ONE.name, "another connection of its own")
         assert (await v.verify(request(session_id, 1, 0, PROMPT), elsewhere)).next_token == choice(PROMPT)
-        await v.close(session_id, client=elsewhere)
+        await world.o.close(session_id, client=elsewhere)
         assert world.closed == [session_id]
 
     run(body)
@@ -587,14 +589,14 @@ def test_anothers_session_is_as_unknown_as_none_at_all() -> None:
 
 def test_a_key_opens_and_closes_only_what_is_its_owners() -> None:
     async def body(v: Verification, world: World) -> None:
-        mine, theirs = await v.open("hash", KEY, ONE), await v.open("hash", KEY, OTHER)
+        mine, theirs = await world.o.open("hash", KEY, ONE), await world.o.open("hash", KEY, OTHER)
         assert mine != theirs
-        assert (await v.open("hash", KEY, ONE), await v.open("hash", KEY, OTHER)) == (mine, theirs)
-        await v.close("", KEY, OTHER)
+        assert (await world.o.open("hash", KEY, ONE), await world.o.open("hash", KEY, OTHER)) == (mine, theirs)
+        await world.o.close("", KEY, OTHER)
         assert world.closed == [theirs]
-        await v.close("", KEY, OTHER)
+        await world.o.close("", KEY, OTHER)
         assert world.closed == [theirs]
-        assert await v.open("hash", KEY, ONE) == mine
+        assert await world.o.open("hash", KEY, ONE) == mine
 
     run(body)
 
@@ -608,14 +610,14 @@ def test_work_is_charged_to_the_sessions_account() -> None:
             await plain(session_id, account)
 
         world.engine.open = engine_open  # type: ignore[method-assign]
-        session_id = await v.open("hash", client=ONE)
+        session_id = await world.o.open("hash", client=ONE)
         assert accounts == [ONE.account]
         held_up = await started_as(v, world, session_id, ONE)
-        second = await v.open("hash", client=ONE)
+        second = await world.o.open("hash", client=ONE)
         with pytest.raises(CloudBusyError, match="this account has 1 requests in flight, of at most 1") as caught:
             await v.verify(request(second, 1, 0, PROMPT), Client(ONE.name, "another connection of its own"))
         assert (caught.value.retry_after_seconds or 0) > 0
-        others = asyncio.create_task(v.verify(request(await v.open("hash", client=OTHER), 1, 0, [4]), OTHER))
+        others = asyncio.create_task(v.verify(request(await world.o.open("hash", client=OTHER), 1, 0, [4]), OTHER))
         await asyncio.sleep(0.01)
         world.forward.gate.set()
         await held_up
@@ -635,7 +637,7 @@ async def started_as(v: Verification, world: World, session_id: str, client: Cli
 
 def test_only_a_verdict_renews_a_lease() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash")
+        session_id = await world.o.open("hash")
         await v.verify(request(session_id, 1, 0, PROMPT))
         world.seconds = LEASE / 2
         for wrong in (request(session_id, 7, 0, PROMPT), request(session_id, 1, 0, [4]), request(session_id, 2, 0, [VOCAB])):
@@ -658,26 +660,26 @@ def test_only_a_verdict_renews_a_lease() -> None:
 @pytest.mark.parametrize("key", ["", "0" * 31 + "1"])
 def test_a_session_whose_id_could_not_be_sent_ends_at_once(key: str) -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash", key)
-        v.unsent(session_id)
-        v.unsent(UNKNOWN)
+        session_id = await world.o.open("hash", key)
+        world.o.unsent(session_id)
+        world.o.unsent(UNKNOWN)
         await world.table.closed()
-        assert (world.closed, len(world.table), v._keyed, v._openings) == ([session_id], 0, {}, {})
+        assert (world.closed, len(world.table), world.o._keyed, world.o._openings) == ([session_id], 0, {}, {})
 
     run(body)
 
 
 def test_a_repeat_that_got_the_id_or_waits_for_it_keeps_the_session() -> None:
     async def body(v: Verification, world: World) -> None:
-        session_id = await v.open("hash", KEY)
-        assert await v.open("hash", KEY) == session_id
-        v.unsent(session_id)
+        session_id = await world.o.open("hash", KEY)
+        assert await world.o.open("hash", KEY) == session_id
+        world.o.unsent(session_id)
         assert len(world.table) == 1
-        v.unsent(session_id)
+        world.o.unsent(session_id)
         assert len(world.table) == 0
-        session_id = await v.open("hash", KEY)
+        session_id = await world.o.open("hash", KEY)
         await v.verify(request(session_id, 1, 0, PROMPT))
-        v.unsent(session_id)  # somebody knows it all the same
+        world.o.unsent(session_id)  # somebody knows it all the same
         assert len(world.table) == 1
 
     run(body)
@@ -693,15 +695,15 @@ def test_an_open_whose_callers_all_went_away_is_dropped_and_may_come_again_at_on
             await allowed.wait()
 
         world.engine.open = slow  # type: ignore[method-assign]
-        callers = [asyncio.create_task(v.open("hash", KEY)) for _ in range(3)]
+        callers = [asyncio.create_task(world.o.open("hash", KEY)) for _ in range(3)]
         await opening.wait()
         await gone(*callers)
-        again = asyncio.create_task(v.open("hash", KEY))
+        again = asyncio.create_task(world.o.open("hash", KEY))
         allowed.set()
         session_id = await again
         assert world.opened[1:] == [session_id]
         await world.table.closed()
-        assert (world.closed, len(world.table), len(v._keyed)) == (world.opened[:1], 1, 1)
+        assert (world.closed, len(world.table), len(world.o._keyed)) == (world.opened[:1], 1, 1)
 
     run(body)
 
@@ -713,7 +715,7 @@ def test_however_callers_come_and_go_nothing_is_kept_of_those_who_went(callers: 
         async def call(keyed: bool, comes: int, stays: int) -> str | None:
             for _ in range(comes):
                 await asyncio.sleep(0)
-            asked = asyncio.create_task(v.open("hash", KEY if keyed else ""))
+            asked = asyncio.create_task(world.o.open("hash", KEY if keyed else ""))
             for _ in range(stays):
                 await asyncio.sleep(0)
             asked.cancel()
@@ -725,8 +727,8 @@ def test_however_callers_come_and_go_nothing_is_kept_of_those_who_went(callers: 
         await world.table.closed()
         left = [*world.table._unused]
         assert set(left) <= got  # every session is known to somebody
-        assert set(v._openings) == set(left)
-        assert len(v._keyed) <= 1
+        assert set(world.o._openings) == set(left)
+        assert len(world.o._keyed) <= 1
         assert sorted(world.closed) == sorted(set(world.opened) - set(left))
 
     run(body)
@@ -739,20 +741,20 @@ KEY, OTHER_KEY = "0" * 31 + "1", "0" * 31 + "2"
 
 def test_a_repeated_open_gets_the_same_session_as_long_as_it_lives() -> None:
     async def body(v: Verification, world: World) -> None:
-        first = await v.open("hash", KEY)
-        assert await v.open("hash", KEY) == first
-        assert await v.open("hash", OTHER_KEY) not in (first, await v.open("hash"))
+        first = await world.o.open("hash", KEY)
+        assert await world.o.open("hash", KEY) == first
+        assert await world.o.open("hash", OTHER_KEY) not in (first, await world.o.open("hash"))
         assert len(world.table) == 3
-        await v.close(first)
-        again = await v.open("hash", KEY)
+        await world.o.close(first)
+        again = await world.o.open("hash", KEY)
         assert again != first
         world.seconds += LEASE / 2
-        assert await v.open("hash", KEY) == again  # which renews the lease
+        assert await world.o.open("hash", KEY) == again  # which renews the lease
         world.seconds += LEASE / 2
-        assert await v.open("hash", KEY) == again
+        assert await world.o.open("hash", KEY) == again
         world.seconds += LEASE
-        assert await v.open("hash", KEY) not in (first, again)
-        assert len(v._keyed) == len(world.table) == 1  # nothing is kept of those that ended
+        assert await world.o.open("hash", KEY) not in (first, again)
+        assert len(world.o._keyed) == len(world.table) == 1  # nothing is kept of those that ended
 
     run(body)
 
@@ -767,7 +769,7 @@ def test_repeats_that_come_while_it_opens_get_the_same_session_and_may_go_away()
             await plain(session_id, account)
 
         world.engine.open = slow  # type: ignore[method-assign]
-        tasks = [asyncio.create_task(v.open("hash", KEY)) for _ in range(3)]
+        tasks = [asyncio.create_task(world.o.open("hash", KEY)) for _ in range(3)]
         await opening.wait()
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
@@ -780,30 +782,30 @@ def test_repeats_that_come_while_it_opens_get_the_same_session_and_may_go_away()
 
 def test_an_open_whose_caller_never_got_the_id_is_released_by_its_key() -> None:
     async def body(v: Verification, world: World) -> None:
-        await v.open("hash", KEY)
-        await v.close("", OTHER_KEY)
+        await world.o.open("hash", KEY)
+        await world.o.close("", OTHER_KEY)
         assert world.closed == []
-        await v.close("", KEY)
-        await v.close("", KEY)
-        assert (world.closed, len(world.table), v._keyed) == (world.opened, 0, {})
+        await world.o.close("", KEY)
+        await world.o.close("", KEY)
+        assert (world.closed, len(world.table), world.o._keyed) == (world.opened, 0, {})
 
     run(body)
 
 
 def test_a_key_keeps_nothing_of_an_open_that_failed() -> None:
     async def body(v: Verification, world: World) -> None:
-        opened = [await v.open("hash") for _ in range(4)]
+        opened = [await world.o.open("hash") for _ in range(4)]
         for _ in range(2):
             with pytest.raises(CloudBusyError):
-                await v.open("hash", KEY)
-        await v.close("", KEY)
-        await v.close(opened[0])
-        await v.open("hash", KEY)  # a place is free: it is not told what it was told before
-        await v.close(world.opened[-1])
+                await world.o.open("hash", KEY)
+        await world.o.close("", KEY)
+        await world.o.close(opened[0])
+        await world.o.open("hash", KEY)  # a place is free: it is not told what it was told before
+        await world.o.close(world.opened[-1])
         await world.engine.stop()
         with pytest.raises(CloudUnavailableError):
-            await v.open("hash", KEY)
-        assert v._keyed == {}
+            await world.o.open("hash", KEY)
+        assert world.o._keyed == {}
 
     run(body)
 
@@ -811,7 +813,7 @@ def test_a_key_keeps_nothing_of_an_open_that_failed() -> None:
 @pytest.mark.parametrize("key", ["0" * 31, "0" * 33, "0" * 100_000, "A" * 32, "\n" * 32])
 def test_what_is_no_key_is_refused(key: str) -> None:
     async def body(v: Verification, world: World) -> None:
-        for asked in (v.open("hash", key), v.close("", key)):
+        for asked in (world.o.open("hash", key), world.o.close("", key)):
             with pytest.raises(CloudRejectedError, match="is not 32 lower-case hex characters") as caught:
                 await asked
             assert len(str(caught.value)) < 200
@@ -822,8 +824,8 @@ def test_what_is_no_key_is_refused(key: str) -> None:
 
 def test_another_tokenizer_under_the_same_key_is_refused() -> None:
     async def body(v: Verification, world: World) -> None:
-        await v.open("hash", KEY)
+        await world.o.open("hash", KEY)
         with pytest.raises(TokenizerMismatchError):
-            await v.open("other", KEY)
+            await world.o.open("other", KEY)
 
     run(body)

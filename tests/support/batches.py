@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from cloud.engine.embedded.batcher import Batcher
-from cloud.engine.embedded.jobs import Outcome
+from cloud.engine.embedded.forward import Rows
+from cloud.engine.embedded.jobs import OfTokens, Outcome
 from cloud.engine.embedded.kv_pool import Table
 from runtime.errors import CloudError, CloudUnavailableError
 from runtime.policies import DEFAULT_POLICY
@@ -17,7 +18,7 @@ from runtime.scheduling import TOKEN_BUDGET, Scheduler
 from tests.support.engine import FakeForward
 
 
-class Probe:
+class Probe(OfTokens):
     """A job that decodes `rounds` tokens and reports into a queue."""
 
     check, account, deadline, tail = False, "", float("inf"), 1
@@ -25,19 +26,19 @@ class Probe:
     def __init__(self, prompt: list[int], rounds: int = 1) -> None:
         self.table, self.tokens, self.kept = Table(f"sequence {id(self)}"), list(prompt), 0
         self._rounds = rounds
-        self.got: queue.Queue[Outcome | CloudError] = queue.Queue()
+        self.got: queue.Queue[Outcome[Rows] | CloudError] = queue.Queue()
 
-    def deliver(self, outcome: Outcome) -> bool:
+    def deliver(self, outcome: Outcome[Rows]) -> bool:
         self.kept, self._rounds = len(self.tokens), self._rounds - 1
         if self._rounds > 0:
-            self.tokens.append(outcome.rows.choices[0])
+            self.tokens.append(outcome.results[-1].choices[0])
         self.got.put(outcome)
         return self._rounds > 0
 
     def fail(self, error: CloudError) -> None:
         self.got.put(error)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Outcome[Rows]:
         got = self.got.get(timeout=30)
         assert isinstance(got, Outcome), got
         return got
@@ -55,7 +56,7 @@ class Broken(Probe):
         super().__init__([3])
         self._where = where
 
-    def deliver(self, outcome: Outcome) -> bool:
+    def deliver(self, outcome: Outcome[Rows]) -> bool:
         self._raise_at("deliver")
         return super().deliver(outcome)
 
@@ -70,14 +71,14 @@ class Broken(Probe):
 
 def make(
     forward: FakeForward, *, policy: str = DEFAULT_POLICY, token_budget: int = TOKEN_BUDGET, **options: Any
-) -> tuple[Batcher, queue.Queue[CloudUnavailableError]]:
+) -> tuple[Batcher[list[int], Rows], queue.Queue[CloudUnavailableError]]:
     """A batcher, and why it died."""
     deaths: queue.Queue[CloudUnavailableError] = queue.Queue()
     return Batcher(forward, Scheduler(policy, token_budget), died=deaths.put, **options), deaths
 
 
 @contextmanager
-def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: Any) -> Iterator[Batcher]:
+def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: Any) -> Iterator[Batcher[list[int], Rows]]:
     """A batcher that finds `jobs` waiting, lives, and has not died at the end."""
     made, deaths = make(forward, **options)
     for job in jobs:
@@ -93,7 +94,7 @@ def batcher(forward: FakeForward, jobs: Sequence[Probe] = (), **options: Any) ->
     assert made.usage.used_blocks == made.usage.waiting == 0
 
 
-def hold(forward: FakeForward, made: Batcher, rounds: int = 1) -> Probe:
+def hold(forward: FakeForward, made: Batcher[list[int], Rows], rounds: int = 1) -> Probe:
     """Occupy the engine until its gate opens, so that what is put next waits."""
     forward.gate.clear()
     forward.entered.clear()
@@ -103,7 +104,7 @@ def hold(forward: FakeForward, made: Batcher, rounds: int = 1) -> Probe:
     return first
 
 
-def settle(made: Batcher) -> None:
+def settle(made: Batcher[list[int], Rows]) -> None:
     """Wait until what was dropped and released is free."""
     done = threading.Event()
     made.when_done(done.set)

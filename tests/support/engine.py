@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from cloud.engine.base import EngineInfo
+from cloud.engine.base import EngineInfo, MiddleInfo
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.engine.embedded.forward import Rows, Work
+from cloud.engine.embedded.middle import MiddleEngine
 from runtime.model.paged_kv import BLOCK_TOKENS
 
 VOCAB = 50
@@ -56,37 +57,63 @@ class FakeForward:
         """Tokens that no forward can run."""
         self.batches: list[list[int]] = []
         """Tokens of each work of each forward that ran."""
-        self._held: dict[tuple[int, int], int] = {}  # token by block and place
+        self._held: dict[tuple[int, int], Any] = {}  # token, or state, by block and place
 
-    def run(self, batch: Sequence[Work]) -> list[Rows]:
+    def run(self, batch: Sequence[Work[Any]]) -> list[Any]:
         self.entered.set()
         assert self.gate.wait(30)
         written = [{work.blocks[at // BLOCK_TOKENS] for at in _places(work)} for work in batch]
         assert sum(map(len, written)) == len(set().union(*written)), "two works write to one block"
-        if self.failures or any(self.poisoned & set(work.tokens) for work in batch):
+        if self.failures or any(self._is_poisoned(work) for work in batch):
             for work in batch:  # a failed forward may leave anything behind
-                self._write(work, [-1] * len(work.tokens))
+                self._write(work, [-1] * len(work.inputs))
             raise self.failures.pop(0) if self.failures else RuntimeError("poisoned")
-        self.batches.append([len(work.tokens) for work in batch])
+        self.batches.append([len(work.inputs) for work in batch])
         results = [self._one(work) for work in batch]
         short, self.short = self.short, 0
         return results[: len(results) - short]
 
-    def _write(self, work: Work, tokens: Sequence[int]) -> None:
-        for at, token in zip(_places(work), tokens, strict=True):
-            self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] = token
+    def _is_poisoned(self, work: Work[Any]) -> bool:
+        return bool(self.poisoned & set(work.inputs))
 
-    def _one(self, work: Work) -> Rows:
-        self._write(work, work.tokens)
-        end = work.position + len(work.tokens)
-        read = [self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] for at in range(end)]
-        wanted = range(end - work.wanted + 1, end + 1)
+    def _write(self, work: Work[Any], inputs: Sequence[Any]) -> None:
+        for at, each in zip(_places(work), inputs, strict=True):
+            self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] = each
+
+    def _read(self, work: Work[Any]) -> list[Any]:
+        """Take what goes in, and return all that is there of the sequence."""
+        self._write(work, work.inputs)
+        end = work.position + len(work.inputs)
+        return [self._held[work.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS] for at in range(end)]
+
+    def _one(self, work: Work[Any]) -> Any:
+        read = self._read(work)
+        wanted = range(len(read) - work.wanted + 1, len(read) + 1)
         logits = [logits_after(read[:to]) for to in wanted]
         return Rows([choice(read[:to]) for to in wanted], torch.stack(logits) if logits else torch.empty(0, VOCAB))
 
 
-def _places(work: Work) -> range:
-    return range(work.position, work.position + len(work.tokens))
+HIDDEN = 4
+
+
+def after_middle(states: torch.Tensor) -> torch.Tensor:
+    """What the fake middle makes of the states [places, HIDDEN] of a sequence; each depends on all before it."""
+    return (states * torch.arange(1, len(states) + 1)[:, None]).cumsum(0)
+
+
+class FakeMiddle(FakeForward):
+    """Likewise, of hidden states; whole numbers come out exactly."""
+
+    def _is_poisoned(self, work: Work[Any]) -> bool:
+        return bool(self.poisoned & set(work.inputs[:, 0].tolist()))
+
+    def _one(self, work: Work[Any]) -> Any:
+        made = after_middle(torch.stack(self._read(work)))
+        return made[len(made) - work.wanted :]
+
+
+def _places(work: Work[Any]) -> range:
+    return range(work.position, work.position + len(work.inputs))
 
 
 def fake_engine(
@@ -99,6 +126,13 @@ def fake_engine(
     """The embedded engine over a fake forward."""
     info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, eos_ids)
     return EmbeddedEngine(info, forward, **options)
+
+
+def fake_middle(forward: FakeMiddle, *, context_tokens: int = 100, max_rows: int = 40, **options: Any) -> MiddleEngine:
+    """The embedded engine of a middle over a fake forward."""
+    middle = MiddleInfo(first_layers=1, last_layers=0, hidden=HIDDEN, max_rows=max_rows)
+    info = EngineInfo("fake", "fake", "Fake", "0" * 16, VOCAB, context_tokens, (), middle=middle)
+    return MiddleEngine(info, forward, **options)
 
 
 def greedy(folder: Path, prompt: Sequence[int], count: int) -> list[int]:

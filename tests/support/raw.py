@@ -34,8 +34,10 @@ def channel_to(port: int, *options: tuple[str, Any]) -> Iterator[grpc.Channel]:
 
 
 def answer(call: Callable[..., Any], request: Any, **options: Any) -> Any:
-    """The message that a call gives (of a stream the list of them), or its refusal."""
+    """The message that a call gives (of a stream the list of them), or its refusal. Where requests are streamed, there is one."""
     try:
+        if isinstance(call, grpc.StreamStreamMultiCallable):
+            return list(call(iter([request]), timeout=SECONDS, **options))
         got = call(request, timeout=SECONDS, **options)
         return list(got) if isinstance(call, grpc.UnaryStreamMultiCallable) else got
     except grpc.RpcError as failed:

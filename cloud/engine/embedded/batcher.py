@@ -11,28 +11,31 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Any, Generic, TypeVar
 
 from cloud.engine.base import EngineUsage, Iteration
-from cloud.engine.embedded.forward import Forward, Rows, Work
+from cloud.engine.embedded.forward import Forward, Inputs, Work
 from cloud.engine.embedded.jobs import Job, Outcome
 from cloud.engine.embedded.kv_pool import Table
 from cloud.engine.embedded.memory import Memory
 from cloud.engine.embedded.pace import Pace
 from cloud.log import fields
-from runtime.errors import CloudError, CloudUnavailableError
+from runtime.errors import CloudError, CloudUnavailableError, SessionLostError
 from runtime.policies import Request
 from runtime.scheduling import Scheduler, Slice
 
+_Result = TypeVar("_Result")
+_EVICTED = "the session had to yield its keys and values to others; open a new one and send all of it"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Queued:
+class _Queued(Generic[Inputs, _Result]):
     """A job that is there, and what its next result has cost so far."""
 
-    job: Job
+    job: Job[Inputs, _Result]
     since: float
     """When it was put, or had its result before; on the batcher's clock."""
     request: Request
@@ -43,9 +46,11 @@ class _Queued:
     """Seconds."""
     processed: int = 0
     """Tokens."""
+    results: list[_Result] = field(default_factory=list)
+    """Of those of its wanted positions that were run."""
 
 
-class Batcher:
+class Batcher(Generic[Inputs, _Result]):
     """Runs jobs on a thread of its own, from `start` to `stop`.
 
     A forward that fails is run again by halves, so that only those fail that cannot be run. What the handing out of a result raises
@@ -54,7 +59,7 @@ class Batcher:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: Forward[Inputs, _Result],
         scheduler: Scheduler,
         *,
         died: Callable[[CloudUnavailableError], None],
@@ -77,13 +82,13 @@ class Batcher:
         self.memory = Memory(forward.blocks)
         """The thread's; others may read its figures."""
         self._watchers: list[Callable[[Iteration], None]] = []
-        self._there: dict[Job, _Queued] = {}  # that will have a result, or fail
+        self._there: dict[Job[Inputs, _Result], _Queued[Inputs, _Result]] = {}  # that will have a result, or fail
         self._asked: list[Callable[[], object]] = []  # what the thread does before it plans
-        self._in_hand: frozenset[Job] = frozenset()
+        self._in_hand: frozenset[Job[Inputs, _Result]] = frozenset()
         self._over: str | None = None  # why no job is taken any more
         self._changed = threading.Condition()  # guards the four above
-        self._requests: dict[Request, _Queued] = {}
-        self._undue: list[tuple[float, int, _Queued]] = []  # a heap of those that may be run later
+        self._requests: dict[Request, _Queued[Inputs, _Result]] = {}
+        self._undue: list[tuple[float, int, _Queued[Inputs, _Result]]] = []  # a heap of those that may be run later
         self._numbers = count()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
@@ -111,7 +116,7 @@ class Batcher:
         pool = self.memory.pool
         return EngineUsage(len(self._there), pool.blocks, pool.used, pool.cached, self.memory.evicted)
 
-    def put(self, job: Job, *, wait_seconds: float = 0.0) -> None:
+    def put(self, job: Job[Inputs, _Result], *, wait_seconds: float = 0.0) -> None:
         """Queue a job; it fails as unavailable when the batcher has ended.
 
         Args:
@@ -119,7 +124,9 @@ class Batcher:
             wait_seconds: it is not run earlier than so long from now; others are, meanwhile.
         """
         now = self._now()
-        queued = _Queued(job, now, Request(now, 1, check=job.check, account=job.account, deadline=job.deadline))
+        queued: _Queued[Inputs, _Result] = _Queued(
+            job, now, Request(now, 1, check=job.check, account=job.account, deadline=job.deadline)
+        )
         with self._changed:
             over = self._over
             if over is None:
@@ -128,7 +135,7 @@ class Batcher:
         if over is not None:
             _fail([job], CloudUnavailableError(over))
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Job[Inputs, _Result]) -> None:
         """Forget a job that nobody waits for; what it holds in a forward in hand is freed when that has ended."""
         with self._changed:
             if (queued := self._there.pop(job, None)) is not None:
@@ -205,9 +212,11 @@ class Batcher:
             self._comes(heapq.heappop(self._undue)[2], now)
         if not self._requests or self._over is not None:
             return []
-        for queued in self._requests.values():
-            if queued.request.left != len(queued.job.tokens) - queued.job.table.length:
+        for queued in list(self._requests.values()):
+            if queued.request.left != queued.job.length - queued.job.table.length:
                 self._prepare(queued)  # it lost its blocks
+        if not self._requests:
+            return []
         self.memory.begins_plan()
         slices = self._scheduler.plan(now, self._has_room)
         if not slices:
@@ -222,27 +231,37 @@ class Batcher:
             return None
         return min(max(0.0, self._undue[0][0] - self._now()), threading.TIMEOUT_MAX)
 
-    def _comes(self, queued: _Queued, now: float) -> None:
+    def _comes(self, queued: _Queued[Inputs, _Result], now: float) -> None:
         """A job may be run from now on."""
         job, request = queued.job, queued.request
         if job not in self._there:
             return  # it was dropped while it waited
         request.arrived = now
-        self._prepare(queued)
+        if not self._prepare(queued):
+            return
         self._scheduler.add(request)
         self._requests[request] = queued
         self.memory.takes_turn(job.table, request.number)
 
-    def _prepare(self, queued: _Queued) -> None:
-        """Keep of a job's table what holds, find what others have read of it, and count what is left to run."""
+    def _prepare(self, queued: _Queued[Inputs, _Result]) -> bool:
+        """Keep of a job's table what holds, find what others have read of it, and count what is left to run.
+
+        Returns:
+            Whether it can be run; else it has failed, as what is before its inputs is not there any more.
+        """
         job, pool = queued.job, self.memory.pool
         pool.truncate(job.table, job.kept)
         if not job.table.length:
             pool.drop(job.table)
             pool.adopt(job.table, job.tokens[: len(job.tokens) - job.tail + 1])
-        queued.request.tail, queued.request.left = job.tail, len(job.tokens) - job.table.length
+        if job.table.length < job.first:
+            self._ends(queued, SessionLostError(_EVICTED))
+            return False
+        queued.results.clear()
+        queued.request.tail, queued.request.left = job.tail, job.length - job.table.length
+        return True
 
-    def _leaves(self, queued: _Queued) -> None:
+    def _leaves(self, queued: _Queued[Inputs, _Result]) -> None:
         """A job is over; its table rests until its sequence has another one, or is over itself."""
         if self._requests.pop(queued.request, None) is not None:
             self._scheduler.remove(queued.request)
@@ -250,7 +269,7 @@ class Batcher:
 
     def _has_room(self, request: Request, tokens: int) -> bool:
         job = self._requests[request].job
-        if request.left != len(job.tokens) - job.table.length:
+        if request.left != job.length - job.table.length:
             return False  # it has just lost its blocks to who is before it
         return self.memory.has_room(job.table, job.table.length + tokens)
 
@@ -258,7 +277,7 @@ class Batcher:
         batch = [self._requests[each.request] for each in slices]
         works = [_work(queued.job, each) for queued, each in zip(batch, slices, strict=True)]
         began = self._now()
-        results: list[Rows | CloudError] = list(self._results(works))
+        results: list[_Result | CloudError] = list(self._results(works))
         tokens = sum(each.tokens for each in slices)
         if self._pace is not None:
             try:
@@ -269,20 +288,22 @@ class Batcher:
         ended, there = self._now(), len(self._there)
         self._scheduler.ran(slices)
         said = _told(slices, ended - began, there - len(slices))
-        for queued, each, result in zip(batch, slices, results, strict=True):
+        for queued, each, work, result in zip(batch, slices, works, results, strict=True):
             if isinstance(result, CloudError):
                 self._ends(queued, result)
                 continue
             queued.compute += ended - began
             queued.share += (ended - began) * each.tokens / tokens
             queued.processed += each.tokens
+            if work.wanted:
+                queued.results.append(result)
             self._wrote(queued.job, each.tokens)
             if each.request.left == 0:
-                self._deliver(queued, result, ended, there)
+                self._deliver(queued, ended, there)
         for watcher in self._watchers:
             watcher(said)
 
-    def _results(self, works: Sequence[Work]) -> Iterator[Rows | CloudError]:
+    def _results(self, works: Sequence[Work[Inputs]]) -> Iterator[_Result | CloudError]:
         """Run a batch; where that fails each of its halves is run, so that one work cannot fail the others."""
         try:
             results = self._forward.run(works)
@@ -290,7 +311,7 @@ class Batcher:
                 raise RuntimeError(f"the forward gave {len(results)} results")
             yield from results
         except Exception as error:  # whatever a forward raises ends no more than what it runs
-            tokens = sum(len(work.tokens) for work in works)
+            tokens = sum(len(work.inputs) for work in works)
             _log.exception("a forward failed", extra=fields(requests=len(works), tokens=tokens))
             if len(works) == 1:
                 yield CloudError(f"the engine failed on a request, {tokens} tokens in this forward: {error}")
@@ -299,18 +320,18 @@ class Batcher:
                 yield from self._results(works[:half])
                 yield from self._results(works[half:])
 
-    def _wrote(self, job: Job, tokens: int) -> None:
+    def _wrote(self, job: Job[Inputs, _Result], tokens: int) -> None:
         """Take note of what a forward has filled; of a draft nothing is shown to others."""
         pool = self.memory.pool
         pool.wrote(job.table, job.table.length + tokens)
         pool.settle(job.table, job.tokens[: len(job.tokens) - job.tail + 1])
 
-    def _deliver(self, queued: _Queued, rows: Rows, ended: float, there: int) -> None:
+    def _deliver(self, queued: _Queued[Inputs, _Result], ended: float, there: int) -> None:
         job, pool = queued.job, self.memory.pool
         if job not in self._there:
             return  # it was dropped meanwhile
         outcome = Outcome(
-            rows,
+            tuple(queued.results),
             queue_ms=(ended - queued.since - queued.compute) * 1e3,
             compute_ms=queued.compute * 1e3,
             compute_share_ms=queued.share * 1e3,
@@ -328,10 +349,11 @@ class Batcher:
         if not more:
             self._ends(queued)
             return
-        self._scheduler.goes_on(queued.request, len(job.tokens) - job.table.length)
+        self._scheduler.goes_on(queued.request, job.length - job.table.length)
+        queued.results.clear()
         queued.since, queued.compute, queued.share, queued.processed = ended, 0.0, 0.0, 0
 
-    def _ends(self, queued: _Queued, error: CloudError | None = None) -> None:
+    def _ends(self, queued: _Queued[Inputs, _Result], error: CloudError | None = None) -> None:
         """A job has had its last result, or fails."""
         with self._changed:
             self._there.pop(queued.job, None)
@@ -340,10 +362,10 @@ class Batcher:
             _fail([queued.job], error)
 
 
-def _work(job: Job, part: Slice) -> Work:
+def _work(job: Job[Inputs, _Result], part: Slice) -> Work[Inputs]:
     start = job.table.length
-    tokens = job.tokens[start : start + part.tokens]
-    return Work(job.table.blocks, start, tokens, job.tail if part.last else 0)
+    stop = start + part.tokens
+    return Work(job.table.blocks, start, job.inputs(start, stop), job.wanted(start, stop))
 
 
 def _told(slices: Sequence[Slice], seconds: float, waiting: int) -> Iteration:
@@ -354,7 +376,7 @@ def _told(slices: Sequence[Slice], seconds: float, waiting: int) -> Iteration:
     return Iteration(seconds, len(slices), verify, tokens - verify - decode, decode, waiting)
 
 
-def _fail(jobs: Iterable[Job], error: CloudError) -> None:
+def _fail(jobs: Iterable[Job[Any, Any]], error: CloudError) -> None:
     for job in jobs:
         try:
             # One each: an error that was raised keeps the frames it passed through, with another session's cache in them.

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from cloud import log
-from cloud.engine.base import Check, Checked, EngineInfo, EngineUsage, Iteration, Streamed
+from cloud.engine.base import Check, Checked, Chunk, EngineInfo, EngineUsage, Iteration, Ran, Streamed
 from cloud.engine.process.channel import Channel, receive_now, send_now
 from runtime.errors import CloudUnavailableError
 from runtime.sampling import Sampling
@@ -115,6 +115,11 @@ class EngineProcess:
         """See :class:`cloud.engine.base.Engine`."""
         checked: Checked = await self._call("check", session_id, check)
         return checked
+
+    async def forward(self, session_id: str, chunk: Chunk) -> Ran:
+        """See :class:`cloud.engine.base.Engine`."""
+        ran: Ran = await self._call("forward", session_id, chunk)
+        return ran
 
     async def stream(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""

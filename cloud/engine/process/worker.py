@@ -25,7 +25,7 @@ from cloud.engine.process.channel import Channel, receive_now, send_now
 from cloud.garbage import settle
 from runtime.errors import CloudError
 
-_METHODS = frozenset({"start", "stop", "open", "check", "close"})
+_METHODS = frozenset({"start", "stop", "open", "check", "forward", "close"})
 """What is asked by name; besides there are streams, and a `cancel` of either."""
 _SWITCH_SECONDS = 0.0002
 """How long a thread that computes may keep Python from one that has a message to send or to read; the usual 5 ms is a check's whole

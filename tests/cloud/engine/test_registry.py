@@ -13,11 +13,11 @@ import pytest
 
 from cloud.config import ServerConfig
 from cloud.engine import registry
-from cloud.engine.base import Check, Checked, EngineInfo, EngineUsage, Iteration, Streamed
+from cloud.engine.base import Check, Checked, Chunk, EngineInfo, EngineUsage, Iteration, Ran, Streamed
 from cloud.engine.embedded.engine import EmbeddedEngine
 from cloud.server import running_server
 from runtime.client import CloudClient
-from runtime.errors import CloudUnavailableError, SessionLostError
+from runtime.errors import CloudRejectedError, CloudUnavailableError, SessionLostError
 from runtime.model.tokenizer import tokenizer_hash
 from runtime.sampling import Sampling
 from runtime.wire import synera_pb2 as pb
@@ -60,6 +60,9 @@ class Parrot:
             raise SessionLostError(f"no session {session_id!r}")
         count = len(check.draft)
         return Checked(count, check.draft[0], (0.0,) * count, 0.0, 0.0, 1.0, 1.0, count + 1, 1)
+
+    async def forward(self, session_id: str, chunk: Chunk) -> Ran:
+        raise CloudRejectedError("a parrot has no middle")
 
     async def stream(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""

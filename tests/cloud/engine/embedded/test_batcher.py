@@ -25,7 +25,7 @@ def test_what_waits_shares_the_next_batch_within_the_budget() -> None:
         forward.gate.set()
         outcomes = [job.outcome() for job in jobs]
     assert forward.batches == [[1], [3, 3], [3]]
-    assert [o.rows.choices[0] for o in outcomes] == [continuation([i] * 3, 1)[0] for i in range(3)]
+    assert [o.results[-1].choices[0] for o in outcomes] == [continuation([i] * 3, 1)[0] for i in range(3)]
     assert [o.load for o in outcomes] == [3, 3, 1]
 
 
@@ -37,7 +37,7 @@ def test_streams_stay_together_in_a_batch() -> None:
         for job in jobs:
             made.put(job)
         forward.gate.set()
-        answers = [[job.outcome().rows.choices[0] for _ in range(4)] for job in jobs]
+        answers = [[job.outcome().results[-1].choices[0] for _ in range(4)] for job in jobs]
     assert answers == [continuation([i, i], 4) for i in range(3)]
     assert forward.batches == [[1], [2, 2, 2], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
 
@@ -99,7 +99,7 @@ def test_stop_lets_the_batch_in_hand_end_and_leaves_nobody_waiting() -> None:
         assert isinstance(waiting.error(), CloudUnavailableError)
         forward.gate.set()
         stopping.result(timeout=30)
-        assert held.outcome().rows.choices == continuation([1], 1)
+        assert held.outcome().results[-1].choices == continuation([1], 1)
         assert isinstance(held.error(), CloudUnavailableError)  # there is no second round
 
 

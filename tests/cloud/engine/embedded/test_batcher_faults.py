@@ -24,7 +24,7 @@ def test_an_engine_failure_fails_its_batch_and_nothing_else() -> None:
         made.put(lost)
         error = lost.error()
         made.put(kept)
-        assert kept.outcome().rows.choices == continuation([1, 2], 1)
+        assert kept.outcome().results[-1].choices == continuation([1, 2], 1)
     assert type(error) is CloudError
     assert "a request, 1 tokens in this forward: out of memory" in str(error)
 
@@ -35,7 +35,7 @@ def test_a_forward_that_gives_too_few_results_is_run_again_by_halves(short: int)
     forward.short = short
     jobs = [Probe([1]), Probe([1, 2])]
     with batcher(forward, jobs):
-        assert [job.outcome().rows.choices for job in jobs] == [continuation([1], 1), continuation([1, 2], 1)]
+        assert [job.outcome().results[-1].choices for job in jobs] == [continuation([1], 1), continuation([1, 2], 1)]
     assert forward.batches == [[1, 2], [1], [2]]
 
 
@@ -48,7 +48,7 @@ def test_one_that_cannot_be_run_fails_alone() -> None:
             if i == 3:
                 assert "poisoned" in str(job.error())
             else:
-                assert job.outcome().rows.choices == continuation([i, i], 1)
+                assert job.outcome().results[-1].choices == continuation([i, i], 1)
 
 
 def test_jobs_that_fail_at_one_time_share_no_error() -> None:
@@ -74,8 +74,8 @@ def test_a_result_that_cannot_be_handed_out_fails_its_job_alone() -> None:
     forward = FakeForward()
     broken, kept, stream = Broken("deliver"), Probe([1, 2]), Probe([4], rounds=3)
     with batcher(forward, [broken, kept, stream]):
-        assert kept.outcome().rows.choices == continuation([1, 2], 1)
-        assert [stream.outcome().rows.choices[0] for _ in range(3)] == continuation([4], 3)
+        assert kept.outcome().results[-1].choices == continuation([1, 2], 1)
+        assert [stream.outcome().results[-1].choices[0] for _ in range(3)] == continuation([4], 3)
         error = broken.error()
     assert type(error) is CloudError
     assert "planted in deliver" in str(error)

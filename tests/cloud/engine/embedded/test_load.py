@@ -11,7 +11,7 @@ import torch
 
 from cloud.config import ServerConfig
 from cloud.engine.base import Check
-from cloud.engine.embedded.engine import load
+from cloud.engine.embedded.loading import load
 from runtime.errors import CheckpointError
 
 
