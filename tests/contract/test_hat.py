@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud.config import ServerConfig
+from cloud.server import running_server
+from runtime.client import CloudClient
+from runtime.hat.device import HatConnection
 from runtime.hat.knobs import Knobs
 from runtime.hat.session import Session
 from runtime.hat.values import HatRecord
 from runtime.model.split import Split
+from synera_env.fidelity import same_tokens
 from synera_env.hat.replay import HatReplayEnv
-from synera_env.radio import Outages
+from synera_env.radio import Outages, Radio
 from tests.runtime.hat.test_session import any_knobs
 from tests.support.hat import SplitWorld, prompts
 from tests.support.recorded import GPU, PHONE
@@ -67,3 +73,33 @@ def test_a_replay_drafts_and_commits_what_the_models_do(
         assert [t.candidates for t in one.draft] == [t.candidates for t in other.draft]
         assert np.allclose([t.confidence for t in one.draft], [t.confidence for t in other.draft], atol=1e-4)
     assert episode.score() == graphs.graph(number, knobs[0].precision).score
+
+
+@pytest.fixture(scope="module")
+def connection(world: SplitWorld) -> Iterator[HatConnection]:
+    with (
+        running_server(ServerConfig(model=world.model, split=world.split)) as port,
+        CloudClient(f"127.0.0.1:{port}") as client,
+    ):
+        yield HatConnection(world.device, client)
+
+
+def test_live_answers_are_the_models_own_and_the_replay_of_their_knobs(
+    world: SplitWorld, graphs: HatGraphs, connection: HatConnection
+) -> None:
+    rng = random.Random(7)
+    env = HatReplayEnv(graphs, [constant_link(20.0)], PHONE, GPU, outages=Outages.never())
+    for number, text in enumerate(prompts()):
+        knobs = [Knobs(rng.uniform(3, 6), rng.choice([0.0, 0.05, 0.2]), rng.randint(0, 5), rng.randint(0, 4)) for _ in range(5)]
+        link = rng.choice([None, Radio(constant_link(rtt_ms=rng.choice([0.0, 10.0]), uplink_mbps=4.0, downlink_mbps=8.0))])
+        prompt = world.device.encode(text)
+        with connection.open(link) as session:
+            records = answered(session, prompt, knobs)
+        assert session.answer == world.greedy(prompt), number
+        episode = env.episode(seed=1, options={"prompt": number})
+        replayed = answered(episode.session, episode.prompt_tokens, knobs)
+        assert done(replayed) == done(records)
+        for name in ("uplink_bytes", "downlink_bytes"):
+            one, other = (sum(getattr(r.cost, name) for r in found) for found in (records, replayed))
+            assert one == other, name
+        assert same_tokens(records, env, number).identical

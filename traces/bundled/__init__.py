@@ -33,7 +33,7 @@ def graphs(split: str) -> Path:
 
 def hat_graphs(split: str) -> Path:
     """Return the bundled graph file of a split, of HAT."""
-    return ROOT / "graphs" / f"hat-{split}.safetensors"
+    return ROOT / "hat" / f"{split}.safetensors"
 
 
 def profile(name: str) -> Path:
