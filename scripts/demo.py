@@ -33,8 +33,9 @@ from agents.rules import FixedRule
 from agents.search import grid_search
 from runtime.settings import within
 from scripts import record as recording
-from scripts._cli import check_output, check_seed, console, launch, next_step, say
+from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._evaluation import family_table
+from scripts._hat_act import LIVE_ANSWERS, hat_act, hat_table
 from scripts._links import check_filling, links_of
 from scripts._live_world import interruptible, live_world
 from scripts._report import pareto_picture, table
@@ -52,6 +53,7 @@ from traces.tasks import scorers
 from traces.tasks.splits import bundled_prompts
 
 _MOST_PROMPTS, _MOST_DEVICES = 1000, 256
+_PICTURE = "pareto.png"
 _SEED_NODES = 300
 """Nodes recorded for a prompt, on the mean."""
 _VALIDATION_ANSWERS = 128
@@ -144,8 +146,11 @@ def main(arguments: Arguments) -> None:
     live = _deploy(arguments, graphs, tested, device, controllers, plan)
     replayed = {name: answer_all(replay, each, plan) for name, each in controllers.items()}
     families = _by_family(replay, controllers, arguments) if arguments.links is not None else {}
-    _report(arguments, replay, live, replayed, families, began)
+    _report(arguments, replay, live, replayed, families)
     graphs.test.save(arguments.out / "graphs" / "test.safetensors")
+    _hat()
+    console.print(f"{time.monotonic() - began:.0f} s")
+    _say_where_it_lies(arguments)
 
 
 def _record(arguments: Arguments) -> _Graphs:
@@ -217,7 +222,6 @@ def _report(
     live: dict[str, list[Answered]],
     replayed: dict[str, list[Answered]],
     families: dict[str, dict[str, dict[str, float]]],
-    began: float,
 ) -> None:
     """Compare, print the table, write summary.json and the picture."""
     summaries = {n: {"replay": summarise_answers(replayed[n]), "live": summarise_answers(live[n])} for n in live}
@@ -240,7 +244,6 @@ def _report(
             difference = reward_difference(outcomes[ours], outcomes[other])
             differences[f"{world}: {ours} - {other}"] = asdict(difference)
             console.print(f"{world}: reward of {ours} minus {other}, same plan, 95 % interval by prompt: {difference:+.3f}")
-    seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "controllers": summaries,
         "tokens_identical": share,
@@ -249,17 +252,21 @@ def _report(
         "pair": pair,
         "families": families,
         "coverage": replay.graphs.meta.coverage,
-        "seconds": seconds,
     }
     write_json(arguments.out / "summary.json", summary)
-    picture = arguments.out / "pareto.png"
-    pareto_picture(summaries, picture, f"Quality against time: {prompts} test prompts, {pace}")
-    console.print(f"{seconds:.0f} s")
-    _say_where_it_lies(arguments, picture)
+    pareto_picture(summaries, arguments.out / _PICTURE, f"Quality against time: {prompts} test prompts, {pace}")
 
 
-def _say_where_it_lies(arguments: Arguments, picture: Path) -> None:
-    say("picture", str(picture))
+def _hat() -> None:
+    """The same cloud and a device over HAT: the model cut in two, paced to the testbed of its paper."""
+    with progress() as bar:
+        task = bar.add_task("HAT, live", total=LIVE_ANSWERS)
+        both = hat_act(lambda: bar.advance(task))
+    console.print(hat_table(both))
+
+
+def _say_where_it_lies(arguments: Arguments) -> None:
+    say("picture", str(arguments.out / _PICTURE))
     say("figures", str(arguments.out / "summary.json"))
     say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / arguments.agent / 'tb'))}")
     device = {"unpaced": arguments.unpaced, "profile": bundled.profile(_PROFILES[arguments.unpaced][0])}

@@ -1,0 +1,217 @@
+"""HAT: the two sides of the split, live devices against the U shape, live against replay, precisions.
+
+What does not live here: faults (hat_faults.py), what controllers learn (hat_control.py), the paper's own table (synera reproduce hat).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import torch
+
+from agents.policy import ControllerPolicy
+from agents.registry import controller
+from runtime.client import CloudClient
+from runtime.hat.device import HatConnection, HatDevice
+from runtime.hat.values import HatRecord
+from runtime.model.loading import load_decoder, load_middle
+from runtime.policy import drive
+from runtime.wire.sizes import PRECISIONS
+from runtime.wire.tensors import quantised
+from scripts._verifier import verifier_process
+from scripts.benchmarks.harness import Figure, Setting
+from synera_env.fidelity import same_tokens
+from synera_env.hat.live import load_hat_device
+from synera_env.hat.replay import HatReplayEnv
+from synera_env.hat.schema import hat_schema
+from synera_env.radio import Outages, Radio
+from traces import bundled
+from traces.hat.dialogues import Dialogue, dialogues
+from traces.hat.record import HatModels, HatRecorder
+from traces.links.generators import constant_link
+from traces.profile import DeviceProfile
+from traces.tasks import scorers
+
+_DEVICES = 8
+_THINK_SECONDS = 0.4  # between a device's answers, on the mean
+_LONG_TOKENS = 200
+_UPLINK_MBPS, _DOWNLINK_MBPS, _RTT_MS = 2.8, 4.7, 6.0
+"""The testbed's Wi-Fi, 7.5 and 12.5 MB/s, slower by as much as the bundled model's states are smaller: 384 bytes, not 8192."""
+
+
+def measure(setting: Setting) -> list[Figure]:
+    """Measure the area on the bundled model and its adapter; the repetitions are answers of a device."""
+    torch.set_num_threads(1)
+    device = load_hat_device(profile=DeviceProfile.load(bundled.profile("edge")))
+    prompts = _long_prompts(setting.repetitions * 2)
+    return [*_sides(device), *_precisions(device, prompts), *_live(setting, device, prompts)]
+
+
+def _long_prompts(count: int) -> list[Dialogue]:
+    """The longest dialogues of the test split."""
+    found = dialogues("test", max(8, count), longest_tokens=_LONG_TOKENS)
+    return sorted(found, key=lambda each: -each.exchanges)[:count]
+
+
+# ---------------------------------------------------------------- the split
+
+
+def _sides(device: HatDevice) -> Iterator[Figure]:
+    """What each side holds."""
+    folder = bundled.PAIR / "llm"
+    whole, middle = load_decoder(folder), load_middle(folder, device.split)
+    ends = device.ends.weight_bytes + device.adapter.weight_bytes
+    said = f"device {ends / 1e6:.2f} MB with its adapter, cloud {middle.weight_bytes / 1e6:.2f} MB, whole {whole.weight_bytes / 1e6:.2f} MB"
+    yield Figure(
+        "weights of the device over those of the whole model", 100 * ends / whole.weight_bytes, "%", None, "lower", said
+    )
+    kept = device.ends.cached_bytes + device.adapter.cached_bytes
+    said = f"device {kept} bytes a token, cloud {middle.cached_bytes}, whole {whole.cached_bytes}"
+    yield Figure("cache of the device over that of the whole model", 100 * kept / whole.cached_bytes, "%", None, "lower", said)
+
+
+def _precisions(device: HatDevice, prompts: Sequence[Dialogue]) -> Iterator[Figure]:
+    """What each precision does to states that travel, and to answers."""
+    models = HatModels.load(bundled.PAIR / "llm", bundled.ADAPTER, device.split)
+    recorder = HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS)
+    encoded = [device.encode(prompt.text) for prompt in prompts]
+    own = [recorder.answer(ids, "fp32") for ids in encoded]
+    for precision in PRECISIONS[1:]:
+        errors = []
+        for ids in encoded:
+            places = torch.arange(len(ids))
+            states = models.model.run(
+                models.model.embed(torch.tensor(ids)), places, models.model.new_cache(), 0, device.split.first
+            )
+            errors.append(float((quantised(states, precision) - states).norm() / states.norm()))
+        said = [recorder.answer(ids, precision) for ids in encoded]
+        changed = sum(one != other for one, other in zip(own, said, strict=True))
+        firsts = sum(_same(one, other) for one, other in zip(own, said, strict=True)) / sum(map(len, own))
+        score = [np.mean([recorder._scored(p.question, a) for p, a in zip(prompts, each, strict=True)]) for each in (own, said)]
+        peer = f"relative error of uploaded states {np.mean(errors):.2e}; {changed} of {len(own)} answers differ; score {score[1]:.3f}, in fp32 {score[0]:.3f}"
+        yield Figure(f"tokens before an answer's first flip, {precision}", 100 * firsts, "%", None, "higher", peer)
+
+
+def _same(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+
+
+# ---------------------------------------------------------------- live
+
+
+@dataclass(frozen=True)
+class _Answer:
+    prompt: int
+    tokens: tuple[int, ...]
+    records: tuple[HatRecord, ...]
+
+    @property
+    def ttft(self) -> float:
+        return next(r.committed_at for r in self.records if r.committed)
+
+    @property
+    def tbt(self) -> float:
+        return (self.records[-1].committed_at - self.ttft) / max(1, len(self.tokens) - 1)
+
+
+def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> Iterator[Figure]:
+    """Devices side by side over an emulated Wi-Fi, each configuration in turn against one server."""
+    paced = load_hat_device(profile=DeviceProfile.load(bundled.profile("edge")), paced=True)
+    encoded = [device.encode(prompt.text) for prompt in prompts]
+    names = ("u-shape", "u-sarathi", "drafts", "hat-fixed", "hat-rule")
+    with (
+        verifier_process(
+            model=bundled.PAIR / "llm",
+            pace=bundled.profile("middle"),
+            threads=setting.threads,
+            options=("--split", str(device.split)),
+        ) as server,
+        CloudClient(server.target) as client,
+    ):
+        connection = HatConnection(paced, client)
+        found = {name: _fleet(connection, name, encoded, setting.repetitions) for name in names}
+    models = HatModels.load(bundled.PAIR / "llm", bundled.ADAPTER, device.split)
+    recorder = HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS)
+    yield from _correct(recorder, prompts, encoded, found)
+    base = found["u-shape"]
+    for name in names[1:]:
+        for what, goal in (("ttft", 40.0), ("tbt", 40.0)):
+            ours, theirs = ([getattr(a, what) for a in answers] for answers in (found[name], base))
+            low, high = _cut_interval(ours, theirs)
+            peer = f"{1e3 * np.mean(theirs):.1f} ms, ours {1e3 * np.mean(ours):.1f} ms; 95 % interval {low:.1f} to {high:.1f} %; {len(ours)} answers of {_DEVICES} devices"
+            cut = 100 * (1 - np.mean(ours) / np.mean(theirs))
+            yield Figure(
+                f"{what.upper()} below the U shape's, {name}", cut, "%", goal if name == "hat-rule" else None, "higher", peer
+            )
+    drafts = [r for a in found["hat-rule"] for r in a.records if not r.prompt_rows]
+    brought = sum(len(r.committed) for r in drafts) / len(drafts)
+    yield Figure("tokens that an upload brings, hat-rule", brought, "tokens", None, "higher", "the paper's accept length: 2.06")
+
+
+def _cut_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Of the cut in percent, answers of both resampled."""
+    rng = np.random.default_rng(0)
+    one, other = np.array(ours), np.array(theirs)
+    cuts = [100 * (1 - rng.choice(one, len(one)).mean() / rng.choice(other, len(other)).mean()) for _ in range(2000)]
+    return float(np.quantile(cuts, 0.025)), float(np.quantile(cuts, 0.975))
+
+
+def _fleet(connection: HatConnection, name: str, prompts: Sequence[Sequence[int]], answers: int) -> list[_Answer]:
+    """Devices that answer side by side, each so many prompts with pauses between."""
+    schema, wifi = hat_schema(), constant_link(_RTT_MS, _UPLINK_MBPS, _DOWNLINK_MBPS)
+    over = Event()
+
+    def device(number: int) -> list[_Answer]:
+        rng, found = np.random.default_rng(number), list[_Answer]()
+        policy = ControllerPolicy(controller(name, schema), schema)
+        for turn in range(answers):
+            over.wait(float(rng.exponential(_THINK_SECONDS)))
+            prompt = (number + turn * _DEVICES) % len(prompts)
+            with connection.open(Radio(wifi)) as session:
+                for _ in drive(session, prompts[prompt], policy, turn):
+                    pass
+                found.append(_Answer(prompt, session.answer, tuple(session.records)))
+        return found
+
+    with ThreadPoolExecutor(_DEVICES) as pool:
+        return [answer for each in pool.map(device, range(_DEVICES)) for answer in each]
+
+
+def _correct(
+    recorder: HatRecorder, prompts: Sequence[Dialogue], encoded: Sequence[Sequence[int]], found: Mapping[str, Sequence[_Answer]]
+) -> Iterator[Figure]:
+    """Whether answers are the model's own, and what the replay makes of the same knobs."""
+    answers = [answer for each in found.values() for answer in each]
+    graphs = recorder.record(prompts, "bench")
+    own = {number: graphs.graph(number, PRECISIONS.index("bf16")).token.tolist() for number in range(len(prompts))}
+    right = sum(list(answer.tokens) == own[answer.prompt] for answer in answers)
+    plain = sum(list(answer.tokens) == graphs.graph(answer.prompt, 0).token.tolist() for answer in answers)
+    said = f"{right} of {len(answers)} answers; {plain} those of the whole model in fp32"
+    yield Figure("live answers that are the split model's own, in bf16", 100 * right / len(answers), "%", 100.0, "higher", said)
+    env = HatReplayEnv(graphs, [constant_link()], outages=Outages.never())
+    checks = [same_tokens(answer.records, env, answer.prompt) for answer in answers]
+    same = sum(check.identical for check in checks)
+    why = next((check.first_difference for check in checks if not check.identical), "")
+    said = f"{same} of {len(checks)} answers {why}"
+    yield Figure("live answers whose knobs replay to the same tokens", 100 * same / len(checks), "%", 100.0, "higher", said)
+    bytes_same = sum(_bytes(answer.records) == _replayed_bytes(env, answer) for answer in answers)
+    said = f"{bytes_same} of {len(answers)} answers"
+    yield Figure(
+        "live answers whose knobs replay to the same bytes", 100 * bytes_same / len(answers), "%", 100.0, "higher", said
+    )
+
+
+def _bytes(records: Sequence[HatRecord]) -> tuple[int, int]:
+    return sum(r.cost.uplink_bytes for r in records), sum(r.cost.downlink_bytes for r in records)
+
+
+def _replayed_bytes(env: HatReplayEnv, answer: _Answer) -> tuple[int, int]:
+    episode = env.episode(seed=0, options={"prompt": answer.prompt, "link": 0, "link_offset_seconds": 0.0}, lost=frozenset())
+    episode.session.begin(episode.prompt_tokens, env.schema.first_knobs)
+    for record in answer.records:
+        episode.session.advance(record.knobs)
+    return _bytes(episode.session.records)
