@@ -1,0 +1,1 @@
+"""HAT: what is recorded of the split model, and measured of it."""
