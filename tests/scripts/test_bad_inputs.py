@@ -557,7 +557,6 @@ OTHERS = [
     Case("deploy", ("--cloud", NOBODY, "--prompts", "{f}/some.jsonl", "--prompt", "fits"), "prompt and prompts"),
     Case("train", ("--graphs", "runs/x", "--name", "x"), "would replace the graphs"),
     Case("train", ("--name",)),
-    Case("train-adapter", ("--model", "{slm}"), "leaves the cloud none"),
     Case("train-adapter", ("--resume",), "no checkpoint"),
     Case("train-adapter", ("--resume", "--only-measure"), "leave out --resume"),
     Case("check-link", ("--links",)),

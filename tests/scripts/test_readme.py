@@ -40,6 +40,7 @@ SHORTER = {
     "synera train --name mine --graphs runs/graphs": _LITTLE,
     "synera evaluate --graphs runs/graphs/test.safetensors --bundle runs/mine/bundle --search": "--answers 4 --json runs/eval.json",
     "synera evaluate --ablation": "--answers 1",
+    "synera train-adapter": "--steps 1 --test-prompts 1",
     "synera fit-rules --graphs runs/graphs": "--rules budget link-aware --budgets 0.2 --answers 2 --validation-answers 2",
     "synera evaluate --controller my_rules:NearAndUnsure runs/rules/link-aware.json staged linucb": "--graphs runs/graphs/test.safetensors --answers 2",
     "synera evaluate --scenarios mix --search --controller staged rejection=0.4 until-unsure --report runs/report": (

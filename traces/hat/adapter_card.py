@@ -67,7 +67,7 @@ def _worth(found: Mapping[Group, Figures], pooled: Figures) -> list[str]:
     ]
     groups = {"all": pooled}
     if len(found) > 1:
-        for place, what in ((0, "{}"), (1, "after {} exchanges")):
+        for place, what in ((0, "{}"), (1, "earlier exchanges: {}")):
             keys = dict.fromkeys(group[place] for group in found)
             groups |= {what.format(key): Figures.pooled([f for g, f in found.items() if g[place] == key]) for key in keys}
     for name, figures in groups.items():
@@ -86,7 +86,7 @@ def _cost(decoder: Decoder, adapter: Adapter, pooled: Figures, rule: DraftRule) 
         f"Drafts end with the first token of a probability below {rule.eta:g}, or with {rule.longest} tokens. Tokens are those of plain decoding in {pooled.same} of",
         f"{pooled.answers} answers. By the clock: {per_token[0]:.2f} ms a token without drafts, {per_token[1]:.2f} with them, side by side in one run, {_name(adapter.dtype)} on {adapter.device.type},",
         f"{torch.get_num_threads()} thread(s), after the first token. A draft token reads {share:.2f} of the whole model's weights ({adapter.first} layers, adapter and head of {config.layers} layers and",
-        "head), where 2 of 32 layers do in the paper: a small model's draft is dear, and so gains less by the clock.",
+        "head), where the paper's reads 2 layers of 32: a small model's draft is dear, and so gains less by the clock.",
     ]
 
 

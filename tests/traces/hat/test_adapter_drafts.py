@@ -151,7 +151,7 @@ def test_a_card_states_it_beside_the_papers(decoder: Decoder, adapter: Adapter, 
     for row in (
         "| all | 4 |",
         "| fact | 2 |",
-        "| after 2 exchanges | 2 |",
+        "| earlier exchanges: 2 | 2 |",
         f"SpecBench) |  | {PAPER_ACCEPT_LENGTH} |",
         "| 1 | ",
     ):
