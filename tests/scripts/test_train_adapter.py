@@ -40,7 +40,7 @@ def test_an_adapter_of_the_bundled_tasks_is_trained_measured_and_measured_again(
     following = next(line for line in said.splitlines() if line.startswith("next: "))
     words = shlex.split(following)[1:]
     assert words[:5] == ["synera", "train-adapter", "--only-measure", "--test-prompts", "4"]
-    assert words[5:] == ["--model", str(tiny_llm), "--split", "1", "--out", str(out)]
+    assert words[5:] == ["--model", str(tiny_llm), "--out", str(out)]
     before = (out / "adapter.safetensors").read_bytes()
     (out / "README.md").unlink()
     train_adapter.main(Arguments(**given, only_measure=True))  # type: ignore[arg-type]
