@@ -116,12 +116,8 @@ def test_its_fingerprint_changes_with_its_weights(given_: Given, tmp_path: Path)
 
 
 def test_a_device_that_has_its_part_alone_takes_it(given_: Given) -> None:
-    ends = load_ends(given_.folder, Split(FIRST, 1))
-    near(Adapter.load(given_.file, ends).run(given_.states, ends.turns(torch.arange(LENGTH)), _cache(given_)), wanted(given_))
-
-
-def _cache(given_: Given) -> Any:
-    return Adapter.load(given_.file, given_.decoder).new_cache()
+    adapter = Adapter.load(given_.file, load_ends(given_.folder, Split(FIRST, 1)))
+    near(adapter.run(given_.states, turns(given_, 0, LENGTH), adapter.new_cache()), wanted(given_))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
