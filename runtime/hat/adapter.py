@@ -173,9 +173,9 @@ def _read(file: Path) -> tuple[Stated, dict[str, Tensor], str]:
     try:
         with safe_open(file, framework="pt") as opened:
             stated = _stated(file, (opened.metadata() or {}).get(_KEY))
-            found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+            found = {name: tuple(opened.get_slice(name).get_shape()) for name in set(opened.keys())}
             if found != stated.shapes:
-                wrong = next(name for name in {**stated.shapes, **found} if found.get(name) != stated.shapes.get(name))
+                wrong = next(name for name in (*stated.shapes, *sorted(found)) if found.get(name) != stated.shapes.get(name))
                 raise CheckpointError(
                     f"{file}: {shown(wrong)} has shape {found.get(wrong)}, but the file's own sizes ask for {stated.shapes.get(wrong)}; "
                     f"it is damaged, {_WAY_OUT}"

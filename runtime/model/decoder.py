@@ -44,12 +44,15 @@ class ModelConfig:
     eos_ids: tuple[int, ...]
 
 
-class _Ends(NamedTuple):
+class Ends(NamedTuple):
     """What reads tokens and what says them; both or neither are there."""
 
     embedding: Tensor
+    """[tokens or more, hidden]."""
     norm: Norm
+    """The final one."""
     head: Tensor
+    """[tokens or more, hidden]."""
 
 
 class Decoder:
@@ -88,10 +91,10 @@ class Decoder:
         self.device, self.dtype = some.device, some.dtype
         """Where the weights, hidden states and caches are, and their type; ids and positions are moved there."""
         embedding = weights.pop("model.embed_tokens.weight", None)
-        self._ends: _Ends | None = None
+        self._ends: Ends | None = None
         if embedding is not None:
             norm = Norm(weights.pop("model.norm.weight"), config.norm_eps)
-            self._ends = _Ends(embedding, norm, weights.pop("lm_head.weight", embedding))
+            self._ends = Ends(embedding, norm, weights.pop("lm_head.weight", embedding))
         self._layers = [
             taken_layer(weights, layer, place, config.heads, self.kv_shape, config.windows[layer], config.norm_eps)
             for place, layer in enumerate(self.layers)
@@ -126,7 +129,7 @@ class Decoder:
     @torch.inference_mode()
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [rows], on the CPU or the decoder's device, to hidden states [rows, hidden]."""
-        return F.embedding(moved(ids, self.device), self._held_ends.embedding)
+        return F.embedding(moved(ids, self.device), self.ends.embedding)
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, positions: Tensor, kv: KVCache, start: int = 0, stop: int | None = None) -> Tensor:
@@ -179,11 +182,16 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head: [rows, hidden] to [rows, vocab]; valid at any exit, as all share them."""
-        ends = self._held_ends
+        ends = self.ends
         return F.linear(ends.norm(hidden), ends.head)[:, : self.config.vocab]
 
     @property
-    def _held_ends(self) -> _Ends:
+    def ends(self) -> Ends:
+        """Embedding, final norm and head, as they are.
+
+        Raises:
+            ValueError: this part of the model has none.
+        """
         if self._ends is None:
             raise ValueError("this part of the model has neither embedding nor head")
         return self._ends

@@ -159,6 +159,9 @@ COUNTS = [  # command, option, smallest that is allowed
     ("train-pair", "--slm-steps", 1),
     ("train-pair", "--llm-steps", 1),
     ("train-pair", "--test-prompts", 1),
+    ("train-adapter", "--steps", 1),
+    ("train-adapter", "--seed", 0),
+    ("train-adapter", "--test-prompts", 1),
     ("demo", "--train-per-kind", 1),
     ("demo", "--test-per-kind", 1),
     ("demo", "--devices", 1),
@@ -184,8 +187,12 @@ _CHANGES = (
     *("actions=both", "minibatch=1", "minibatch=9999999", "rollout=0"),
 )
 WORDS = [
-    *[(name, "--device", _DEVICES) for name in ("record", "measure-profiles", "serve", "deploy", "train-pair")],
+    *[
+        (name, "--device", _DEVICES)
+        for name in ("record", "measure-profiles", "serve", "deploy", "train-pair", "train-adapter")
+    ],
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
+    ("train-adapter", "--split", ("", "a", "1:2:3", "-1", "1:", "8", "2:6", "99999", "1.5", HUGE, ESCAPES)),
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
     ("serve", "--log-format", ("xml", "")),
@@ -305,6 +312,9 @@ INPUTS = [
     ("privacy", ("--model",), "model"),
     ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
     ("train-pair", ("--graphs",), "graph folder"),
+    ("train-adapter", ("--model",), "model"),
+    ("train-adapter", ("--texts",), "prompts"),
+    ("train-adapter", ("--only-measure", "--out"), "path"),
     ("train", ("--graphs",), "graph folder"),
     ("train", ("--device-profile",), "phone"),
     ("train", ("--cloud-profile",), "gpu"),
@@ -396,6 +406,7 @@ OUTPUTS = [
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
     ("train-pair", ("--slm-steps", "1", "--llm-steps", "1", "--out"), "folder"),
+    ("train-adapter", ("--steps", "1", "--out"), "folder"),
     ("validate-replay", ("--answers", "1", "--out"), "folder"),
     ("demo", ("--train-per-kind", "1", "--test-per-kind", "1", "--steps", "1", "--out"), "folder"),
     ("deploy", ("--cloud", NOBODY, "--log"), "folder"),
@@ -558,6 +569,8 @@ OTHERS = [
     Case("deploy", ("--cloud", NOBODY, "--prompts", "{f}/some.jsonl", "--prompt", "fits"), "prompt and prompts"),
     Case("train", ("--graphs", "runs/x", "--name", "x"), "would replace the graphs"),
     Case("train", ("--name",)),
+    Case("train-adapter", ("--resume",), "no checkpoint"),
+    Case("train-adapter", ("--resume", "--only-measure"), "leave out --resume"),
     Case("check-link", ("--links",)),
     Case("check-link", ("--links", "20/1/1", "20/1"), "RTT/UP/DOWN"),
     Case("demo", ("--train-per-kind", "1001"), "train_per_kind"),

@@ -115,7 +115,7 @@ def test_the_types_that_scripts_offer_are_those_that_models_run_in() -> None:
     assert get_args(Dtype) == DTYPES
 
 
-@pytest.mark.parametrize("name", ["record", "measure_profiles", "train_pair", "deploy", "serve"])
+@pytest.mark.parametrize("name", ["record", "measure_profiles", "train_pair", "train_adapter", "deploy", "serve"])
 def test_a_device_that_is_not_there(name: str, tmp_path: Path) -> None:
     wanted = "is not one of auto, cpu, cuda, cuda:N"
     assert f"device='gpu' {wanted}" in mistake(script(name, "--device", "gpu", cwd=tmp_path))

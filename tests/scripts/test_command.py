@@ -33,6 +33,7 @@ NAMES = (
     "serve",
     "sweep",
     "train",
+    "train-adapter",
     "train-pair",
     "validate-load",
     "validate-replay",

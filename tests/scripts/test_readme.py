@@ -27,6 +27,7 @@ from scripts.benchmarks import env, faults, vector, vector_growth
 from tests.support.link_files import every_form
 from tests.support.own_pair import save_pair, write_prompts
 from tests.support.process import served, verifier_here
+from traces.hat import adapter_card
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -40,6 +41,7 @@ SHORTER = {
     "synera train --name mine --graphs runs/graphs": _LITTLE,
     "synera evaluate --graphs runs/graphs/test.safetensors --bundle runs/mine/bundle --search": "--answers 4 --json runs/eval.json",
     "synera evaluate --ablation": "--answers 1",
+    "synera train-adapter": "--steps 1 --test-prompts 1",
     "synera fit-rules --graphs runs/graphs": "--rules budget link-aware --budgets 0.2 --answers 2 --validation-answers 2",
     "synera evaluate --controller my_rules:NearAndUnsure runs/rules/link-aware.json staged linucb": "--graphs runs/graphs/test.safetensors --answers 2",
     "synera evaluate --scenarios mix --search --controller staged rejection=0.4 until-unsure --report runs/report": (
@@ -103,6 +105,7 @@ SMALLER: tuple[tuple[Any, dict[str, Any]], ...] = (
     (sweep, {"spread": lambda work, items, *_, **__: (Ended(number, work(item)) for number, item in enumerate(items))}),
     (imitation, {"_DECISIONS": 256, "_GRADIENTS": 20, "_VALUE_GRADIENTS": 20}),
     (vector, {"ROWS": 64, "_NODES": 50_000, "_PPO": replace(vector._PPO, steps=3 * 32 * 64, envs=64)}),
+    (adapter_card, {"EXCHANGES": 0}),
     (vector_growth, {"ROWS": 8, "_PROMPTS": 4}),
 )
 """What no option makes short."""

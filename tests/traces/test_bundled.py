@@ -163,6 +163,25 @@ def test_the_bundled_pair_loads_and_shares_its_tokenizer() -> None:
     assert unknown not in models.tokenizer.encode(prompt).ids
 
 
+def test_the_bundled_adapter_drafts_for_the_bundled_llm() -> None:
+    from runtime.hat.adapter import FILE, Adapter
+    from runtime.model.loading import fingerprint, load_decoder, load_ends
+    from runtime.model.split import Split
+    from runtime.model.tokenizer import load_tokenizer
+    from traces.hat.adapter_drafts import measured
+
+    folder = pair_folder("llm")
+    decoder, tokenizer = load_decoder(folder), load_tokenizer(folder)
+    adapter = Adapter.load(bundled.ADAPTER, decoder, fingerprint(folder))
+    assert adapter.first == Adapter.load(bundled.ADAPTER, load_ends(folder, Split(2))).first == 2
+    assert (bundled.ADAPTER / FILE).stat().st_size <= 2e6
+    prompts = [tokenizer.encode(prompt.text).ids for prompt in bundled_prompts("test", 4)]
+    found = measured(decoder, adapter, prompts, bundled.MAX_NEW_TOKENS)
+    assert found.same == found.answers == 16
+    assert found.committed > 2.06  # as many as the paper's
+    assert f"`{adapter.stated.model}`" in (bundled.ADAPTER / "README.md").read_text()
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("model", ["slm", "llm"])
 def test_the_bundled_pair_writes_the_same_tokens_on_cuda(model: str) -> None:

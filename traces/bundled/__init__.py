@@ -11,9 +11,8 @@ from traces.links.trace import LinkTrace
 ROOT = Path(__file__).parent
 PAIR = ROOT / "pair"
 """Folder of the bundled models: `llm`, `slm`, and their model card."""
-
 ADAPTER = PAIR / "adapter"
-"""Folder of the LLM's adapter, for HAT."""
+"""Folder of HAT's adapter of the bundled LLM, with which its first two layers draft, and of the adapter's card."""
 
 MAX_NEW_TOKENS = 112
 """Where answers to the bundled tasks are cut; the longest reference answer is shorter."""
