@@ -183,6 +183,7 @@ WORDS = [
     *[(name, "--device", _DEVICES) for name in ("record", "measure-profiles", "serve", "deploy", "train-pair")],
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
+    ("serve", "--split", ("", "a", "1:2:3", "1:", "1.5", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
     ("serve", "--log-format", ("xml", "")),
     ("check-link", "--shaper", ("tc", "", ESCAPES)),
