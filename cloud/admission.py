@@ -36,7 +36,7 @@ class Limits:
     """
 
     max_requests: int = 1024
-    """Most checks and streams at a time, running or waiting, 1..100000."""
+    """Most checks, chunks and streams at a time, running or waiting, 1..100000."""
     max_tokens: int | None = None
     """Most tokens that those bring and ask for, up to 2**40 and no less than the model's context; None is 262,144, or eight
     contexts where that is more."""
@@ -45,7 +45,7 @@ class Limits:
     account_sessions: int = 256
     """Most sessions of one account, 1..100000."""
     account_requests: int = 256
-    """Most checks and streams of one account, 1..100000."""
+    """Most checks, chunks and streams of one account, 1..100000."""
     account_streams: int = 64
     """Most streams of one account, 1..100000."""
     account_tokens_per_second: float | None = None

@@ -1,7 +1,6 @@
 """Chunks of hidden states for the middle of a split model, made idempotent over an engine's sessions; and what makes one a wrong one.
 
-What does not live here: messages and statuses (service.py), repeats and turns (numbered.py), the forward (engine/), HAT's device
-(runtime/hat/).
+What does not live here: messages and statuses (service.py), repeats and turns (numbered.py), the forward (engine/), and the device.
 """
 
 from __future__ import annotations
@@ -60,6 +59,8 @@ class Answer:
 
 class Forwarding:
     """Chunks over one engine's sessions. All methods run on the engine's event loop.
+
+    Of a session the answers of its last `MOST_CHUNKS` chunks are kept, which take at most so many times `max_rows` states.
 
     A session's `length` is how far its chunks reach, those that wait included, so that one can be sent before those before it are
     answered; what builds on a chunk of which nothing came is told that its session is lost.

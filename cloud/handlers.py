@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-_KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
@@ -25,7 +25,7 @@ def surrounded(
     handler: Any, around: Callable[[grpc.aio.ServicerContext], AbstractAsyncContextManager[Any]]
 ) -> grpc.RpcMethodHandler:
     """Return a handler that handles each call within what `around` makes for it; whether it yields its answers, writes or returns them."""
-    attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+    attribute, make = KINDS[handler.request_streaming, handler.response_streaming]
     inner = getattr(handler, attribute)
 
     async def awaited(request: Any, context: grpc.aio.ServicerContext) -> Any:

@@ -92,8 +92,10 @@ class CloudServer:
         loaded = engine or load_engine(config)
         self.metrics = Metrics(loaded, max_draft_tokens=config.max_draft_tokens, max_sessions=config.max_sessions)
         self._engine = MeasuredEngine(loaded, self.metrics)
-        self._monitor = Monitor(of_pace(config.pace))
-        loaded.watch(self._monitor.iterated)
+        self._monitor = Monitor()
+        if loaded.info.middle is not None:  # only its devices ask for it
+            self._monitor = Monitor(of_pace(config.pace))
+            loaded.watch(self._monitor.iterated)
         self._tokenizer_hash = tokenizer_hash(config.model)
         self._admission = Admission(config.limits, context_tokens=self.info.context_tokens, now=now)
         self._table = SessionTable(

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from cloud.engine.base import Check
 from cloud.forward import Forwarding, ForwardRequest
 from cloud.generate import Generation
+from cloud.handlers import KINDS
 from cloud.identity import client_of
 from cloud.log import fields
 from cloud.openings import Openings
@@ -220,7 +221,7 @@ class Statuses(grpc.aio.ServerInterceptor):
 
 
 def _guarded(handler: Any, method: str) -> grpc.RpcMethodHandler:
-    call = handler.stream_stream or handler.unary_stream or handler.unary_unary
+    call = getattr(handler, KINDS[handler.request_streaming, handler.response_streaming][0])
     read = _each_read if handler.request_streaming else _read
 
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -231,10 +232,9 @@ def _guarded(handler: Any, method: str) -> grpc.RpcMethodHandler:
         except Exception as error:
             await _abort(context, error, method, request)
 
-    make: Any = grpc.unary_stream_rpc_method_handler if method in _WRITERS else grpc.unary_unary_rpc_method_handler
-    if handler.request_streaming:
-        make = grpc.stream_stream_rpc_method_handler
-    return make(answer, _reader(handler), handler.response_serializer)
+    _, make = KINDS[handler.request_streaming, method in _WRITERS]
+    made: grpc.RpcMethodHandler = make(answer, _reader(handler), handler.response_serializer)
+    return made
 
 
 def _reader(handler: Any) -> Callable[[bytes], Any]:

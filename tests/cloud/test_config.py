@@ -18,6 +18,7 @@ NUMBERS = {
     "max_sessions": "1..100000",
     "token_budget": "1..1000000",
     "max_draft_tokens": "1..1024",
+    "max_chunk_rows": "1..8192",
     "threads": "1..1024",
     "lease_seconds": "0.01..604800",
     "grace_seconds": "0..3600",
@@ -55,7 +56,9 @@ def test_a_number_outside_its_range_is_told_with_name_value_and_range(name: str,
     assert message.isprintable()
 
 
-@pytest.mark.parametrize("name", ["port", "max_sessions", "token_budget", "max_draft_tokens", "threads", "pace_seed"])
+@pytest.mark.parametrize(
+    "name", ["port", "max_sessions", "token_budget", "max_draft_tokens", "max_chunk_rows", "threads", "pace_seed"]
+)
 def test_what_is_counted_is_an_integer(name: str) -> None:
     with pytest.raises(SettingError, match=rf"{name}=2\.5 must be an integer"):
         ServerConfig(model=Path("any"), **{name: 2.5})

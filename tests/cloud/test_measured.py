@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 from prometheus_client import generate_latest
 
-from cloud.engine.base import Check, Checked
+from cloud.engine.base import Check, Checked, Chunk
 from cloud.measured import MeasuredEngine
 from cloud.metrics import Metrics
 from runtime.errors import CloudError, CloudUnavailableError
@@ -36,6 +36,7 @@ def test_it_answers_as_the_engine_does_and_counts(world: World) -> None:
         assert (checked.accepted, checked.next_token, checked.processed_tokens) == (2, 7, 6)
         async with aclosing(world.engine.stream([1, 2], 3)) as stream:
             assert [each.token async for each in stream] == [7, 7, 7]
+        assert (await world.engine.forward("a", Chunk(0, 4, bytes(64), "fp32", 1))).states == bytes(16)
         await world.engine.close("a")
 
     asyncio.run(live())
@@ -44,6 +45,7 @@ def test_it_answers_as_the_engine_does_and_counts(world: World) -> None:
     assert world.value("synera_accepted_tokens_total", position="3") == 0
     assert world.value("synera_verified_tokens_total", position="4") == 1
     assert world.value("synera_generated_tokens_total") == 3
+    assert world.value("synera_chunk_rows_total", direction="out") == 1
 
 
 def test_sessions_and_streams_that_are_open_are_told(world: World) -> None:

@@ -5,7 +5,7 @@ import threading
 import pytest
 from prometheus_client import generate_latest
 
-from cloud.engine.base import Checked, EngineUsage, Iteration, Streamed
+from cloud.engine.base import Checked, Chunk, EngineUsage, Iteration, Ran, Streamed
 from cloud.metrics import METHODS, POSITIONS, Metrics
 from runtime.wire.statuses import STATUS
 from tests.support.scripted import ScriptedEngine, of, samples
@@ -72,6 +72,18 @@ def test_work_is_told_by_kind_in_seconds() -> None:
     assert found[of("synera_charged_compute_seconds_total", kind="stream")] == pytest.approx(0.006)
     assert found[of("synera_processed_tokens_total", kind="check")] == 11
     assert found[of("synera_generated_tokens_total")] == 3
+
+
+def test_chunks_are_told_with_their_rows_and_bytes_each_way() -> None:
+    metrics, _ = made()
+    for _ in range(2):
+        metrics.forwarded(Chunk(0, 5, bytes(80), "fp32", 2), Ran(bytes(32), 30.0, 8.0, 5.0, 5, 1))
+    found = read(metrics)
+    assert [found[of("synera_chunk_rows_total", direction=way)] for way in ("in", "out")] == [10, 4]
+    assert [found[of("synera_state_bytes_total", direction=way)] for way in ("in", "out")] == [160, 64]
+    assert found[of("synera_processed_tokens_total", kind="chunk")] == 10
+    assert found[of("synera_queue_seconds_count", kind="chunk")] == 2
+    assert found[of("synera_processed_tokens_total", kind="check")] == 0
 
 
 def test_forwards_are_counted_from_the_engines_thread() -> None:

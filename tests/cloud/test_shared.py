@@ -18,7 +18,9 @@ class Work:
     def __init__(self) -> None:
         self.goes_on, self.began = asyncio.Event(), asyncio.Event()
         self.outcomes: list[int | None] = []
-        self.shared = Shared(self._work(), self.outcomes.append)
+        self.left: list[bool] = []
+        """Whether it was over when it was left, if it was."""
+        self.shared = Shared(self._work(), self.outcomes.append, lambda: self.left.append(self.shared.over))
 
     async def _work(self) -> int:
         self.began.set()
@@ -83,5 +85,35 @@ def test_an_error_reaches_all_who_wait() -> None:
             with pytest.raises(KeyError, match="planted"):
                 await shared.result()
         assert (outcomes, shared.value) == ([None], None)
+
+    run(body)
+
+
+def test_who_holds_it_waits_without_asking_for_the_result_and_lets_go_of_it() -> None:
+    async def body() -> None:
+        work = Work()
+        work.shared.hold()
+        waiting = asyncio.create_task(work.shared.result())
+        await work.began.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert not work.shared.dropped
+        work.shared.let_go()
+        assert (work.shared.dropped, work.left) == (True, [False])
+        await work.shared.ended()
+        assert (work.outcomes, work.shared.failed, work.left) == ([None], False, [False])
+
+    run(body)
+
+
+def test_what_failed_is_told_from_what_was_dropped() -> None:
+    async def body() -> None:
+        async def fails() -> int:
+            raise ValueError("planted")
+
+        shared = Shared(fails())
+        with pytest.raises(ValueError, match="planted"):
+            await shared.result()
+        assert (shared.failed, shared.dropped, shared.value) == (True, False, None)
 
     run(body)

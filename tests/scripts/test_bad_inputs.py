@@ -194,6 +194,7 @@ WORDS = [
     *[(name, "--dtype", _DTYPES) for name in ("record", "measure-profiles", "serve", "deploy")],
     ("train-adapter", "--split", ("", "a", "1:2:3", "-1", "1:", "8", "2:6", "99999", "1.5", HUGE, ESCAPES)),
     ("serve", "--engine", ("vllm2", "", ESCAPES)),
+    ("serve", "--split", ("", "a", "1:2:3", "1:", "1.5", ESCAPES)),
     ("serve", "--log-level", ("loud", "")),
     ("serve", "--log-format", ("xml", "")),
     ("check-link", "--shaper", ("tc", "", ESCAPES)),

@@ -61,6 +61,8 @@ def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tup
         (("--metrics-port", "65536"), "metrics_port=65536 must be an integer in 0..65535"),
         (("--metrics-host", "a b"), "metrics_host='a b' is not a name or an address"),
         (("--metrics-port", "0", "--metrics-host", "192.0.2.1"), "cannot listen on 192.0.2.1:0: "),
+        (("--split", "1:2:3"), "split='1:2:3' must be FIRST or FIRST:LAST"),
+        (("--split", "2:1"), "split=2:1 leaves the cloud none of the model's 3 layers"),
         (("--threads", "100000"), "threads=100000 must be an integer in 1..1024"),
         (("--host", "a b"), "host='a b' is not a name or an address"),
         (("--tls-cert", "none.pem", "--tls-key", "none.pem"), "cannot read the TLS certificate: 'none.pem' is not a file"),
@@ -74,3 +76,21 @@ def test_a_wrong_setting_is_one_line(tiny_llm: Path, arguments: tuple[str, ...],
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {said}")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_middle_of_a_split_model_is_served_and_said_to_be_that(tiny_llm: Path) -> None:
+    line = command("--model", tiny_llm, "--port", "0", "--split", "1:1")
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert f"model {tiny_llm.name} but its first 1 and last 1 layers, LlamaForCausalLM, engine torch" in said
+            port = re.search(r"127\.0\.0\.1:(\d+) ", said)
+            assert port is not None
+            with channel_to(int(port.group(1))) as channel:
+                info = synera_pb2_grpc.SyneraStub(channel).ModelInfo(pb.ModelInfoRequest(), timeout=30)
+            assert (info.middle.first_layers, info.middle.last_layers, info.middle.max_rows) == (1, 1, 512)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "")
