@@ -1,0 +1,1 @@
+"""HAT's evidence: the paper's testbed, simulated."""
