@@ -29,6 +29,7 @@ NAMES = (
     "make-certs",
     "measure-profiles",
     "record",
+    "reproduce",
     "serve",
     "sweep",
     "train",

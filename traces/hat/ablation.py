@@ -6,7 +6,7 @@ What does not live here: a single run (simulation.py), the constants (testbed.py
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
@@ -110,10 +110,9 @@ def simulated(
     return rows
 
 
-def one_device_speedup(testbed: Testbed, load: Load, seeds: Sequence[int]) -> dict[str, float]:
+def one_device_speedup(testbed: Testbed, seeds: Sequence[int]) -> dict[str, float]:
     """How much faster one device alone decodes with drafts, by row's key: TBT of chunks alone over its TBT."""
-    alone = replace(load, devices=1, rate=None, answers=20)
-    plain, *drafted = simulated(methods_of(("chunking", "both", "parallel")), testbed, alone, seeds)
+    plain, *drafted = simulated(methods_of(("chunking", "both", "parallel")), testbed, Load(devices=1, answers=20), seeds)
     return {each.method.key: plain.tbt_ms.mean / each.tbt_ms.mean for each in drafted}
 
 

@@ -76,7 +76,7 @@ class Simulation:
         self._events: list[tuple[float, int, Happens]] = []
         self._order, self._numbers = count(), count()
         self._lengths = testbed.lengths.draws(self._generator(0))
-        self._cloud = Middle(testbed, self._at, watch)
+        self._cloud = Middle(testbed, method.chunking, self._at, watch)
         self._devices: dict[int, _Device] = {}
         self._ttft: list[float] = []
         self._tbt: list[float] = []
@@ -169,7 +169,7 @@ class Simulation:
         self._devices[answer.device].byte_seconds.take(each)
         arrived = end + self._testbed.network_seconds
         back = partial(self._done, answer, tokens, arrived)
-        self._at(arrived, lambda now: self._cloud.take(now, tokens, tail, back))
+        self._at(arrived, lambda now: self._cloud.take(now, tokens, tail, answer.tokens > 0, back))
         return end
 
     def _done(self, answer: _Answer, rows: int, arrived: float, now: float) -> None:
