@@ -53,6 +53,10 @@ def show(rows: Sequence[Row], views: Sequence[View], testbed: Testbed, fitted: F
     )
     _show_constants(testbed, fitted)
     _show_views([View("fitted to all 10 figures", rows), *views])
+    console.print(
+        "two readings of ours were chosen with the table in view, in all three: the states of a whole prompt come back, and whole prompts "
+        "are not run in one forward with tokens; the guesses, from data sheets, were written down after first trials"
+    )
     said = ", ".join(f"{factor:.2f} x ({key})" for key, factor in speedup.items())
     console.print(
         f"one device alone decodes faster with drafts, by {said}; the paper says {ONE_DEVICE_SPEEDUP} x; nothing is fitted to it"
@@ -127,7 +131,7 @@ def draw(rows: Sequence[Row], path: Path, *, paper: bool) -> None:
         if paper:
             panel.bar([x - shift for x in at], [stated for stated, _ in means], width, color="silver", label="paper, measured")
         panel.bar([x + shift for x in at], [each.mean for each in found], width, yerr=reach, capsize=3, label="simulated")
-        panel.set_xticks(list(at), [row.method.name.replace(", ", ",\n").replace(" ", "\n", 2) for row in rows], fontsize=8)
+        panel.set_xticks(list(at), [row.method.name.replace(" ", "\n").replace("+\n", "+ ") for row in rows], fontsize=8)
         panel.set_ylabel(name)
         panel.grid(alpha=0.3, axis="y")
     panels[0].legend(fontsize=8)

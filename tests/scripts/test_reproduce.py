@@ -23,7 +23,10 @@ def test_the_table_stands_beside_the_papers_and_says_what_is_fitted(tmp_path: Pa
     for method in METHODS:
         assert re.search(rf"{re.escape(method.name)}\s.*\s{method.ttft_ms}\s.*\s{method.tbt_ms}\s", said)
     assert re.search(r"\d+ of 10 figures are within 10% of the paper's; the worst is off by \d", said)
-    for heading in ("What it goes by: the paper's, derived from it, ours (assumed), fitted", "What is fitted, and what predicted"):
+    for heading in (
+        "What it goes by: the paper's, derived from it, ours (assumed), fitted",
+        "What is fitted, and what predicted",
+    ):
         assert heading in said
     for view in ("fitted to all 10 figures", "fitted to u-shape", "not fitted (guesses)"):
         assert view in said

@@ -33,7 +33,7 @@ def fit(
     methods: Sequence[Method],
     start: Fitted = GUESSED,
     rounds: int = _ROUNDS,
-    answers: int = 120,
+    answers: int = 90,
     each: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Fit all constants to the TTFT and TBT of these rows: least squares of relative differences, and of the pull to the guesses.
