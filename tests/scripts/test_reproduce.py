@@ -11,7 +11,7 @@ import pytest
 from runtime.errors import SettingError
 from scripts import reproduce
 from scripts.reproduce import Arguments
-from traces.hat.testbed import FITTED, METHODS
+from traces.hat.testbed import FITTED, FITTED_TO_SOME, GUESSED, METHODS
 
 SHORT = {"seeds": 2, "answers": 5}
 
@@ -67,13 +67,16 @@ def test_what_if_has_no_papers_figures(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_fit_is_said_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
 
-    def fitted(methods: list, each: object) -> object:
-        asked.append([method.key for method in methods])
-        return FITTED
+    def fitted(methods: list, start: object, each: object) -> object:
+        asked.append(([method.key for method in methods], start))
+        return FITTED if len(asked) == 1 else FITTED_TO_SOME
 
     monkeypatch.setattr(reproduce, "fit", fitted)
-    reproduce.main(Arguments("hat", rows=("both",), fit=True, **SHORT))  # type: ignore[arg-type]
-    assert [len(keys) for keys in asked] == [5, len(reproduce.SOME_ROWS)]
+    reproduce.main(Arguments("hat", rows=("both",), fit=True, json=tmp_path / "fit.json", **SHORT))  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "fit.json").read_text())["fitted"]["hit_rate"] == FITTED_TO_SOME.hit_rate, (
+        "the last is to all"
+    )
+    assert [(len(keys), start) for keys, start in asked] == [(2, GUESSED), (5, FITTED)]
     assert f"fitted to {', '.join(reproduce.SOME_ROWS)}: Fitted(" in capsys.readouterr().out
 
 
