@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 MODEL_RUNNERS = ("record", "pair", "growing", "inversion", "recovery", "train_adapter", "adapter_")
 """Beginnings of the names of those modules and folders of traces/ that run models, and so may import the runtime."""
-SHARED = ("runtime.errors", "runtime.settings", "runtime.scheduling", "runtime.policies")
-"""What every room may import: the errors that a user reads, the checks of what a user gives, and who goes first in a shared cloud."""
+SHARED = ("runtime.errors", "runtime.settings", "runtime.scheduling", "runtime.policies", "runtime.hat.rules")
+"""What every room may import: the errors that a user reads, the checks of what a user gives, who goes first in a shared cloud, and HAT's
+pure rules."""
 
 
 def allowed_rooms(path: Path) -> set[str]:

@@ -54,8 +54,8 @@ def cases() -> Iterator[Case]:
         yield Case(name, (*AREA.get(name, ()), option, NO_COUNTS[number % len(NO_COUNTS)]))
     for name, option in FRACTIONS:
         for value in ("-1", "nan", "inf", "1e308", "1e400"):
-            yield Case(name, (option, value), _field(option))
-        yield Case(name, (option, "much"))
+            yield Case(name, (*AREA.get(name, ()), option, value), _field(option))
+        yield Case(name, (*AREA.get(name, ()), option, "much"))
     for name, option, values in WORDS:
         for value in values:
             yield Case(name, (*AREA.get(name, ()), option, value))
@@ -82,7 +82,7 @@ def _last(path: str) -> str:
 
 
 NO_COUNTS = ("1.5", "nan", "", "one", "1e3", "0x10")
-AREA = {"bench": ("device",), "inspect-run": ("run",), "inspect-trace": ("{graphs}",)}
+AREA = {"bench": ("device",), "inspect-run": ("run",), "inspect-trace": ("{graphs}",), "reproduce": ("hat",)}
 NO_COMMANDS = [
     Case("", (), "''"),
     Case("trian", (), "did you mean train?"),
@@ -140,6 +140,8 @@ COUNTS = [  # command, option, smallest that is allowed
     ("inspect-trace", "--lines", 1),
     ("inspect-trace", "--answers", 1),
     ("inspect-trace", "--seed", 0),
+    *[("reproduce", f"--{name}", 1) for name in ("seeds", "answers", "devices", "prompt-tokens")],
+    ("reproduce", "--seed", 0),
     ("serve", "--port", 0),
     ("serve", "--threads", 1),
     ("serve", "--token-budget", 1),
@@ -175,6 +177,8 @@ FRACTIONS = [
     ("train-pair", "--freedom"),
     *[("evaluate", f"--fill.{name}") for name in ("rtt-ms", "uplink-share", "downlink-mbps")],
     *[("loadtest", f"--{name}") for name in ("rate", "seconds", "confidence", "prefill-share")],
+    ("reproduce", "--rate"),
+    ("reproduce", "--uplink-mbps"),
     ("validate-load", "--rate"),
     ("validate-load", "--seconds"),
     ("serve", "--account-tokens-per-second"),
@@ -208,6 +212,7 @@ WORDS = [
     ("record", "--splits", ("tests", "")),
     ("privacy", "--precisions", ("fp16", "", ESCAPES)),
     ("record", "--score", ("f1", "token_f1", "a.b", "a:b:c", "os:system", ESCAPES)),
+    ("reproduce", "--rows", ("all", "", "both,u-shape", ESCAPES)),
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     *[(name, "--preference", ("none", "", ESCAPES)) for name in ("train", "tune", "bounds")],
     *[(name, "--agent", ("ppo2", "", ESCAPES)) for name in ("train", "tune")],
@@ -403,6 +408,8 @@ OUTPUTS = [
     ("loadtest", ("--json",), "file"),
     ("loadtest", ("--sweep", "1", "--picture"), "picture"),
     ("validate-load", ("--seconds", "1", "--json"), "file"),
+    ("reproduce", ("hat", "--seeds", "1", "--answers", "1", "--json"), "file"),
+    ("reproduce", ("hat", "--seeds", "1", "--answers", "1", "--picture"), "picture"),
     ("bench", ("precision", "--repetitions", "1", "--json"), "file"),
     ("record", (*_TINY, "--per-kind", "1", "--max-new-tokens", "2", "--out"), "folder"),
     ("measure-profiles", (*_TINY, "--repetitions", "1", "--out"), "folder"),
@@ -459,6 +466,12 @@ OTHERS = [
     ],
     Case("loadtest", ("--hostile", "all", "--cloud", NOBODY, "--tls-ca", "x.pem"), "leave out --tls-ca"),
     *[Case("loadtest", ("--hostile", "all", *more), "one load") for more in (("--sweep", "1,2"), ("--calibrate",))],
+    Case("reproduce", (), "paper"),
+    Case("reproduce", ("synera",), "hat"),
+    Case("reproduce", ("hat", "--rows"), "rows"),
+    Case("reproduce", ("hat", "--rows", "both", "both"), "each once"),
+    Case("reproduce", ("hat", "--rate", "3", "--devices", "2"), "leave out one"),
+    Case("reproduce", ("hat", "--json", "x.png", "--picture", "x.png"), "a file of its own"),
     *[Case("deploy", ("--cloud", address)) for address in _ADDRESSES],
     *[
         Case("deploy", ("--cloud", NOBODY, "--prompt", *texts), "prompt")

@@ -30,6 +30,7 @@ NAMES = (
     "measure-profiles",
     "privacy",
     "record",
+    "reproduce",
     "serve",
     "sweep",
     "train",

@@ -87,6 +87,7 @@ SHORTER = {
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",
     "synera serve --model /models/large --dtype bfloat16": "",
+    "synera reproduce hat": "--seeds 1 --answers 1",
     "synera deploy --slm /models/small --controller runs/own/bundle --prompts prompts.jsonl --unpaced": "--no-emulate-link",
 }
 """By command, what makes it short. Later words win over earlier ones."""
