@@ -62,6 +62,8 @@ class HatDevice:
     """Sleep up to the profile's times (emulation of a slower device)."""
     frame: Frame = Frame()
     """How prompts become tokens; it must be that of the graphs that a controller was trained on."""
+    returns_all: bool = False
+    """Have the states of whole prompts come back, as a plain U shape does: a baseline, and of no use else."""
 
     @classmethod
     def load(
@@ -199,7 +201,7 @@ class LiveSession(Session):
     """A session over a device's ends and a cloud's middle."""
 
     def __init__(self, ends: ModelEnds, middle: RemoteMiddle, clock: Clock, device: HatDevice) -> None:
-        super().__init__(ends, middle, clock, device.profile, device.limits, device.split.last)
+        super().__init__(ends, middle, clock, device.profile, device.limits, device.split.last, device.returns_all)
         self._remote = middle
 
     def __enter__(self) -> Self:

@@ -143,7 +143,14 @@ class Session:
     """
 
     def __init__(
-        self, ends: Ends, middle: Middle, clock: Clock, energy: EnergyModel, limits: Limits, last_layers: int = 0
+        self,
+        ends: Ends,
+        middle: Middle,
+        clock: Clock,
+        energy: EnergyModel,
+        limits: Limits,
+        last_layers: int = 0,
+        returns_all: bool = False,
     ) -> None:
         """Put the collaborators together.
 
@@ -154,9 +161,10 @@ class Session:
             energy: what the device's time and radio cost.
             limits: when an answer ends.
             last_layers: that the device runs behind the middle; where there are any, results of all positions come back.
+            returns_all: have them come back in any case, as a plain U shape does.
         """
         self._ends, self._middle, self._clock = ends, middle, clock
-        self._energy, self._limits, self._last_layers = energy, limits, last_layers
+        self._energy, self._limits, self._returns_all = energy, limits, returns_all or last_layers > 0
         self._prompt: tuple[int, ...] = ()
         self._answer: list[int] = []
         self._records: list[HatRecord] = []
@@ -257,7 +265,7 @@ class Session:
         first, tokens = self._sent, min(knobs.chunk_tokens, self._prompt_left)
         stop, whole = first + tokens, len(self._prompt)
         self._run(lambda: self._ends.read(stop))
-        self._upload(first, stop, returned=tokens if self._last_layers else int(stop == whole))
+        self._upload(first, stop, returned=tokens if self._returns_all else int(stop == whole))
         self._sent, read = stop, stop
         while stop < whole and not self._middle.free():  # the cloud, and the radio, work meanwhile
             if read == whole:

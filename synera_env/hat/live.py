@@ -46,7 +46,7 @@ def load_hat_device(
     Raises:
         CheckpointError, TraceError: something is missing or damaged.
     """
-    profile = profile or DeviceProfile.load(bundled.profile("phone"))
+    profile = profile or DeviceProfile.load(bundled.profile("edge"))
     return HatDevice.load(
         model, adapter, profile, max_new_tokens=max_new_tokens, split=split, paced=paced, placement=placement, frame=frame
     )
@@ -117,8 +117,8 @@ class HatLiveEnv(HatEnv):
 
         Args:
             cloud: `host:port` of a server of the middle (`synera serve --split 2`), or a client, which stays its owner's.
-            device: what the device has loaded, or the folder of a model whose adapter is in its folder `adapter`, paced to the bundled
-                phone; None is the bundled model's ends.
+            device: what the device has loaded, or the folder of a model whose adapter is in its folder `adapter`, paced to the
+                testbed's device; None is the bundled model's ends.
             prompts: what to answer; None takes the prompts of the bundled test graphs, with their scores.
             scorer: (prompt, answer) to task score, 0..1; None scores bundled prompts, and leaves the quality of others unknown.
             links: links to emulate, or their file; None takes the bundled test links.

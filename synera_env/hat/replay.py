@@ -43,10 +43,11 @@ class ReplaySession(Session):
         middle: ReplayMiddle,
         clock: SimulatedClock,
         device: DeviceProfile,
+        returns_all: bool = False,
     ) -> None:
         meta = graphs.meta
         limits = Limits(meta.max_new_tokens, frozenset(meta.eos_ids), meta.context)
-        super().__init__(ends, middle, clock, device, limits, meta.last_layers)
+        super().__init__(ends, middle, clock, device, limits, meta.last_layers, returns_all)
         self._graphs, self._number, self._walk = graphs, prompt, ends
 
     def advance(self, knobs: Knobs) -> Step[DecisionPoint, HatRecord]:
@@ -64,7 +65,15 @@ class ReplaySession(Session):
 class ReplayEpisode:
     """One replayed answer."""
 
-    def __init__(self, graphs: HatGraphs, start: Start, device: DeviceProfile, cloud: CloudProfile, busy: Busy) -> None:
+    def __init__(
+        self,
+        graphs: HatGraphs,
+        start: Start,
+        device: DeviceProfile,
+        cloud: CloudProfile,
+        busy: Busy,
+        returns_all: bool = False,
+    ) -> None:
         """Put the answer together."""
         meta, clock = graphs.meta, SimulatedClock()
         ends = ReplayEnds(
@@ -72,7 +81,7 @@ class ReplayEpisode:
         )
         fit = cloud.forward_ms / 1e3, cloud.token_ms / 1e3
         middle = ReplayMiddle(meta.hidden, clock, start.radio, busy, *fit, start.lost)
-        self.session = ReplaySession(graphs, start.prompt, ends, middle, clock, device)
+        self.session = ReplaySession(graphs, start.prompt, ends, middle, clock, device, returns_all)
         self.prompt_tokens = tuple(graphs.prompt_tokens(start.prompt).tolist())
         self.prompt, self.kind = meta.prompts[start.prompt], meta.kinds[start.prompt]
         self._meta = meta
@@ -103,36 +112,40 @@ class HatReplayEnv(HatEnv, EzPickle):
         render_mode: str | None = None,
         cloud_load: CloudLoad | None = None,
         first_token_weight: float = 1.0,
+        returns_all: bool = False,
     ) -> None:
         """Open the world. A profile, a preference or outages may be given as a mapping of their fields.
 
         Args:
             graphs: graphs or their file; None takes the bundled training graphs.
             links: link traces or their file; None takes the bundled training links.
-            device: device profile or its file; None takes the bundled phone.
-            cloud: cloud profile or its file; None takes the bundled GPU.
+            device: device profile or its file; None takes that of the paper's testbed.
+            cloud: cloud profile or its file; None takes that of the paper's testbed.
             preference: fixed weights; None samples them for each episode.
             outages: how often the link is cut off; None takes the default, `Outages.never()` switches it off.
             render_mode: None, `ansi` or `rgb_array`.
             cloud_load: as of `SyneraReplay-v0`.
             first_token_weight: how many times a second before the first token counts, 0..1000.
+            returns_all: have the states of whole prompts come back, as a plain U shape does.
 
         Raises:
             SettingError: an argument is of a wrong type or out of range, or a field of it is unknown or wrong.
             TraceError: a file is missing or damaged.
         """
-        EzPickle.__init__(self, graphs, links, device, cloud, preference, outages, render_mode, cloud_load, first_token_weight)
+        of_env = (graphs, links, device, cloud, preference, outages, render_mode, cloud_load, first_token_weight, returns_all)
+        EzPickle.__init__(self, *of_env)
+        self.returns_all = returns_all
         self.graphs = read("graphs", bundled.hat_graphs("train") if graphs is None else graphs, HatGraphs, HatGraphs.load)
-        phone, gpu = bundled.profile("phone"), bundled.profile("gpu")
-        self.device = made("device", phone if device is None else device, DeviceProfile, DeviceProfile.load)
-        self.cloud = made("cloud", gpu if cloud is None else cloud, CloudProfile, CloudProfile.load)
+        edge, middle = bundled.profile("edge"), bundled.profile("middle")
+        self.device = made("device", edge if device is None else device, DeviceProfile, DeviceProfile.load)
+        self.cloud = made("cloud", middle if cloud is None else cloud, CloudProfile, CloudProfile.load)
         self.cloud_load = read_cloud_load(cloud_load, self.cloud)
         traces = bundled.links("train") if links is None else links
         super().__init__(len(self.graphs), traces, preference, outages, render_mode, first_token_weight=first_token_weight)
 
     def _begin(self, start: Start) -> Episode:
         busy = busy_of(self.cloud, self.cloud_load, start.seed)
-        return ReplayEpisode(self.graphs, start, self.device, self.cloud, busy)
+        return ReplayEpisode(self.graphs, start, self.device, self.cloud, busy, self.returns_all)
 
     def deployment(self) -> Deployment:
         """See :class:`synera_env.base.DecisionEnv`: the model, its tokenizer, and the adapter."""
