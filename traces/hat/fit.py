@@ -1,7 +1,7 @@
 """The fit of those constants that the paper does not state to the figures of its table.
 
 The figures do not tell the constants sharply, and a run's noise makes small hills: of fits to all rows one that began at the guesses ended
-with a figure 13 % off at 2.8 requests/s, others 9 to 10 % off at 4.7 to 4.8. So the fit to all rows begins where the one to two rows ended.
+with a figure 13 % off at 2.8 requests/s, others 9 to 10 % off at 4.7 to 5.3. So the fit to all rows begins where the one to two rows ended.
 What does not live here: the constants that it found, which are kept (testbed.py), and the simulation (simulation.py).
 """
 

@@ -14,14 +14,14 @@ from traces.hat.testbed import FITTED, GUESSED, Testbed
 def test_a_fit_comes_nearer_to_the_figures_than_the_guess() -> None:
     methods, trials = methods_of(("chunking",)), []
     start = replace(FITTED, forward_base_seconds=1.5 * FITTED.forward_base_seconds)
-    found = fit(methods, start, rounds=4, answers=10, each=lambda: trials.append(1))
-    assert 5 < len(trials) <= MOST_TRIALS
+    found = fit(methods, start, rounds=3, answers=10, each=lambda: trials.append(1))
+    assert 2 < len(trials) <= MOST_TRIALS
 
     def off(fitted: fitting.Fitted) -> float:
         (row,) = simulated(methods, Testbed.of(fitted), Load(rate=fitted.requests_per_second, answers=10), (1_000, 1_001))
         return abs(row.ttft_off) + abs(row.tbt_off)
 
-    assert off(found) < 0.5 * off(start)
+    assert off(found) < 0.7 * off(start)
 
 
 def test_what_no_figure_tells_is_as_guessed() -> None:
