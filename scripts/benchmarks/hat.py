@@ -42,7 +42,7 @@ PLAIN = f"u-shape{PLAIN_SUFFIX}"
 """The U shape as the paper's figures have it (synera reproduce hat): the states of a whole prompt come back, too."""
 _DEVICES = 8
 _THINK_SECONDS = 0.4  # between a device's answers, on the mean
-_LONG_TOKENS = 200
+_LONG_TOKENS = 300
 
 
 def measure(setting: Setting) -> list[Figure]:
@@ -54,8 +54,8 @@ def measure(setting: Setting) -> list[Figure]:
 
 
 def _long_prompts(count: int) -> list[Dialogue]:
-    """The longest dialogues of the test split."""
-    found = dialogues("test", max(8, count), longest_tokens=_LONG_TOKENS)
+    """The longest dialogues of the test split; how good their answers are is not the point, they are longer than the model likes."""
+    found = dialogues("test", max(18, count), most_exchanges=8, longest_tokens=_LONG_TOKENS)
     return sorted(found, key=lambda each: -each.exchanges)[:count]
 
 

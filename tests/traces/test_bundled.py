@@ -13,6 +13,7 @@ from runtime.synera.lens import Lens
 from tests.support.placements import named
 from traces import bundled
 from traces.profile import CloudProfile, DeviceProfile
+from traces.hat.testbed import FITTED, HEAD_BYTES, SHALLOW_BYTES
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphSet
 from traces.tasks import answers, tinyworld
@@ -196,3 +197,11 @@ def test_the_bundled_pair_writes_the_same_tokens_on_cuda(model: str) -> None:
     for prompt in bundled_prompts("test", 6):
         ids = tokenizer.encode(prompt.text).ids
         assert greedy_tokens(elsewhere, ids, bundled.MAX_NEW_TOKENS) == greedy_tokens(here, ids, bundled.MAX_NEW_TOKENS)
+
+
+def test_the_profiles_of_hats_testbed_are_what_its_table_was_fitted_with() -> None:
+    device, cloud = DeviceProfile.load(bundled.profile("edge")), CloudProfile.load(bundled.profile("middle"))
+    ends_seconds = (SHALLOW_BYTES + HEAD_BYTES) / FITTED.device_bytes_per_second
+    assert 2 * device.layer_ms + device.head_ms == pytest.approx(1e3 * ends_seconds, rel=1e-3)
+    assert cloud.forward_ms == pytest.approx(1e3 * FITTED.forward_base_seconds, rel=1e-3)
+    assert cloud.token_ms == pytest.approx(1e3 * FITTED.forward_token_seconds, rel=1e-2)
