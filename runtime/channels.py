@@ -21,18 +21,16 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
     ("grpc.enable_http_proxy", 0),
     ("grpc.address_http_proxy_enabled_addresses", ""),
+    ("grpc.max_receive_message_length", 64 * 1024),  # a legal answer has less than 16 KiB
     # No compression either way, so that what is small on the wire is small in memory.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.per_message_decompression", 0),
     ("grpc.use_local_subchannel_pool", 1),  # or the two channels of a client would share one connection
 )
 
-_LARGEST = ("grpc.max_receive_message_length", 64 * 1024)  # a legal answer has less than 16 KiB
-_LARGEST_STATES = ("grpc.max_receive_message_length", 64 * 2**20)  # but for states: 512 rows of 32,768 numbers
-
 
 class Channels:
-    """Two channels to one verifier, and one for streams of states. Thread-safe.
+    """Two channels to one verifier. Thread-safe.
 
     The second is made when a request is first repeated: on the channel of the first copy a repeat would queue behind what TCP is
     still trying to get through.
@@ -47,7 +45,6 @@ class Channels:
             certified: the name that the verifier's certificate must be of; None is the host.
         """
         self._uri, self._credentials, self._options = uri, credentials, _OPTIONS
-        self._states: tuple[grpc.Channel, Any] | None = None
         if certified is not None and credentials is not None:
             self._options += (("grpc.ssl_target_name_override", certified), ("grpc.default_authority", certified))
         self._lock = threading.Lock()
@@ -67,32 +64,21 @@ class Channels:
             while len(self._made) <= number:
                 if self.closed:
                     raise ValueError("the channels are closed")
-                self._made.append(self._make(_LARGEST))
+                channel = self._make()
+                self._made.append((channel, synera_pb2_grpc.SyneraStub(_Careful(channel))))
             return self._made[number][1]
-
-    def states_stub(self) -> Any:
-        """What makes calls whose answers are states, on a channel of their own, as they may be large; see :meth:`stub`."""
-        with self._lock:
-            if self._states is None:
-                if self.closed:
-                    raise ValueError("the channels are closed")
-                self._states = self._make(_LARGEST_STATES)
-            return self._states[1]
 
     def close(self) -> None:
         """End all calls, and take no more."""
         with self._lock:
             self.closed = True
-        for channel, _ in [*self._made, *([self._states] if self._states else [])]:
+        for channel, _ in self._made:
             channel.close()
 
-    def _make(self, largest: tuple[str, int]) -> tuple[grpc.Channel, Any]:
-        options = (*self._options, largest)
+    def _make(self) -> grpc.Channel:
         if self._credentials is None:
-            channel = grpc.insecure_channel(self._uri, options=options)
-        else:
-            channel = grpc.secure_channel(self._uri, self._credentials, options=options)
-        return channel, synera_pb2_grpc.SyneraStub(_Careful(channel))
+            return grpc.insecure_channel(self._uri, options=self._options)
+        return grpc.secure_channel(self._uri, self._credentials, options=self._options)
 
 
 class _Careful:

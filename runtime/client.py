@@ -261,10 +261,7 @@ class CloudClient:
         Raises:
             CloudUnavailableError: the client is closed.
         """
-        seconds = self.deadlines.forward_seconds
-        return self._unless_closed(
-            lambda: self._channels.states_stub().Forward(requests, timeout=seconds, metadata=self._metadata)
-        )
+        return self._attempt(self._stub.Forward, requests, self.deadlines.forward_seconds)
 
     def _call(self, method: Callable[..., Any], request: Any, deadline_seconds: float, retries: int = RETRIES) -> Any:
         """One call: deadline, retries while the cloud is unavailable, status to exception."""
