@@ -30,9 +30,13 @@ LIVE_ANSWERS = len(RULES) * _ANSWERS
 """Of all rules."""
 
 
-def wifi() -> LinkTrace:
-    """The Wi-Fi of HAT's testbed, 8.8 and 12.5 MB/s, slower by as much as the bundled model's states are smaller: 384 bytes, not 8192."""
-    return constant_link(rtt_ms=8.4, uplink_mbps=3.3, downlink_mbps=4.7)
+def wifi(slower: float = 1.0) -> LinkTrace:
+    """The Wi-Fi of HAT's testbed, 8.8 and 12.5 MB/s, slower by as much as the bundled model's states are smaller: 384 bytes, not 8192.
+
+    Args:
+        slower: how many times everything on it takes longer.
+    """
+    return constant_link(rtt_ms=8.4 * slower, uplink_mbps=3.3 / slower, downlink_mbps=4.7 / slower)
 
 
 def hat_act(answered: Callable[[], None] = lambda: None) -> BothWorlds:

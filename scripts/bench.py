@@ -12,7 +12,7 @@ Examples:
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and
 acceptance, `stall-free` simulated and paced seconds, `faults` what becomes of so many answers whose cloud fails at a random
-moment, `growth` what a training costs whose graphs grow, `agents` whether trained controllers beat the rules. A missed goal is shown and is no failure.
+moment, `growth` what a training costs whose graphs grow, `hat` what a split model's live devices gain over the plain U shape, `agents` whether trained controllers beat the rules. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Arguments:
             "record",
             "growth",
             "agents",
+            "hat",
         ]
     ]
     """What to measure."""
@@ -62,7 +63,7 @@ class Arguments:
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
     """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one;
-    for `growth`, thousands of training steps; for `cloud-soak`, thousands of checks; for `agents`, eights of answers in each scenario."""
+    for `growth`, thousands of training steps; for `cloud-soak`, thousands of checks; for `hat`, answers of each device; for `agents`, eights of answers in each scenario."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side; for
     `agents`, trainings."""

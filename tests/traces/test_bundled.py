@@ -12,8 +12,8 @@ from runtime.errors import SettingError
 from runtime.synera.lens import Lens
 from tests.support.placements import named
 from traces import bundled
-from traces.profile import CloudProfile, DeviceProfile
 from traces.hat.testbed import FITTED, HEAD_BYTES, SHALLOW_BYTES
+from traces.profile import CloudProfile, DeviceProfile
 from traces.synera.coverage import coverage
 from traces.synera.graph import GraphSet
 from traces.tasks import answers, tinyworld
