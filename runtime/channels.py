@@ -21,12 +21,12 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Neither http_proxy and its kin nor GRPC_ADDRESS_HTTP_PROXY may take a call elsewhere than to its address.
     ("grpc.enable_http_proxy", 0),
     ("grpc.address_http_proxy_enabled_addresses", ""),
-    ("grpc.max_receive_message_length", 64 * 1024),  # a legal answer has less than 16 KiB
     # No compression either way, so that what is small on the wire is small in memory.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.per_message_decompression", 0),
     ("grpc.use_local_subchannel_pool", 1),  # or the two channels of a client would share one connection
 )
+_LONGEST_ANSWER = 64 * 1024  # bytes; a legal one of a verifier of tokens has less than 16 KiB
 
 
 class Channels:
@@ -49,6 +49,8 @@ class Channels:
             self._options += (("grpc.ssl_target_name_override", certified), ("grpc.default_authority", certified))
         self._lock = threading.Lock()
         self._made: list[tuple[grpc.Channel, Any]] = []
+        self._retired: list[grpc.Channel] = []
+        self._longest_answer = _LONGEST_ANSWER
         self.closed = False
         self.preferred = 0
         """Number of the one that is used first: that which was answered last."""
@@ -68,17 +70,32 @@ class Channels:
                 self._made.append((channel, synera_pb2_grpc.SyneraStub(_Careful(channel))))
             return self._made[number][1]
 
+    def widen(self, longest_answer_bytes: int) -> None:
+        """Take answers up to this size: over other channels from now on, where those there are take less. Calls under way go on.
+
+        Raises:
+            ValueError: they are closed.
+        """
+        with self._lock:
+            if self.closed:
+                raise ValueError("the channels are closed")
+            if longest_answer_bytes > self._longest_answer:
+                self._longest_answer = longest_answer_bytes
+                self._retired += [channel for channel, _ in self._made]
+                self._made = []
+
     def close(self) -> None:
         """End all calls, and take no more."""
         with self._lock:
             self.closed = True
-        for channel, _ in self._made:
+        for channel in (*self._retired, *(channel for channel, _ in self._made)):
             channel.close()
 
     def _make(self) -> grpc.Channel:
+        options = (*self._options, ("grpc.max_receive_message_length", self._longest_answer))
         if self._credentials is None:
-            return grpc.insecure_channel(self._uri, options=self._options)
-        return grpc.secure_channel(self._uri, self._credentials, options=self._options)
+            return grpc.insecure_channel(self._uri, options=options)
+        return grpc.secure_channel(self._uri, self._credentials, options=options)
 
 
 class _Careful:

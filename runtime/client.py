@@ -79,7 +79,7 @@ class Asked:
     """A call under way; over once `on_end` was called."""
 
     def __init__(self, client: CloudClient, future: Any, channel: int) -> None:
-        self._client, self._future, self._channel = client, future, channel
+        self._client, self._future, self.channel = client, future, channel
 
     def cancel(self) -> None:
         """Have it end now, if it has not."""
@@ -108,7 +108,7 @@ class Asked:
         """
         if not self.answered:
             raise self._client.error_of(self._future)
-        self._client.prefer(self._channel)
+        self._client.prefer(self.channel)
         answer = self._future.result()
         if isinstance(answer, BadAnswerError):
             raise answer
@@ -219,9 +219,27 @@ class CloudClient:
         future.add_done_callback(lambda _: on_end(asked))
         return asked
 
+    @property
+    def preferred(self) -> int:
+        """Number of the channel that is used first, 0 or 1."""
+        return self._channels.preferred
+
     def prefer(self, channel: int) -> None:
         """Use that channel first."""
         self._channels.preferred = channel
+
+    def avoid(self, channel: int) -> None:
+        """Use the other one first, as nothing came over that."""
+        if self._channels.preferred == channel:
+            self._channels.preferred = 1 - channel
+
+    def widen(self, longest_answer_bytes: int) -> None:
+        """Take answers up to this size from now on: hidden states are longer than what a verifier of tokens has to say.
+
+        Raises:
+            CloudUnavailableError: the client is closed.
+        """
+        self._unless_closed(lambda: self._channels.widen(longest_answer_bytes))
 
     def late_error(self) -> LateError:
         """What an answer that did not come in time is told as."""
@@ -253,15 +271,19 @@ class CloudClient:
         finally:
             call.cancel()
 
-    def forward(self, requests: Iterator[pb.ForwardRequest]) -> Any:
-        """Begin a stream of states: a gRPC call, whose answers come as they are iterated over, and which its owner cancels.
+    def forward(self, requests: Iterator[pb.ForwardRequest], channel: int) -> Any:
+        """Begin a stream of states over a channel: a gRPC call, whose answers come as they are iterated over, and which its owner cancels.
 
         An answer that cannot be read is a BadAnswerError in its place; `error_of` tells what a gRPC error stands for.
 
         Raises:
             CloudUnavailableError: the client is closed.
         """
-        return self._attempt(self._stub.Forward, requests, self.deadlines.forward_seconds)
+        return self._unless_closed(
+            lambda: self._channels.stub(channel).Forward(
+                requests, timeout=self.deadlines.forward_seconds, metadata=self._metadata
+            )
+        )
 
     def _call(self, method: Callable[..., Any], request: Any, deadline_seconds: float, retries: int = RETRIES) -> Any:
         """One call: deadline, retries while the cloud is unavailable, status to exception."""

@@ -20,6 +20,7 @@ from runtime.hat.adapter import Adapter, read_stated
 from runtime.hat.ends import EndCosts, ModelEnds
 from runtime.hat.knobs import MOST_DOUBLINGS
 from runtime.hat.middle import RemoteMiddle, Terms
+from runtime.hat.patience import PATIENCE, Patience
 from runtime.hat.session import EnergyModel, Session
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
@@ -174,13 +175,18 @@ class HatDevice:
 class HatConnection:
     """A device and the cloud that has its middle: they fit. Owns nothing; its sessions are their callers'."""
 
-    def __init__(self, device: HatDevice, client: CloudClient) -> None:
+    def __init__(self, device: HatDevice, client: CloudClient, patience: Patience = PATIENCE) -> None:
         """Ask the cloud what it serves; see :meth:`HatDevice.agree` for what is raised.
+
+        Args:
+            device: what is loaded.
+            client: of the cloud; not closed here.
+            patience: how long what is tried.
 
         Raises:
             CloudUnavailableError: no verifier answers.
         """
-        self.device, self._client = device, client
+        self.device, self._client, self._patience = device, client, patience
         self._terms = device.agree(client.target, client.model_info())
 
     def open(self, link: Link | None = None) -> LiveSession:
@@ -193,7 +199,7 @@ class HatConnection:
         clock = PacedClock() if device.paced else RealClock()
         ends = ModelEnds(device.ends, device.split, device.adapter, clock, device.profile, device.eos_ids)
         emulator = LinkEmulator(link) if link is not None else None
-        middle = RemoteMiddle(self._client, self._terms, emulator=emulator, clock=clock)
+        middle = RemoteMiddle(self._client, self._terms, emulator=emulator, clock=clock, patience=self._patience)
         return LiveSession(ends, middle, clock, device)
 
 

@@ -51,7 +51,7 @@ class ModelEnds:
         self._adapter_kv = self._adapter.new_cache()
         self._states = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
         self._looked = 0  # positions that went through the last layers
-        self._last: DraftToken | None = None  # the prefix's last token, where it was drafted
+        self._drafted: list[DraftToken] = []  # the last tokens of the prefix, those that were drafted
         self._branches: _Branches | None = None
 
     def read(self, length: int) -> None:
@@ -84,14 +84,13 @@ class ModelEnds:
         [token] = self._say(self._adapted(adapted, stop)[-1:])
         self._clock.charge(self._costs.draft_seconds(works, 1), since=began)
         self._prefix.append(token.token)
-        self._last = token
+        self._drafted.append(token)
         return token
 
     def branch(self, candidates: int) -> int:
         """See :class:`runtime.hat.session.Ends`."""
-        assert self._last is not None, "only a draft's last token has candidates"
         self._ledger.branch()
-        base, roots = self._ledger.base, self._last.candidates[:candidates]
+        base, roots = self._ledger.base, self._drafted[-1].candidates[:candidates]
         self._branches = _Branches(
             roots, BranchKV(self._kv, base, len(roots)), BranchKV(self._adapter_kv, base, len(roots)), [], []
         )
@@ -128,7 +127,7 @@ class ModelEnds:
         stands = [*self._prefix[:length], token]
         adopted = branches.led_to(stands[self._ledger.base :], self._eos_ids) if branches is not None else None
         self._cut(length)
-        self._prefix, self._looked, self._last = stands, min(self._looked, length), None
+        self._prefix, self._looked, self._drafted = stands, min(self._looked, length), []
         if branches is None or adopted is None:
             self._ledger.commit(length, 0)
             return ()
@@ -139,12 +138,13 @@ class ModelEnds:
         for place in range(base, self._ledger.ran):
             self._keep(branches.states[place - base][number][None], place)
         self._prefix += [each.token for each in kept]
-        self._last = kept[-1]
+        self._drafted = list(kept)
         return kept
 
     def trim(self, tokens: int) -> None:
         """See :class:`runtime.hat.session.Ends`."""
         self._cut(len(self._prefix) - tokens)
+        del self._drafted[len(self._drafted) - tokens :]
         self._ledger.keep(len(self._prefix))
 
     # ------------------------------------------------------------ pieces
@@ -174,7 +174,8 @@ class ModelEnds:
 
     def _say(self, adapted: Tensor) -> list[DraftToken]:
         """What the draft model says after each row."""
-        best, ids = self._decoder.logits(adapted).float().softmax(-1).topk(MAX_CANDIDATES, -1)
+        chances = self._decoder.logits(adapted).float().softmax(-1)
+        best, ids = chances.topk(min(MAX_CANDIDATES, chances.shape[-1]), -1)
         return [
             DraftToken(said[0], top[0], top[0] - top[1], tuple(said))
             for top, said in zip(best.tolist(), ids.tolist(), strict=True)

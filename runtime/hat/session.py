@@ -22,6 +22,8 @@ from runtime.session import Ahead, Cost, Limits, Step
 
 READ_TOKENS = 32
 """Of the prompt, that the device runs at a time while it waits for its radio; ours."""
+ALONE = "the answer ends here, as device-only completion is impossible without the middle layers"
+"""Ends the error of a record whose cloud was lost."""
 
 
 class Ends(Protocol):
@@ -430,7 +432,7 @@ class Session:
             offloaded=True,
             judged=len(draft) if lost is None else 0,
             accepted=accepted,
-            error=str(lost.error) if lost is not None else None,
+            error=f"{lost.error}; {ALONE}" if lost is not None else None,
             ahead=ahead,
             prompt_rows=prompt_rows,
             draft=draft,

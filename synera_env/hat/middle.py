@@ -1,6 +1,6 @@
 """The replayed middle: what the cloud returns is read off a graph by the device's side; here is told how long it takes.
 
-It follows the rules of the live one (runtime/hat/middle.py): the radio, outages, deadlines. What does not live here: the device (walk.py),
+It follows the rules of the live one (runtime/hat/middle.py, runtime/hat/talk.py): the radio, outages, deadlines. What does not live here: the device (walk.py),
 how busy the cloud is (synera_env/busy.py).
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from runtime.clock import SimulatedClock
 from runtime.errors import LinkDownError
-from runtime.hat.patience import LONGEST_SECONDS, outage_retry_seconds
+from runtime.hat.patience import PATIENCE, Patience
 from runtime.hat.values import Lost, Reply, Upload
 from runtime.wire.sizes import (
     PRECISIONS,
@@ -48,6 +48,7 @@ class ReplayMiddle:
         forward_seconds: float,
         token_seconds: float,
         lost: frozenset[int] | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         """Put the cloud together; an answer opens its session.
 
@@ -59,7 +60,9 @@ class ReplayMiddle:
             forward_seconds: what the cloud's monitor says of a forward.
             token_seconds: and of each token in it.
             lost: numbers of the uploads at which the cloud is lost, from 1, and no others; None loses those that come too late.
+            patience: how long what is tried.
         """
+        self._patience = patience
         self._hidden, self._clock, self._radio, self._cloud = hidden, clock, radio, cloud
         self._fit, self._lost_uploads = (forward_seconds, token_seconds), lost
         self.open()
@@ -90,7 +93,7 @@ class ReplayMiddle:
         handed, rows = self._clock.now(), upload.rows
         sizes = self._seq, upload.prefix_length, rows, self._hidden, upload.precision, upload.returned
         size = on_the_link(forward_request_bytes(*sizes))
-        deadline = handed + LONGEST_SECONDS
+        deadline = handed + self._patience.longest_seconds
         taken = self._sent(max(handed, self._free))
         reach = self._radio.uplink_seconds(taken, size)
         self._free = taken + max(0.0, reach - self._radio.uplink_seconds(taken, 0))
@@ -165,7 +168,7 @@ class ReplayMiddle:
         if self._lost_uploads is not None:
             return at
         tries, began = 0, at
-        while not self._radio.reachable(at) and at < began + 2 * LONGEST_SECONDS:
+        while not self._radio.reachable(at) and at < began + 2 * self._patience.longest_seconds:
             tries += 1
-            at += outage_retry_seconds(tries)
+            at += self._patience.outage_retry_seconds(tries)
         return at
