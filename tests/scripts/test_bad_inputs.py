@@ -547,7 +547,7 @@ OTHERS = [
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--score", "os:nothing"), "os has no function nothing"),
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat"), "no chat template"),
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat", "--no-bos"), "--no-bos"),
-    Case("record", (*_TINY, "--system", "Be brief."), "--chat"),
+    Case("record", (*_TINY, "--system-message", "Be brief."), "--chat"),
     Case("record", (*_TINY, "--thinking"), "--chat"),
     Case("record", (*_TINY, "--score", "token-f1"), "--prompts FILE"),
     Case(
