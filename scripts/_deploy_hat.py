@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agents.bundle import Bundle
 from agents.policy import ControllerPolicy
-from runtime.errors import SettingError
+from runtime.errors import CloudUnavailableError, SettingError
 from runtime.hat.values import HatRecord
 from runtime.model.frame import Frame
 from runtime.policy import drive
@@ -55,7 +55,6 @@ class _Prompt:
 def deploy(arguments: Arguments) -> None:
     """Connect, answer each prompt, show each upload; see :func:`scripts.deploy.main`."""
     from runtime.dialling import dialled
-    from runtime.hat.device import HatConnection
     from synera_env.hat.live import hat_deployment_of
 
     graphs = HatGraphs.load(arguments.graphs) if arguments.graphs else None
@@ -70,7 +69,7 @@ def deploy(arguments: Arguments) -> None:
                 made.require(offered)
         policy = ControllerPolicy(_deploy.chosen(arguments, bundle, schema), schema, arguments.valued)
         encoded = [device.encode(prompt.text) for prompt in prompts]
-        connection = HatConnection(device, client)
+        connection = _connected(device, client)
         with _deploy.live_run(arguments, schema, bundle, offered, device.profile.name) as run:
             for number, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
                 radio = _deploy.radio(links, arguments.seed + number) if links else None
@@ -106,6 +105,17 @@ def _one(clients: Sequence[CloudClient]) -> CloudClient:
             f"--cloud stands for {len(clients)} servers, and an answer of --system hat lives in one; name one HOST:PORT"
         )
     return clients[0]
+
+
+def _connected(device: HatDevice, client: CloudClient) -> HatConnection:
+    from runtime.hat.device import HatConnection
+
+    try:
+        return HatConnection(device, client)
+    except CloudUnavailableError as error:
+        raise CloudUnavailableError(
+            f"{error} --split {device.split}; a device without the middle layers cannot answer alone"
+        ) from None
 
 
 def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: HatGraphs | None) -> HatDevice:

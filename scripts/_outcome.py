@@ -47,7 +47,13 @@ def report(
     found = summarise_all(together)
     summaries = {name: {"replay": summary} for name, summary in found.items()}
     where = f", links of {len(families)} families" if families else ""
-    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}"))
+    console.print(
+        table(
+            summaries,
+            f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}",
+            arguments.system,
+        )
+    )
     _say_what_was_lost(together)
     results = results_of(together, found, bundles, reference_of(together), arguments.controller)
     for name, result in results.items():
@@ -90,7 +96,7 @@ def _family(
     """Print the table of a family of links."""
     links = [link for link in env.links if link.family == family]
     seconds, filled = sum(link.seconds for link in links), filled_by_family(links).get(family, {})
-    console.print(family_table(family, links, answered, arguments.answers))
+    console.print(family_table(family, links, answered, arguments.answers, arguments.system))
     results = results_of(answered, summarise_all(answered), bundles, reference_of(answered), arguments.controller)
     return FamilyResult(len(links), seconds, filled, results)
 

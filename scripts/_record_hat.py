@@ -73,9 +73,7 @@ def _models(arguments: Arguments, texts: Sequence[str]) -> HatModels:
     from traces.hat.record import HatModels
 
     a, folder = arguments, model_folder(arguments.model)
-    frame = asked_frame(
-        folder, folder, texts, chat=a.chat, system=a.system_message, thinking=a.thinking, bos=a.bos, lens=None
-    )
+    frame = asked_frame(folder, folder, texts, chat=a.chat, system=a.system_message, thinking=a.thinking, bos=a.bos, lens=None)
     return HatModels.load(folder, a.adapter, frame=frame)
 
 
