@@ -34,6 +34,12 @@ BUNDLED: Mapping[SystemName, Callable[[str], Path]] = {"synera": bundled.graphs,
 _OWN: Own = {"synera": ("grow", "slm", "llm", "score"), "hat": ("first_token_weight",)}
 
 
+def unless_bundled(graphs: Path) -> Path | None:
+    """Return a graph file, or a folder of them, as `--graphs` takes it: None for the bundled test graphs and for their folder."""
+    tests = [of("test") for of in BUNDLED.values()]
+    return None if graphs in (*tests, *(file.parent for file in tests)) else graphs
+
+
 @dataclass(frozen=True)
 class World:
     """Where a controller is trained and validated."""

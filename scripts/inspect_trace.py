@@ -39,6 +39,7 @@ from scripts._links import check_filling, links_of
 from scripts._report import check_picture
 from scripts._text import harmless
 from scripts._tree_view import draw as draw_tree
+from scripts._world import unless_bundled
 from synera_env import SyneraReplayEnv, write_json
 from traces.hat.graph import KEY, HatGraphs
 from traces.hat.inspection import HatFigures
@@ -224,9 +225,9 @@ def _inspect_hat(arguments: Arguments) -> None:
         say("figures", str(arguments.json))
     folder = arguments.path.parent
     if arguments.path.name == "train.safetensors" and (folder / "validation.safetensors").is_file():
-        say("next", next_step("train", system="hat", graphs=folder))
+        say("next", next_step("train", system="hat", graphs=unless_bundled(folder)))
     else:
-        say("next", next_step("evaluate", system="hat", graphs=arguments.path))
+        say("next", next_step("evaluate", system="hat", graphs=unless_bundled(arguments.path)))
 
 
 def _inspect_links(arguments: Arguments) -> None:
@@ -307,9 +308,10 @@ def _say_what_comes_next(arguments: Arguments) -> None:
     if not arguments.coverage:
         say("next", shlex.join(["synera", "inspect-trace", str(path), "--coverage"]))
     elif path.name == "train.safetensors" and validation.is_file():
-        say("next", next_step("train", graphs=path.parent, links=arguments.links, fill=arguments.fill))
+        say("next", next_step("train", graphs=unless_bundled(path.parent), links=arguments.links, fill=arguments.fill))
     else:
-        say("next", next_step("evaluate", graphs=path, bundle=arguments.bundle, links=arguments.links, fill=arguments.fill))
+        given = {"bundle": arguments.bundle, "links": arguments.links, "fill": arguments.fill}
+        say("next", next_step("evaluate", graphs=unless_bundled(path), **given))
 
 
 if __name__ == "__main__":

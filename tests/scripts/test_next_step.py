@@ -10,13 +10,14 @@ import tyro
 
 from scripts import _deploy, deploy, evaluate, train
 from scripts._cli import next_step
+from scripts._world import unless_bundled
 from synera_env import Preference, synera_schema
 from traces import bundled
 
 
 def test_what_the_command_does_anyway_is_not_named() -> None:
     assert next_step("evaluate") == "synera evaluate"
-    assert next_step("evaluate", bundle=(), graphs=bundled.graphs("test"), search=False) == "synera evaluate"
+    assert next_step("evaluate", bundle=(), graphs=unless_bundled(bundled.graphs("test")), search=False) == "synera evaluate"
     assert next_step("measure-profiles", slm=bundled.PAIR / "slm") == "synera measure-profiles"
 
 
