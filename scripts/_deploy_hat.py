@@ -185,7 +185,11 @@ def _show(
     for column in ("upload", "of", "confidence", "stood", "committed", "ms", "bytes up", "at s"):
         table.add_column(column, justify="left" if column in ("of", "committed") else "right")
     for number, r in enumerate(records, 1):
-        of = f"prompt, {r.prompt_rows} tokens" if r.prompt_rows else f"draft {harmless(device.text(r.drafted, special=True))}"
+        of = (
+            f"prompt, {r.prompt_rows} token{'s' if r.prompt_rows > 1 else ''}"
+            if r.prompt_rows
+            else f"draft {harmless(device.text(r.drafted, special=True))}"
+        )
         table.add_row(
             str(number),
             of if r.prompt_rows or r.draft else "last token",

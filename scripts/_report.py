@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from scripts._document import Grid
 
 _OFFLOAD = ("offload", "offload_rate", 1, 3)
-_COLUMNS = (
+_Columns = tuple[tuple[str, str, float, int], ...]
+_COLUMNS: _Columns = (
     ("quality", "quality", 1, 3),
     ("TTFT ms", "ttft_seconds", 1e3, 0),
     ("TBT ms", "tbt_mean_seconds", 1e3, 1),
@@ -32,7 +33,7 @@ _COLUMNS = (
     ("cloud s", "cloud_seconds", 1, 3),
     ("reward", "reward", 1, 3),
 )
-_UPLOADS = (("uploads", "chunks", 1, 1), ("accepted", "acceptance_rate", 1, 3), ("kB up", "uplink_bytes", 1e-3, 1))
+_UPLOADS: _Columns = (("uploads", "chunks", 1, 1), ("accepted", "acceptance_rate", 1, 3), ("kB up", "uplink_bytes", 1e-3, 1))
 _UNCOVERED = ("uncovered", "uncovered_rate", 1, 3)
 _PICTURES = (".png", ".pdf", ".svg")
 
