@@ -137,13 +137,13 @@ def plain(value: Any) -> Any:
 
 @cache
 def written(kind: Any) -> tuple[str, ...]:
-    """Return the fields of a dataclass that are written: all but arrays.
+    """Return the fields of a dataclass that are written: all but arrays, and those of any type, which hold HAT's states.
 
     Arrays (a token's sketch) are what a network is shown. No metric needs them, they would make a line nearly twice
     as long, and a hidden state tells more of a prompt than its owner may think.
     """
     hints = get_type_hints(kind)
-    return tuple(f.name for f in fields(kind) if get_origin(hints[f.name]) is not np.ndarray)
+    return tuple(f.name for f in fields(kind) if hints[f.name] is not Any and get_origin(hints[f.name]) is not np.ndarray)
 
 
 def _text(value: str) -> str:

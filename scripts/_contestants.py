@@ -16,7 +16,7 @@ from agents.registry import controller
 from agents.rule_file import SUFFIX, RuleFile
 from runtime.errors import SettingError
 from runtime.settings import shown
-from synera_env import SyneraReplayEnv
+from synera_env import DecisionEnv
 
 
 def distinct_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str, Path]:
@@ -41,7 +41,7 @@ def distinct_names(paths: Iterable[Path], taken: Iterable[str] = ()) -> dict[str
             lengths[parts] += 1
 
 
-def usable(path: Path, env: SyneraReplayEnv) -> Controller:
+def usable(path: Path, env: DecisionEnv) -> Controller:
     """Return the controller of a bundle that was trained for a world's models.
 
     Raises:
@@ -52,7 +52,7 @@ def usable(path: Path, env: SyneraReplayEnv) -> Controller:
     return bundle.controller(env.schema)
 
 
-def named_controllers(names: Sequence[str], env: SyneraReplayEnv) -> dict[str, Controller]:
+def named_controllers(names: Sequence[str], env: DecisionEnv) -> dict[str, Controller]:
     """Return controllers by the names that they were given; a bundle's folder is for --bundle, which names it by its run."""
     for name in names:
         if os.path.isdir(name):

@@ -16,6 +16,7 @@ from rich.table import Table
 from agents.comparison import Estimate, covered_share, reward_difference, summarise_all
 from agents.evaluation import Answered
 from scripts._report import table
+from scripts._systems import SystemName
 from traces.links.trace import LinkTrace
 
 _NO_MEANS = ("answers", "uncovered_rate")
@@ -114,12 +115,18 @@ def results_of(
     }
 
 
-def family_table(family: str, links: Sequence[LinkTrace], answered: Mapping[str, Sequence[Answered]], answers: int) -> Table:
+def family_table(
+    family: str,
+    links: Sequence[LinkTrace],
+    answered: Mapping[str, Sequence[Answered]],
+    answers: int,
+    system: SystemName = "synera",
+) -> Table:
     """Return the table of a family of links: who they are, and controllers x metrics."""
     seconds, filled = sum(link.seconds for link in links), sorted({name for link in links for name in link.filled})
     made = f"; filled by rule: {', '.join(filled)}" if filled else ""
     summaries = {name: {"replay": summary} for name, summary in summarise_all(answered).items()}
-    return table(summaries, f"{family}, {len(links)} trace(s) of {seconds:.0f} s{made}; {answers} answers")
+    return table(summaries, f"{family}, {len(links)} trace(s) of {seconds:.0f} s{made}; {answers} answers", system)
 
 
 def _known(value: float) -> float | None:

@@ -122,14 +122,14 @@ class Grower:
         return PairRuns(models)
 
 
-def save_grown(graphs: Mapping[str, GraphSet | GrowingGraphs], folder: Path) -> None:
+def save_grown(graphs: Mapping[str, object], folder: Path) -> None:
     """Write those graphs that grow, each as NAME.safetensors."""
     for name, each in graphs.items():
         if isinstance(each, GrowingGraphs):
             each.save(folder / f"{name}.safetensors")
 
 
-def say_grown(graphs: Mapping[str, GraphSet | GrowingGraphs]) -> None:
+def say_grown(graphs: Mapping[str, object]) -> None:
     """Print what graphs that grow have grown by."""
     growing = {name: each.growth for name, each in graphs.items() if isinstance(each, GrowingGraphs)}
     if growing:

@@ -159,7 +159,7 @@ def write_live(arguments: Arguments, proof: Proof) -> None:
         return
     correlation = asdict(proof.ranked.correlation)
     figures = LiveFile(
-        graphs=str(arguments.graphs),
+        graphs=str(arguments.graph_file),
         seed=arguments.seed,
         devices=proof.devices,
         planned_answers=arguments.answers,

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 
 from agents.comparison import ADVICE, covered_share, summarise_all
 from agents.evaluation import Answered
+from runtime.model.split import Split
 from scripts._cli import console, next_step, say
 from scripts._evaluation import Evaluation, FamilyResult, family_table, results_of
 from scripts._report import pareto_picture, table
+from scripts._tested import TestEnv
 from scripts._text import harmless
-from synera_env import SyneraReplayEnv, write_json
+from synera_env import write_json
+from synera_env.hat.replay import HatReplayEnv
+from traces.hat.graph import HatMeta
 from traces.links.filling import filled_by_family
+from traces.synera.graph import GraphMeta
 
 if TYPE_CHECKING:
     from scripts.evaluate import Arguments
@@ -28,7 +33,7 @@ BEST_FIXED = "best fixed"
 
 def report(
     arguments: Arguments,
-    env: SyneraReplayEnv,
+    env: TestEnv,
     bundles: Mapping[str, Path],
     answered: Mapping[str, Mapping[str, Sequence[Answered]]],
 ) -> None:
@@ -42,14 +47,20 @@ def report(
     found = summarise_all(together)
     summaries = {name: {"replay": summary} for name, summary in found.items()}
     where = f", links of {len(families)} families" if families else ""
-    console.print(table(summaries, f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}"))
+    console.print(
+        table(
+            summaries,
+            f"replay, {planned} answers to {len(env.graphs)} {env.graphs.meta.split} prompts{where}",
+            arguments.system,
+        )
+    )
     _say_what_was_lost(together)
     results = results_of(together, found, bundles, reference_of(together), arguments.controller)
     for name, result in results.items():
         for reference, difference in result.reward_minus.items():
             console.print(f"reward of {name} minus {reference}, same plan, interval by prompt: {difference:+.3f}")
     evaluation = Evaluation(
-        graphs=str(arguments.graphs),
+        graphs=str(arguments.graph_file),
         split=env.graphs.meta.split,
         device_profile=str(arguments.device_profile),
         cloud_profile=str(arguments.cloud_profile),
@@ -77,7 +88,7 @@ def best_of(arguments: Arguments, bundles: Mapping[str, Path], rewards: Mapping[
 
 def _family(
     arguments: Arguments,
-    env: SyneraReplayEnv,
+    env: TestEnv,
     family: str,
     bundles: Mapping[str, Path],
     answered: Mapping[str, Sequence[Answered]],
@@ -85,14 +96,14 @@ def _family(
     """Print the table of a family of links."""
     links = [link for link in env.links if link.family == family]
     seconds, filled = sum(link.seconds for link in links), filled_by_family(links).get(family, {})
-    console.print(family_table(family, links, answered, arguments.answers))
+    console.print(family_table(family, links, answered, arguments.answers, arguments.system))
     results = results_of(answered, summarise_all(answered), bundles, reference_of(answered), arguments.controller)
     return FamilyResult(len(links), seconds, filled, results)
 
 
 def reference_of(answered: Mapping[str, object]) -> str:
-    """Whom bundles and named controllers are compared with."""
-    return BEST_FIXED if BEST_FIXED in answered else "threshold"
+    """Whom bundles and named controllers are compared with: the best fixed setting, or the system's own rule."""
+    return next(name for name in (BEST_FIXED, "threshold", "hat-rule") if name in answered)
 
 
 def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
@@ -111,15 +122,32 @@ def _say_what_was_lost(answered: Mapping[str, Sequence[Answered]]) -> None:
             )
 
 
-def say_what_comes_next(arguments: Arguments, env: SyneraReplayEnv, controller: str | None) -> None:
+def say_what_comes_next(arguments: Arguments, env: TestEnv, controller: str | None) -> None:
     """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
-    notes = env.graphs.meta.notes
-    slm, llm = arguments.slm or notes.get("slm"), arguments.llm or notes.get("llm")
-    served = {"model": llm} if llm else {}
-    deployed: dict[str, object] = {"slm": slm, "graphs": arguments.graphs} if slm else {}
+    if isinstance(env, HatReplayEnv):
+        served, deployed = _of_hat(arguments, env.graphs.meta)
+    else:
+        served, deployed = _of_synera(arguments, env.graphs.meta)
     deployed |= {"links": arguments.links, "fill": arguments.fill}
     deployed |= {name: getattr(arguments, name) for name in ("prefer", "preference", "max_offload")}
     if controller is not None:
         deployed["controller"] = controller
     deploy = next_step("deploy", **deployed, profile=arguments.device_profile)
     say("next", next_step("serve", **served), f"{deploy}   # in another terminal")
+
+
+_Options = dict[str, object]
+
+
+def _of_synera(arguments: Arguments, meta: GraphMeta) -> tuple[_Options, _Options]:
+    """What names the models, to the server and to the device."""
+    slm, llm = arguments.slm or meta.notes.get("slm"), arguments.llm or meta.notes.get("llm")
+    return {"model": llm} if llm else {}, {"slm": slm, "graphs": arguments.graph_file} if slm else {}
+
+
+def _of_hat(arguments: Arguments, meta: HatMeta) -> tuple[_Options, _Options]:
+    """The same; the server is told where the model is cut."""
+    named: _Options = {name: meta.notes[name] for name in ("model", "adapter") if meta.notes.get(name)}
+    served = {name: value for name, value in named.items() if name == "model"}
+    graphs: _Options = {"graphs": arguments.graph_file} if named else {}
+    return served | {"split": str(Split(meta.first_layers, meta.last_layers))}, {"system": "hat"} | named | graphs

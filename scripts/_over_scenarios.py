@@ -82,7 +82,7 @@ def _searched(arguments: Arguments, tested: Tested, mix: Mix, scenarios: tuple[S
     """What is tuned to scenarios, on the training and validation prompts beside the test's."""
     stages = []
     for split in ("train", "validation"):
-        graphs = tested.grower(GraphSet.load(arguments.graphs.with_name(f"{split}.safetensors")))
+        graphs = tested.grower(GraphSet.load(arguments.graph_file.with_name(f"{split}.safetensors")))
         links, others = tested.links(split), tested.test_links
         worlds = Worlds(mix, graphs, links, tested.device, tested.cloud, arguments.seed, substitutes=others)
         stages.append(Stage(worlds, SEARCHED_ANSWERS, arguments.seed))

@@ -12,6 +12,7 @@ from rich.table import Table
 from agents.ablation import Curve
 from agents.validation import Validated
 from runtime.errors import SettingError
+from scripts._systems import SystemName
 from scripts._text import harmless
 from traces.files import replacing
 
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 
     from scripts._document import Grid
 
-_COLUMNS = (
+_OFFLOAD = ("offload", "offload_rate", 1, 3)
+_Columns = tuple[tuple[str, str, float, int], ...]
+_COLUMNS: _Columns = (
     ("quality", "quality", 1, 3),
     ("TTFT ms", "ttft_seconds", 1e3, 0),
     ("TBT ms", "tbt_mean_seconds", 1e3, 1),
     ("TBT p95", "tbt_p95_seconds", 1e3, 0),
     ("s/answer", "seconds", 1, 2),
-    ("offload", "offload_rate", 1, 3),
+    _OFFLOAD,
     ("cloud s", "cloud_seconds", 1, 3),
     ("reward", "reward", 1, 3),
 )
+_UPLOADS: _Columns = (("uploads", "chunks", 1, 1), ("accepted", "acceptance_rate", 1, 3), ("kB up", "uplink_bytes", 1e-3, 1))
 _UNCOVERED = ("uncovered", "uncovered_rate", 1, 3)
 _PICTURES = (".png", ".pdf", ".svg")
 
@@ -37,12 +41,18 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, float]]]
 """controller -> world ("replay", "live") -> metric -> mean."""
 
 
-def table(summaries: Summaries, title: str) -> Table:
+def table(summaries: Summaries, title: str, system: SystemName = "synera") -> Table:
     """Controller x metrics; with two worlds each cell is replay / live. Reward has its 95 % interval.
 
-    With replay alone, which may lose answers, there is a column for what each controller lost.
+    With replay alone, which may lose answers, there is a column for what each controller lost. HAT, which uploads at every step and
+    whose graphs are whole, has columns of its uploads instead.
     """
-    columns = (*_COLUMNS, _UNCOVERED) if all(list(worlds) == ["replay"] for worlds in summaries.values()) else _COLUMNS
+    columns = _COLUMNS
+    if system == "hat":
+        place = _COLUMNS.index(_OFFLOAD)
+        columns = (*_COLUMNS[:place], *_UPLOADS, *_COLUMNS[place + 1 :])
+    elif all(list(worlds) == ["replay"] for worlds in summaries.values()):
+        columns = (*_COLUMNS, _UNCOVERED)
     out = Table(title=harmless(title))
     out.add_column("controller", no_wrap=True)
     for header, *_ in columns:

@@ -33,7 +33,7 @@ from runtime.settings import whole
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._growth import Grower, say_grown
 from scripts._links import links_of
-from scripts._world import Graphs, Opened, World
+from scripts._world import Graphs, SyneraOpened, World
 from synera_env import Preference, SettingError, SyneraReplayEnv
 from synera_env.mixes import Worlds, read_mix, scenarios_of
 from synera_env.reward import Trained, trained_for
@@ -69,6 +69,10 @@ class Arguments(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.system != "synera":
+            raise SettingError(
+                f"bounds are of chunks that are offloaded or kept, and --system {self.system} has none; leave it out"
+            )
         check_seed(self.seed)
         whole("fits", self.fits, 1, 100)
         if self.answers is not None:
@@ -107,13 +111,13 @@ def main(arguments: Arguments) -> None:
         SyneraError: a file cannot be used, or too little stays inside the graphs.
     """
     check_output(arguments.out)
-    opened = arguments.opened()
+    opened = SyneraOpened.of(arguments)
     graphs: Graphs
     if arguments.scenarios is None:
         graphs, where = opened.validation, _of_training(arguments, opened)
     else:
         grower = Grower(arguments.grow, arguments.slm, arguments.llm, arguments.score)
-        graphs = grower(GraphSet.load(arguments.graphs / "test.safetensors"))
+        graphs = grower(GraphSet.load(arguments.graph_folder / "test.safetensors"))
         where = _of_scenarios(arguments, opened, graphs)
     say_grown({graphs.meta.split: graphs})
     bounds = _searched(where, _known(graphs), arguments)
@@ -122,11 +126,11 @@ def main(arguments: Arguments) -> None:
     say("next", _next(arguments))
 
 
-def _of_training(arguments: Arguments, opened: Opened) -> list[_Where]:
+def _of_training(arguments: Arguments, opened: SyneraOpened) -> list[_Where]:
     env = opened.validating()
     shared = {"validation_answers": arguments.counted, "preference": arguments.preference, "seed": arguments.seed}
     plan = validation_plan(env, Recipe.of(**shared))  # type: ignore[arg-type]
-    policy = _fitted(arguments, opened, opened.links("train"), trained_for(arguments.preference))
+    policy = _fitted(arguments, opened, opened.around.links("train"), trained_for(arguments.preference))
     with progress() as bar:
         task = bar.add_task("answer", total=1 + len(rules(env.schema)))
         answered = answer_all(env, policy, plan)
@@ -138,14 +142,14 @@ def _of_training(arguments: Arguments, opened: Opened) -> list[_Where]:
     return [_Where(VALIDATION, env, plan, answered)]
 
 
-def _of_scenarios(arguments: Arguments, opened: Opened, graphs: Graphs) -> list[_Where]:
+def _of_scenarios(arguments: Arguments, opened: SyneraOpened, graphs: Graphs) -> list[_Where]:
     tested = links_of(arguments.links, arguments.fill)("test")
     mix = read_mix(arguments.scenarios or "")
     scenarios = scenarios_of(mix, tested)
-    worlds = Worlds(mix, graphs, tested, opened.device, opened.cloud, arguments.seed)
+    worlds = Worlds(mix, graphs, tested, opened.around.device, opened.around.cloud, arguments.seed)
     stage = Stage(worlds, arguments.counted, arguments.seed)
     still = [link for each in scenarios for link in stage.env(each).links if len(link.rtt_ms) == 1]
-    policy = _fitted(arguments, opened, [*opened.links("train"), *{link.name: link for link in still}.values()], None)
+    policy = _fitted(arguments, opened, [*opened.around.links("train"), *{link.name: link for link in still}.values()], None)
     found = []
     with progress() as bar:
         task = bar.add_task("answer", total=len(scenarios))
@@ -156,10 +160,12 @@ def _of_scenarios(arguments: Arguments, opened: Opened, graphs: Graphs) -> list[
     return found
 
 
-def _fitted(arguments: Arguments, opened: Opened, links: Sequence[LinkTrace], preference: Preference | None) -> Controller:
+def _fitted(
+    arguments: Arguments, opened: SyneraOpened, links: Sequence[LinkTrace], preference: Preference | None
+) -> Controller:
     """The informed policy, fitted on the training prompts as far as they are known."""
     config = InformedConfig(fits=arguments.fits, seed=arguments.seed)
-    train = SyneraReplayEnv(_known(opened.train), links, opened.device, opened.cloud, preference)
+    train = SyneraReplayEnv(_known(opened.train), links, opened.around.device, opened.around.cloud, preference)
     with progress() as bar:
         task = bar.add_task("fit", total=config.fits * config.rounds)
         spread = 1.0 if arguments.scenarios is None else _LOADS
@@ -218,7 +224,7 @@ def _next(arguments: Arguments) -> str:
     if arguments.scenarios is None:
         world |= {"preference": arguments.preference, "validation_answers": arguments.counted}
         return next_step("train", **world, seed=arguments.seed, bounds=arguments.out)
-    world |= {"graphs": arguments.graphs / "test.safetensors", "answers": arguments.counted, "scenarios": arguments.scenarios}
+    world |= {"graphs": arguments.test_graphs, "answers": arguments.counted, "scenarios": arguments.scenarios}
     return next_step("evaluate", **world, seed=arguments.seed, bounds=arguments.out)
 
 

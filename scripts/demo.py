@@ -40,7 +40,7 @@ from scripts._links import check_filling, links_of
 from scripts._live_world import interruptible, live_world
 from scripts._report import pareto_picture, table
 from scripts._text import harmless
-from scripts._world import Agent, Opened
+from scripts._world import Agent, Around, SyneraOpened
 from scripts.train import train
 from synera_env import SyneraReplayEnv, write_json
 from traces import bundled
@@ -131,7 +131,7 @@ def main(arguments: Arguments) -> None:
     graphs = _record(arguments)
     names = _PROFILES[arguments.unpaced]
     device, cloud = DeviceProfile.load(bundled.profile(names[0])), CloudProfile.load(bundled.profile(names[1]))
-    world = Opened(graphs.train, graphs.validation, device, cloud, links)
+    world = SyneraOpened(graphs.train, graphs.validation, Around(device, cloud, links))
     bundle = train(world, arguments.recipe(), arguments.out / arguments.agent)
     with console.status("searching the best fixed thresholds"):
         found = grid_search(SyneraReplayEnv(graphs.search, links("train"), device, cloud), episodes=96)

@@ -16,6 +16,7 @@ Examples:
     synera evaluate --scenarios mix --search --bundle runs/mine-seed0/bundle runs/mine-seed1/bundle --report runs/report
     synera evaluate --live 8 --answers 16 --bundle runs/ppo/bundle --break-link   # in real time, and on a link that breaks
     synera evaluate --graphs runs/graphs/test.safetensors --slm /models/small --llm /models/large   # models that moved
+    synera evaluate --system hat --bundle runs/hat/bundle   # uploads of a model that is split between device and cloud
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from scripts._links import check_filling
 from scripts._live_proof import prove, write_live
 from scripts._outcome import BEST_FIXED, best_of, report, say_what_comes_next
 from scripts._report import check_picture
-from scripts._tested import Tested
+from scripts._systems import Own, SystemName, check_options
+from scripts._tested import TESTED, Tested, TestEnv
+from scripts._world import BUNDLED
 from synera_env import Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
@@ -55,23 +58,35 @@ _ALL = "all links"
 _SEARCHED_ANSWERS = 480
 """Of each setting in the last round of a search."""
 _DEFAULT_REPORT = Path("runs/report")
+_OWN: Own = {
+    "synera": (
+        *("grow", "slm", "llm", "score", "ablation", "scenarios", "report", "live", "break_link", "bounds"),
+        "max_offload",
+    ),
+    "hat": ("first_token_weight",),
+}
+"""What looks at offloaded chunks, or is made of them, is of Synera alone."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Evaluate controllers in replay."""
 
+    system: SystemName = "synera"
+    """What is controlled: synera, or hat, a large model that is split between device and cloud."""
     bundle: tuple[Path, ...] = ()
     """Bundles to evaluate beside the rules."""
     controller: tuple[str, ...] = ()
     """Further controllers, as synera deploy takes them: rules and bandits by name (such as until-unsure, staged, rejection=0.5,
     ucbspec, exp3spec, linucb, margin=0.5), files of rules that synera fit-rules wrote, and classes of yours as MODULE:CLASS."""
-    graphs: Path = field(default_factory=lambda: bundled.graphs("test"))
-    """Graph file of the test prompts."""
+    graphs: Path | None = None
+    """Graph file of the test prompts; by default the bundled one of the system."""
     answers: int = 160
     """Answers of each controller, with --links on the links of each family; prompts are visited evenly."""
     search: bool = False
     """Also search the best fixed thresholds, on the train.safetensors beside the graph file."""
+    first_token_weight: float = 1.0
+    """Of HAT: how many times a second before the first token counts."""
     ablation: bool = False
     """Compare by which figure of a draft to choose what is offloaded, with levels found on the train.safetensors beside the
     graph file, and without outages of the link; takes no bundles and no search."""
@@ -127,6 +142,7 @@ class Arguments:
     runs/ablation.png."""
 
     def __post_init__(self) -> None:
+        check_options(self, _OWN)
         within("answers", self.answers, 1, _MOST_ANSWERS)
         check_seed(self.seed)
         check_filling(self.links, self.fill)
@@ -137,7 +153,7 @@ class Arguments:
         self._check_together()
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
-        inputs = [self.graphs, self.graphs.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
+        inputs = [self.graph_file, self.graph_file.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
         inputs += [] if self.workload is None else [self.workload]
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
@@ -171,6 +187,11 @@ class Arguments:
             )
 
     @property
+    def graph_file(self) -> Path:
+        """Of the test prompts."""
+        return self.graphs or BUNDLED[self.system]("test")
+
+    @property
     def gridded(self) -> bool:
         """Whether this is an evaluation over scenarios."""
         return self.scenarios is not None or self.report is not None
@@ -202,25 +223,26 @@ def main(arguments: Arguments) -> None:
     for output in () if arguments.gridded else (arguments.drawn, arguments.json):
         if output is not None:
             check_output(output)
-    tested = Tested.of(arguments)
-    graphs = tested.graphs
     if arguments.ablation:
-        _ablate(arguments, tested)
+        _ablate(arguments, Tested.of(arguments))
         return
     if arguments.gridded:
         from scripts._over_scenarios import evaluated  # only who asks for a report loads what makes it
 
-        evaluated(arguments, tested)
-        say_what_comes_next(arguments, tested.env(), None)
+        over = Tested.of(arguments)
+        evaluated(arguments, over)
+        say_what_comes_next(arguments, over.env(), None)
         return
+    tested = TESTED[arguments.system](arguments)
     load = None if arguments.workload is None else read_cloud_load(arguments.workload, tested.cloud)
     env = tested.env(load)
     baselines = rules(env.schema)
     bundles = distinct_names(arguments.bundle, {*baselines, *arguments.controller, BEST_FIXED})
     learned = {name: usable(path, env) for name, path in bundles.items()}
     named = named_controllers(arguments.controller, env)
-    searched = _searched(arguments, env, tested) if arguments.search else {}
+    searched = _searched(arguments, tested.searched(load)) if arguments.search else {}
     if arguments.live is not None:
+        assert isinstance(env, SyneraReplayEnv)  # no other system takes --live
         proof = prove(arguments, env, baselines | named | searched | learned, bundles)
         write_live(arguments, proof)
         say_what_comes_next(arguments, env, best_of(arguments, bundles, proof.live_rewards))
@@ -238,13 +260,13 @@ def main(arguments: Arguments) -> None:
             for links_of_plan, plan in plans.items():
                 answered[links_of_plan][name] = answer_all(env, each, plan)
                 bar.advance(task)
-    say_grown({graphs.meta.split: graphs})
+    say_grown({env.graphs.meta.split: env.graphs})
     report(arguments, env, bundles, answered)
 
 
 def _ablate(arguments: Arguments, tested: Tested) -> None:
     """Compare figures of the draft, where no check is lost: what is lost says nothing of what it was about."""
-    known = tested.grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
+    known = tested.grower(GraphSet.load(tested.training))
     train, test = (
         SyneraReplayEnv(each, tested.links(split), tested.device, tested.cloud, outages=Outages.never())
         for each, split in ((known, "train"), (tested.graphs, "test"))
@@ -253,12 +275,10 @@ def _ablate(arguments: Arguments, tested: Tested) -> None:
     say_what_comes_next(arguments, test, rule)
 
 
-def _searched(arguments: Arguments, env: SyneraReplayEnv, tested: Tested) -> dict[str, Controller]:
-    graphs = tested.grower(GraphSet.load(arguments.graphs.with_name("train.safetensors")))
-    world = SyneraReplayEnv(graphs, tested.links("train"), env.device, env.cloud, cloud_load=env.cloud_load)
+def _searched(arguments: Arguments, world: TestEnv) -> dict[str, Controller]:
     found = grid_search(world, episodes=_SEARCHED_ANSWERS, preference=arguments.valued)
     console.print(f"best of {found.tried} fixed settings on training prompts: {found.knobs}")
-    return {BEST_FIXED: FixedRule(found.knobs, env.schema)}
+    return {BEST_FIXED: FixedRule(found.knobs, world.schema)}
 
 
 if __name__ == "__main__":

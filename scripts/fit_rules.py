@@ -28,6 +28,7 @@ from runtime.settings import one_of, within
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._growth import Grow, Grower, say_grown
 from scripts._links import check_filling, links_of
+from scripts._world import unless_bundled
 from synera_env import Outages, SyneraReplayEnv
 from traces import bundled
 from traces.links.filling import Filling
@@ -136,7 +137,11 @@ def main(arguments: Arguments) -> None:
     say_grown({env.graphs.meta.split: env.graphs for env in (worlds.train, worlds.validation)})
     profiles = {"device_profile": arguments.device_profile, "cloud_profile": arguments.cloud_profile}
     graphs = arguments.graphs / "test.safetensors"
-    world = profiles | ({"graphs": graphs} if graphs.exists() else {}) | {"links": arguments.links, "fill": arguments.fill}
+    world = (
+        profiles
+        | ({"graphs": unless_bundled(graphs)} if graphs.exists() else {})
+        | {"links": arguments.links, "fill": arguments.fill}
+    )
     say("next", next_step("evaluate", controller=tuple(written), **world))
 
 

@@ -128,10 +128,10 @@ def _show(answer: LoggedAnswer) -> None:
 
 def _cells(record: Any) -> tuple[str, ...]:
     """A step of any system; of one that drafts, its confidence."""
-    draft = getattr(record, "draft", None)
+    confidence = getattr(record, "confidence", None)
     return (
         "keep" if not record.offloaded else "offload" if record.error is None else "lost",
-        f"{draft.confidence:.3f}" if draft and draft.tokens else "",
+        f"{confidence:.3f}" if confidence is not None and record.drafted else "",
         str(len(record.drafted)),
         f"{record.accepted}/{record.judged}" if record.judged else "",
         str(len(record.committed)),

@@ -32,17 +32,22 @@ from agents.coverage import Covered, measure_coverage, swept
 from agents.evaluation import MOST_ANSWERS, make_plan
 from runtime.errors import SettingError
 from runtime.settings import whole, within
-from scripts import _graph_view, _link_view, _workload_view
+from scripts import _graph_view, _hat_view, _link_view, _workload_view
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._contestants import distinct_names
 from scripts._links import check_filling, links_of
 from scripts._report import check_picture
 from scripts._text import harmless
 from scripts._tree_view import draw as draw_tree
+from scripts._world import unless_bundled
 from synera_env import SyneraReplayEnv, write_json
+from traces.hat.graph import KEY, HatGraphs
+from traces.hat.inspection import HatFigures
+from traces.hat.inspection import figures as hat_figures
 from traces.links.filling import Filling
 from traces.links.inspection import FamilyFigures, figures_by_family
 from traces.links.readers import load
+from traces.synera import graph_file
 from traces.synera.graph import GraphSet
 from traces.synera.inspection import GraphFigures, figures
 from traces.workload.readers import holds_workload, load_workload
@@ -81,7 +86,8 @@ class Arguments:
     runs/links.png. Of a workload: by default runs/workload.png. PNG, PDF or SVG."""
     json: Path | None = None
     """Also write the figures here; the fields are those of `scripts.inspect_trace.Inspection`, of link traces of
-    `scripts.inspect_trace.LinkInspection`, of a workload of `traces.workload.trace.WorkloadFigures`."""
+    `scripts.inspect_trace.LinkInspection`, of HAT's graphs of `scripts.inspect_trace.HatInspection`, of a workload of
+    `traces.workload.trace.WorkloadFigures`."""
 
     def __post_init__(self) -> None:
         within("lines", self.lines, 1, _MOST_LINES)
@@ -135,6 +141,19 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class HatInspection:
+    """The JSON file of an inspection of HAT's graphs; `traces.schemas.read_json` reads it back."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    graphs: str
+    split: str
+    figures: HatFigures
+    notes: dict[str, str | int | float | None]
+    format_version: int = 1
+
+
+@dataclass(frozen=True)
 class LinkInspection:
     """The JSON file of an inspection of link traces; `traces.schemas.read_json` reads it back."""
 
@@ -153,7 +172,9 @@ def main(arguments: Arguments) -> None:
     """
     if arguments.json is not None:
         check_output(arguments.json)
-    if arguments.of_graphs:
+    if arguments.of_graphs and graph_file.holds(arguments.path, KEY):
+        _inspect_hat(arguments)
+    elif arguments.of_graphs:
         _inspect_graphs(arguments)
     elif holds_workload(arguments.path):
         _inspect_workload(arguments)
@@ -184,6 +205,29 @@ def _inspect_graphs(arguments: Arguments) -> None:
         write_json(arguments.json, asdict(inspection))
         say("figures", str(arguments.json))
     _say_what_comes_next(arguments)
+
+
+def _inspect_hat(arguments: Arguments) -> None:
+    if arguments.coverage or arguments.picture is not None:
+        raise SettingError(
+            f"{arguments.path} holds HAT's graphs: they are always whole, so leave out --coverage, and are no trees, so leave out --picture"
+        )
+    graphs = HatGraphs.load(arguments.path)
+    if arguments.prompt is not None and arguments.prompt > len(graphs):
+        raise SettingError(f"the file has no prompt {arguments.prompt}; it has {len(graphs)} prompts")
+    found = hat_figures(graphs)
+    if arguments.prompt is not None:
+        _hat_view.draw(graphs, arguments.prompt, arguments.lines)
+    else:
+        _hat_view.show(arguments.path, graphs, found)
+    if arguments.json is not None:
+        write_json(arguments.json, asdict(HatInspection(str(arguments.path), graphs.meta.split, found, graphs.meta.notes)))
+        say("figures", str(arguments.json))
+    folder = arguments.path.parent
+    if arguments.path.name == "train.safetensors" and (folder / "validation.safetensors").is_file():
+        say("next", next_step("train", system="hat", graphs=unless_bundled(folder)))
+    else:
+        say("next", next_step("evaluate", system="hat", graphs=unless_bundled(arguments.path)))
 
 
 def _inspect_links(arguments: Arguments) -> None:
@@ -264,9 +308,10 @@ def _say_what_comes_next(arguments: Arguments) -> None:
     if not arguments.coverage:
         say("next", shlex.join(["synera", "inspect-trace", str(path), "--coverage"]))
     elif path.name == "train.safetensors" and validation.is_file():
-        say("next", next_step("train", graphs=path.parent, links=arguments.links, fill=arguments.fill))
+        say("next", next_step("train", graphs=unless_bundled(path.parent), links=arguments.links, fill=arguments.fill))
     else:
-        say("next", next_step("evaluate", graphs=path, bundle=arguments.bundle, links=arguments.links, fill=arguments.fill))
+        given = {"bundle": arguments.bundle, "links": arguments.links, "fill": arguments.fill}
+        say("next", next_step("evaluate", graphs=unless_bundled(path), **given))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ Examples:
     synera record --per-kind 250 --ray              # batches of prompts as tasks of Ray
     synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs
     synera record --slm Qwen/Qwen2.5-0.5B --llm Qwen/Qwen2.5-1.5B --prompts prompts.jsonl --score final-number
+    synera record --system hat                      # HAT's graphs, of the bundled LLM and its adapter
+    synera record --system hat --model /models/large --adapter runs/adapter --prompts prompts.jsonl
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +23,10 @@ from rich.table import Table
 
 from runtime.errors import SettingError
 from runtime.settings import one_of, within
+from scripts import _record_hat
 from scripts._cli import Dtype, check_output, console, launch, next_step, progress, say
 from scripts._scale import RayAddress, check_ray, connected
+from scripts._systems import Own, SystemName, check_options
 from scripts._text import harmless
 from traces import bundled
 from traces.tasks import scoring
@@ -37,6 +41,8 @@ if TYPE_CHECKING:  # torch loads only after the arguments are understood
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _WALKS = ("random", "never", "always")
+_OUT: Mapping[SystemName, Path] = {"synera": Path("runs/graphs"), "hat": Path("runs/hat-graphs")}
+_OWN: Own = {"synera": ("slm", "llm", "node_budget", "lens", "ray", "device", "dtype"), "hat": ("model", "adapter")}
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,19 @@ class Arguments:
     """Hugging Face folder of the SLM, or its name on the hub; `exit_layers` in its config.json names its exits."""
     llm: Path = bundled.PAIR / "llm"
     """Hugging Face folder of the LLM, or its name on the hub."""
-    out: Path = Path("runs/graphs")
-    """Folder; one SPLIT.safetensors each."""
+    out: Path | None = None
+    """Folder; one SPLIT.safetensors each. By default runs/graphs, of HAT runs/hat-graphs."""
+    system: SystemName = "synera"
+    """What is recorded: token graphs of synera's two models; or, of hat, one model's own answers in each precision of the states that
+    travel, with all drafts beside them."""
+    model: Path = bundled.PAIR / "llm"
+    """Of HAT: Hugging Face folder of the model that is split, or its name on the hub."""
+    adapter: Path = bundled.ADAPTER
+    """Of HAT: file or folder of its adapter; the model is split where that was trained."""
     splits: tuple[Split, ...] = SPLITS
     """Which splits to record; the first fits the lens unless one is given."""
     per_kind: int = 40
-    """Prompts of each bundled task kind; a quarter of it for validation and test."""
+    """Prompts of each bundled task kind, of HAT with up to four exchanges before them; a quarter of it for validation and test."""
     prompts: Path | None = None
     """A file of prompts instead of the bundled tasks: 70 % for training, 15 % each for validation and test. NAME.jsonl has a
     JSON object a line, with `prompt` and optionally `reference` and `kind`; of any other file each line is a prompt."""
@@ -62,8 +75,8 @@ class Arguments:
     every prompt has a reference, else agreement-f1."""
     chat: bool = False
     """Put prompts into the models' chat template, as a user's message."""
-    system: str = ""
-    """The chat's system message; by default the template's own, or none."""
+    system_message: str = ""
+    """The chat's; by default the template's own, or none."""
     thinking: bool = False
     """Have a chat model that can reason before it answers do so."""
     bos: bool = True
@@ -87,6 +100,7 @@ class Arguments:
     machines have the models' folders and this one under the same paths. On machines of one kind the graphs are the same."""
 
     def __post_init__(self) -> None:
+        check_options(self, _OWN)
         if not self.splits:
             raise SettingError(f"splits is empty; name some of {', '.join(SPLITS)}")
         for split in self.splits:
@@ -104,10 +118,19 @@ class Arguments:
                 raise SettingError(
                     "score is of your own prompts; name them with --prompts FILE (bundled tasks have their own score)"
                 )
-        if (self.system or self.thinking) and not self.chat:
-            raise SettingError("system and thinking are of a chat; add --chat")
+        if (self.system_message or self.thinking) and not self.chat:
+            raise SettingError("system_message and thinking are of a chat; add --chat")
         if self.chat and not self.bos:
             raise SettingError("a chat template states its own special tokens; leave out --no-bos, or --chat")
+
+    @property
+    def folder(self) -> Path:
+        """Where the graphs go."""
+        return self.out or _OUT[self.system]
+
+    def counted(self, split: str) -> int:
+        """Prompts of each bundled task kind in a split."""
+        return self.per_kind if split == "train" else max(1, self.per_kind // 4)
 
 
 @dataclass(frozen=True)
@@ -121,9 +144,7 @@ class _Task:
     def of(cls, arguments: Arguments) -> _Task:
         """Read the prompts of the splits that are asked for; nothing of a user's function but its name is looked at."""
         if arguments.prompts is None:
-            held = max(1, arguments.per_kind // 4)
-            counts = {name: arguments.per_kind if name == "train" else held for name in arguments.splits}
-            return cls({name: bundled_prompts(name, count) for name, count in counts.items()}, scoring.TINYWORLD)
+            return cls({name: bundled_prompts(name, arguments.counted(name)) for name in arguments.splits}, scoring.TINYWORLD)
         found, every = own_prompts(arguments.prompts), read_prompts(arguments.prompts)
         score = arguments.score or ("token-f1" if all(prompt.reference for prompt in every) else scoring.NAMES[0])
         scoring.check_references(score, every)
@@ -140,16 +161,24 @@ def main(arguments: Arguments) -> None:
     Raises:
         SyneraError: a file or a model cannot be used, or the recording does not fit into this machine.
     """
+    check_output(arguments.folder, folder=True)
+    check_ray(arguments.ray)
+    task = _Task.of(arguments)
+    scoring.scorer(task.score, {}, arguments.score)  # a function that cannot be imported is found out before the work
+    if arguments.system == "hat":
+        _record_hat.record(arguments, task.splits, task.score)
+    else:
+        _record(arguments, task)
+
+
+def _record(arguments: Arguments, task: _Task) -> None:
+    """Record every split of Synera."""
     import torch
 
     from runtime.model.hub import model_folder
     from runtime.synera.lens import Lens
     from traces.synera.record import Recorder
 
-    check_output(arguments.out, folder=True)
-    check_ray(arguments.ray)
-    task = _Task.of(arguments)
-    scoring.scorer(task.score, {}, arguments.score)  # a function that cannot be imported is found out before the work
     lens = Lens.load(arguments.lens) if arguments.lens else None
     torch.set_num_threads(1)  # batches of prompts side by side scale better than threads within one
     arguments = replace(arguments, slm=model_folder(arguments.slm), llm=model_folder(arguments.llm))
@@ -176,7 +205,7 @@ def main(arguments: Arguments) -> None:
             if own:  # where an evaluation of them finds the models to deploy, and a training those to grow them with
                 graphs.meta.notes.update(slm=str(arguments.slm), llm=str(arguments.llm))
             lens = Lens.from_tensors(graphs.lens_tensors)
-            graphs.save(arguments.out / f"{name}.safetensors")
+            graphs.save(arguments.folder / f"{name}.safetensors")
             table.add_row(name, *_row(graphs))
     console.print(table)
     _say_what_comes_next(arguments, own)
@@ -215,7 +244,7 @@ def _models(arguments: Arguments, task: _Task) -> Models:
     a, placement = arguments, Placement.of(arguments.device, arguments.dtype)
     check_weights((a.slm, a.llm), placement)
     texts = [prompt.text for prompt in task.prompts()]
-    frame = asked_frame(a.slm, a.llm, texts, chat=a.chat, system=a.system, thinking=a.thinking, bos=a.bos, lens=a.lens)
+    frame = asked_frame(a.slm, a.llm, texts, chat=a.chat, system=a.system_message, thinking=a.thinking, bos=a.bos, lens=a.lens)
     return Models.load(a.slm, a.llm, placement, frame)
 
 
@@ -250,7 +279,7 @@ def _planned(arguments: Arguments, task: _Task, models: Models) -> tuple[int, in
     budget = arguments.node_budget or pace.seed_nodes(len(task.prompts()), arguments.threads)
     free, answers = record_cost.free_memory(models.placement.device), task.score in scoring.BY_LLM
     found = record_cost.cost(models, pace, splits, limit, budget, arguments.threads, answers=answers, free_bytes=free)
-    record_cost.check_room(found, models, free, arguments.out)
+    record_cost.check_room(found, models, free, arguments.folder)
     say("cost", f"{found}; {budget} nodes a prompt (--node-budget)")
     return budget, found.batch
 
@@ -285,17 +314,17 @@ def _row(graphs: GraphSet) -> list[str]:
 
 def _say_what_comes_next(arguments: Arguments, own: bool) -> None:
     missing = [name for name in ("train", "validation") if name not in arguments.splits]
-    test = arguments.out / "test.safetensors"
+    test = arguments.folder / "test.safetensors"
     if not missing:
         name = {"name": "own"} if own else {}
-        say("next", next_step("train", **name, graphs=arguments.out))
+        say("next", next_step("train", **name, graphs=arguments.folder))
     elif "test" in arguments.splits:
         say("next", next_step("evaluate", graphs=test))
     else:
-        lens = shlex.quote(str(arguments.out / f"{arguments.splits[0]}.safetensors"))
+        lens = shlex.quote(str(arguments.folder / f"{arguments.splits[0]}.safetensors"))
         say("next", f"the same command with --splits {' '.join(missing)} --lens {lens}, then synera train")
     if own:
-        graphs = arguments.out / f"{arguments.splits[-1]}.safetensors"
+        graphs = arguments.folder / f"{arguments.splits[-1]}.safetensors"
         deploy = next_step("deploy", slm=arguments.slm, graphs=graphs)
         say("live", next_step("serve", model=arguments.llm), f"{deploy}   # in another terminal")
 

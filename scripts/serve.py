@@ -129,10 +129,9 @@ def main(arguments: Arguments) -> None:
         )
         model = f"model {info.model}{part}, {info.architecture}, engine {info.engine}, {info.placement}{paced}"
         print(f"listening on {config.address(port)} ({model})", flush=True)
-        if info.middle is not None:
-            return
         # `next_step` would load all that a device needs into this process, for as long as it serves.
-        deploy = shlex.join(["synera", "deploy", "--cloud", config.address(port)])
+        system = ["--system", "hat"] if info.middle is not None else []
+        deploy = shlex.join(["synera", "deploy", *system, "--cloud", config.address(port)])
         say("next", f"{deploy}   # in another terminal; Ctrl-C stops this server")
         sys.stdout.flush()
 

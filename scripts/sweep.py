@@ -200,11 +200,12 @@ def _say_what_came(arguments: Arguments, parts: list[Part]) -> None:
     if not parts:
         return
     console.print(table)
-    test = arguments.graphs / "test.safetensors"
-    of_world = ("grow", "slm", "llm", "device_profile", "cloud_profile")
+    of_world = ("system", "first_token_weight", "grow", "slm", "llm", "device_profile", "cloud_profile")
     world = {name: getattr(arguments, name) for name in of_world}
+    if arguments.system == "synera":
+        world["scenarios"] = "mix"
     bundles = tuple(part.folder / "bundle" for part in parts)
-    say("next", next_step("evaluate", graphs=test, **world, bundle=bundles, scenarios="mix"))
+    say("next", next_step("evaluate", graphs=arguments.test_graphs, **world, bundle=bundles))
 
 
 def _row(stated: list[dict[str, Any]]) -> Iterator[str]:

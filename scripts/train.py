@@ -11,6 +11,7 @@ Examples:
     synera train --preference quality               # one that costs hardly matter to; then synera deploy --prefer quality
     synera train --bounds runs/bounds.json          # shows how much of the gap to what synera bounds found is closed
     synera train --links traces/                    # recorded links, of any form that is known
+    synera train --system hat --first-token-weight 3    # HAT's chunks, drafts and precision
     synera train --graphs runs/graphs --slm /models/small --llm /models/large   # the graphs grow with models that moved
 """
 
@@ -65,6 +66,14 @@ class Arguments(Training):
     seed: int = 0
     """Of everything that is drawn."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.agent == "counterfactual" and self.system != "synera":
+            raise SettingError(
+                f"counterfactual training tries each chunk both kept and offloaded, and --system {self.system} has no such choice; "
+                "take another agent, such as ppo"
+            )
+
     def recipe(self) -> Recipe:
         """How to train; of a run that is gone on with, as it was.
 
@@ -105,7 +114,7 @@ class Arguments(Training):
 def main(arguments: Arguments) -> None:
     """Train and export."""
     folder = arguments.folder()
-    if os.path.realpath(folder) == os.path.realpath(arguments.graphs):
+    if os.path.realpath(folder) == os.path.realpath(arguments.graph_folder):
         raise SettingError(f"the run {folder.name} would replace the graphs in {folder}; name another run with --name")
     recipe = arguments.recipe()
     around = Around(
@@ -150,7 +159,7 @@ def train(
 
     torch.set_num_threads(1)  # networks this small only lose by more
     own, parts = recipe.settings, list[Path]()
-    if isinstance(own, CounterfactualSettings) and own.explore_every == 0 and isinstance(world.train, GrowingGraphs):
+    if isinstance(own, CounterfactualSettings) and own.explore_every == 0 and isinstance(world.graphs["train"], GrowingGraphs):
         console.print(
             "note: the training graphs can grow, but with explore_every=0 training is over what they hold; "
             "--set explore_every=50 lets the policy explore them"
@@ -160,7 +169,6 @@ def train(
         parts.append(part)
         say("watch", f"tensorboard --logdir {shlex.quote(str(part / 'tb'))}")
 
-    graphs = {"train": world.train, "validation": world.validation}
     try:
         with progress() as bar:
             task = bar.add_task("prepare (compiles, once a machine)", total=recipe.steps)
@@ -170,11 +178,11 @@ def train(
 
             def judged(*_: object) -> None:
                 if save_graphs:
-                    save_grown(graphs, parts[0] / GROWN)
+                    save_grown(world.graphs, parts[0] / GROWN)
 
             around = replace(around or Around(), on_step=stepped, on_start=started, on_judged=judged)
             bundle = train_agent(world.training, world.validating(), recipe, folder, around)
-        say_grown(graphs)
+        say_grown(world.graphs)
         _say_what_came(bundle)
         return bundle
     except BaseException:
@@ -221,17 +229,18 @@ def run_folder_of(name: str) -> Path:
 
 def _next(arguments: Arguments, bundle: Path) -> list[str]:
     """The commands that look at a bundle, in the world that it was trained in."""
-    test = arguments.graphs / "test.safetensors"
-    of_world = ("grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill", "workload")
-    world = {name: getattr(arguments, name) for name in of_world}
+    test = arguments.test_graphs
+    of_world = ("system", "first_token_weight", "grow", "slm", "llm", "device_profile", "cloud_profile", "links", "fill")
+    world = {name: getattr(arguments, name) for name in (*of_world, "workload")}
     if arguments.preference in get_args(Prefer):
         world["prefer"] = arguments.preference
     commands = [
         next_step("evaluate", graphs=test, **world, bundle=(bundle,)),
         shlex.join(["tensorboard", "--logdir", str(bundle.parent / "tb")]),
     ]
-    if not test.is_file():
-        record = next_step("record", splits=("test",), lens=bundle / TABLES, out=arguments.graphs)
+    if test is not None and not test.is_file():
+        alike = {"lens": bundle / TABLES} if arguments.system == "synera" else {"system": arguments.system}
+        record = next_step("record", splits=("test",), **alike, out=arguments.graphs)
         commands.insert(0, f"{record}   # and the models and prompts of the other graphs")
     return commands
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from runtime.errors import SettingError
+from runtime.hat.values import HatRecord
 from runtime.session import StepRecord
 from runtime.settings import first_finding, shown
 from runtime.synera.chunk import ChunkRecord
@@ -51,7 +52,7 @@ __all__ = [
 
 DECISIONS = "decisions.jsonl"
 """The file of lines, in a run's folder."""
-RECORDS: dict[str, type[StepRecord]] = {"synera": ChunkRecord}
+RECORDS: dict[str, type[StepRecord]] = {"synera": ChunkRecord, "hat": HatRecord}
 """By system, what its steps are read as."""
 T = TypeVar("T")
 

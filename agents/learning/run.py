@@ -232,5 +232,7 @@ def _counterfactual(make_env: MakeEnv, validation: DecisionEnv, recipe: Recipe, 
             "counterfactual training begins from the best fixed rule by itself; leave out what it is to begin from"
         )
     if not isinstance(validation, SyneraReplayEnv):
-        raise SettingError(f"counterfactual training is of token graphs, and {type(validation).__name__} has none")
+        raise SettingError(
+            f"counterfactual training is of Synera's chunks, kept or offloaded, and {type(validation).__name__} has none; take another agent"
+        )
     return train_counterfactual(make_env, validation, recipe, folder, around)  # type: ignore[arg-type]

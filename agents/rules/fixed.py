@@ -62,8 +62,12 @@ class RandomRule:
 
 
 def keep_and_offload(schema: Schema) -> NDArray[np.float32]:
-    """Two actions, [2, knobs]: that of the preset never, and that of always."""
-    return np.stack([schema.action(schema.presets[name]) for name in ("never", "always")])
+    """Two actions, [2, knobs]: that of the preset never, and that of always.
+
+    Raises:
+        SettingError: the system has no chunks to keep or to offload.
+    """
+    return np.stack([schema.action(knobs_of(schema, name)) for name in ("never", "always")])
 
 
 def knobs_of(schema: Schema, preset: str, **knobs: float) -> Any:

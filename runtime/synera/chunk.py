@@ -126,6 +126,11 @@ class ChunkRecord(StepRecord):
     """None when the chunk was kept, or the cloud was lost."""
 
     @property
+    def confidence(self) -> float:
+        """Of the draft."""
+        return self.draft.confidence
+
+    @property
     def drafted(self) -> tuple[int, ...]:
         """Tokens that the device proposed."""
         return self.draft.ids

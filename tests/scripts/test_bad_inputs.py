@@ -21,6 +21,7 @@ from scripts import __main__ as command
 from tests.support import bad_files
 from tests.support.bad_files import LONG
 from tests.support.certificates import TestAuthority
+from tests.support.hat import recorded_hat, split_world
 from tests.support.recorded import recorded, trained
 
 HUGE = "1" + "0" * 400
@@ -216,6 +217,11 @@ WORDS = [
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     *[(name, "--preference", ("none", "", ESCAPES)) for name in ("train", "tune", "bounds")],
     *[(name, "--agent", ("ppo2", "", ESCAPES)) for name in ("train", "tune")],
+    *[
+        (name, "--system", ("pice", "", "HAT", ESCAPES))
+        for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy")
+    ],
+    *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate")],
     ("train", "--stop-when", ("bored", "", ESCAPES)),
     *[(name, "--set", _CHANGES) for name in ("train", "tune")],
     ("tune", "--name", ("", "..", "a/b", LONG, ESCAPES)),
@@ -280,6 +286,7 @@ BAD_INPUTS = {
     "part": (*_PATHS, "{f}/folder", "{f}/file", "{f}/empty"),
     "path": (*_PATHS, *_NO_FOLDER),
     "model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS)),
+    "split model": (*_PATHS, *_NO_FOLDER, *(f"{{f}}/model-{name}" for name in _MODELS if name != "no-tokenizer")),
     "pair": (
         *_PATHS,
         *_NO_FOLDER,
@@ -305,6 +312,8 @@ BAD_INPUTS = {
     "pem": (*_PATHS, "{f}/folder", "{f}/empty", "{f}/file", "{f}/garbage.json"),
 }
 _TINY = ("--slm", "{slm}", "--llm", "{llm}")
+_HAT = ("--system", "hat")
+_DEVICE = (*_HAT, "--model", "{hat}", "--adapter", "{adapter}")
 INPUTS = [
     ("record", ("--slm",), "model"),
     ("record", ("--slm",), "exits"),
@@ -316,6 +325,19 @@ INPUTS = [
     ("measure-profiles", ("--energy-from",), "phone"),
     ("measure-profiles", ("--published",), "figures"),
     ("privacy", ("--model",), "model"),
+    ("record", (*_HAT, "--per-kind", "1", "--adapter", "{adapter}", "--model"), "split model"),
+    ("record", (*_HAT, "--model", "{hat}", "--adapter"), "path"),
+    ("record", (*_HAT, "--prompts"), "prompts"),
+    ("train", (*_HAT, "--graphs"), "graph folder"),
+    ("train", (*_HAT, "--settings"), "settings"),
+    ("evaluate", (*_HAT, "--graphs"), "graphs"),
+    ("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--answers", "2", "--bundle"), "bundle"),
+    ("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--controller"), "rule"),
+    ("deploy", (*_HAT, "--cloud", NOBODY, "--adapter", "{adapter}", "--model"), "split model"),
+    ("deploy", (*_HAT, "--cloud", NOBODY, "--model", "{hat}", "--adapter"), "path"),
+    ("deploy", (*_HAT, "--cloud", NOBODY, "--model", "{hat}", "--adapter", "{adapter}", "--controller"), "bundle"),
+    ("deploy", (*_HAT, "--cloud", NOBODY, "--graphs"), "graphs"),
+    ("deploy", (*_HAT, "--cloud", NOBODY, "--profile"), "phone"),
     ("train-pair", ("--only-measure", "--test-prompts", "1", "--out"), "pair"),
     ("train-pair", ("--graphs",), "graph folder"),
     ("train-adapter", ("--model",), "model"),
@@ -572,7 +594,7 @@ OTHERS = [
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--score", "os:nothing"), "os has no function nothing"),
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat"), "no chat template"),
     Case("record", (*_TINY, "--prompts", "{f}/some.jsonl", "--chat", "--no-bos"), "--no-bos"),
-    Case("record", (*_TINY, "--system", "Be brief."), "--chat"),
+    Case("record", (*_TINY, "--system-message", "Be brief."), "--chat"),
     Case("record", (*_TINY, "--thinking"), "--chat"),
     Case("record", (*_TINY, "--score", "token-f1"), "--prompts FILE"),
     Case(
@@ -599,6 +621,35 @@ OTHERS = [
     Case("sweep", ("--fill.rtt-ms", "20"), "--links"),
     Case("train", ("--imitate", "always", "--begin-from", "runs/x"), "not from both"),
     Case("train", ("--grow", "no", "--against", "nope"), "no controller 'nope'"),
+    *[Case(name, (*_HAT, "--graphs", "{graphs}")) for name in ("evaluate", "deploy")],
+    Case("evaluate", ("--graphs", "{hatgraphs}"), "holds no token graphs of this kind; record some with: synera record"),
+    Case("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--bundle", "{bundle}")),
+    Case("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--controller", "linucb"), "the system hat has no never"),
+    Case("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--first-token-weight", "-1"), "first_token_weight=-1"),
+    Case("evaluate", (*_HAT, "--graphs", "{hatgraphs}", "--max-offload", "0.5"), "--max-offload is of --system synera"),
+    Case("evaluate", (*_HAT, "--ablation"), "--ablation is of --system synera"),
+    Case("evaluate", (*_HAT, "--live", "2"), "--live is of --system synera"),
+    Case("train", (*_HAT, "--agent", "counterfactual"), "counterfactual training tries each chunk"),
+    Case("sweep", (*_HAT, "--agent", "counterfactual"), "counterfactual training tries each chunk"),
+    Case("train", (*_HAT, "--grow", "no"), "--grow is of --system synera"),
+    Case("train", ("--first-token-weight", "2"), "--first-token-weight is of --system hat"),
+    Case("bounds", _HAT, "bounds are of chunks"),
+    Case("record", (*_HAT, *_TINY), "--slm is of --system synera"),
+    Case("record", ("--adapter", "{adapter}"), "--adapter is of --system hat"),
+    Case(
+        "record",
+        (*_HAT, "--model", "{hat}", "--adapter", "{adapter}", "--prompts", "{f}/some.jsonl", "--chat"),
+        "no chat template",
+    ),
+    Case("deploy", (*_HAT, "--cloud", NOBODY, "--slm", "{slm}"), "--slm is of --system synera"),
+    Case("deploy", ("--cloud", NOBODY, "--model", "{hat}"), "--model is of --system hat"),
+    Case("deploy", (*_DEVICE, "--cloud", NOBODY), "a device without the middle layers cannot answer alone"),
+    Case("deploy", (*_DEVICE, "--cloud", f"{NOBODY},127.0.0.1:2"), "stands for 2 servers"),
+    Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--controller", "margin=0.5"), "shows no margin"),
+    Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--max-new-tokens", "100000"), "context"),
+    Case("deploy", (*_HAT, "--cloud", NOBODY, "--model", "{llm}", "--adapter", "{adapter}"), "adapter"),
+    Case("inspect-trace", ("{hatgraphs}", "--coverage"), "always whole"),
+    Case("inspect-trace", ("{hatgraphs}", "--prompt", "99"), "no prompt 99"),
 ]
 
 
@@ -616,6 +667,10 @@ class Places:
     graphs: Path
     links: Path
     certs: Path
+    hat: Path
+    """A model, split after its first layer."""
+    adapter: Path
+    hatgraphs: Path
     taken: int
 
     def fill(self, text: str) -> str:
@@ -626,11 +681,12 @@ class Places:
 
 
 @pytest.fixture(scope="module")
-def places(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+def places(tiny_llm: Path, tiny_deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     folder = tmp_path_factory.mktemp("bad")
     good = tmp_path_factory.mktemp("good")
     pair, bundle = recorded(tiny_llm), trained(tiny_llm) / "bundle"
     pair.graphs.save(good / "test.safetensors")
+    recorded_hat(tiny_deep).save(good / "hat" / "test.safetensors")
     (good / "links.csv").write_text("time,rtt_ms\n0,20\n1,20\n2,20\n")
     authority = TestAuthority.make(good / "certs")
     (authority.folder / "ca-key.pem").write_bytes(authority.authority.pair.key)
@@ -639,7 +695,8 @@ def places(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        found = good / "test.safetensors", good / "links.csv", authority.folder
+        hat = tiny_deep, split_world(tiny_deep).adapter, good / "hat" / "test.safetensors"
+        found = good / "test.safetensors", good / "links.csv", authority.folder, *hat
         yield Places(folder, pair.slm, pair.llm, bundle, *found, taken.getsockname()[1])
 
 

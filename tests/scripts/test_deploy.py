@@ -24,9 +24,9 @@ from runtime.errors import CheckpointError, SettingError, UnauthenticatedError
 from runtime.model.frame import Frame
 from runtime.sampling import Sampling
 from runtime.wire import TOKEN_KEY
-from scripts import deploy
+from scripts import _deploy, _deploy_synera, deploy
 from scripts.deploy import Arguments
-from synera_env import Preference
+from synera_env import Preference, synera_schema
 from synera_env.reward import named_preferences
 from synera_env.synera.live import load_device
 from synera_env.telemetry import AppendFile, read_run
@@ -89,7 +89,7 @@ def test_levels_of_a_draft_and_chance_decide_live(
 def test_a_rule_that_looks_at_importance_needs_a_device_that_tells_it(given: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=r"'margin=0\.2,importance=0\.5' looks at the importance of chunks"):
         deploy.main(Arguments(**given | {"controller": "margin=0.2,importance=0.5"}))
-    deploy._check_lens(load_device(), "importance=0.5")  # the bundled SLM's was recorded
+    _deploy_synera._check_lens(load_device(), "importance=0.5")  # the bundled SLM's was recorded
 
 
 def test_a_cloud_that_is_lost_is_told_harmless(
@@ -178,12 +178,12 @@ def test_arguments_are_refused_before_anything_is_loaded(wrong: dict[str, Any], 
 
 def test_the_seed_draws_the_link_and_where_in_it_an_answer_starts() -> None:
     links = bundled.links("test")
-    radios = [deploy._radio(links, seed) for seed in range(24)]
+    radios = [_deploy.radio(links, seed) for seed in range(24)]
     assert len({radio.trace.name for radio in radios}) > 4
     assert len({radio.offset_seconds for radio in radios}) == 24
     assert all(0 <= radio.offset_seconds < radio.trace.seconds for radio in radios)
-    assert deploy._radio(links, 5).offset_seconds == radios[5].offset_seconds
-    assert deploy._radio(links, 2**32 - 1).trace.name
+    assert _deploy.radio(links, 5).offset_seconds == radios[5].offset_seconds
+    assert _deploy.radio(links, 2**32 - 1).trace.name
 
 
 def test_what_comes_next_names_what_was_given(
@@ -359,7 +359,7 @@ def test_an_interrupted_run_says_where_it_lies_and_what_came_of_it(
     def stops(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy.scorers, "score", stops)
+    monkeypatch.setattr(_deploy_synera.scorers, "score", stops)
     with pytest.raises(KeyboardInterrupt):
         deploy.main(Arguments(**given | {"log": tmp_path / "log", "prompt": ()}))
     assert f"log: {tmp_path / 'log' / 'decisions.jsonl'}" in capsys.readouterr().out
@@ -397,7 +397,7 @@ def test_what_is_preferred_by_name_is_what_is_valued_and_evaluated(given: dict[s
     deploy.main(Arguments(**given | {"prefer": "cost", "log": tmp_path / "run"}))
     (logged,) = read_run(tmp_path / "run").answers
     assert logged.preference == named_preferences()["cost"]
-    line = deploy._evaluation(Arguments(controller="staged", prefer="cost", max_offload=0.2), None)
+    line = _deploy.evaluation(Arguments(controller="staged", prefer="cost", max_offload=0.2), None, synera_schema(exits=1), {})
     assert line == "synera evaluate --controller staged --prefer cost --max-offload 0.2"
     with pytest.raises(SettingError, match="both say what is valued"):
         Arguments(prefer="cost", preference=Preference(latency=1.0))

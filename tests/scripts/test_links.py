@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from runtime.errors import SettingError
-from scripts import demo, deploy, evaluate, inspect_trace, train, validate_replay
+from scripts import _deploy, demo, deploy, evaluate, inspect_trace, train, validate_replay
 from scripts._cli import next_step
 from scripts._evaluation import Evaluation
 from scripts._link_view import MOST_DRAWN
@@ -177,7 +177,7 @@ def test_links_that_cannot_be_divided_are_refused_before_a_run_is_begun(files: P
 
 def test_a_deployed_answer_starts_on_one_of_the_links() -> None:
     links = [markov_link(1), markov_link(2)]
-    radios = [deploy._radio(links, seed) for seed in range(4)]
+    radios = [_deploy.radio(links, seed) for seed in range(4)]
     assert [radio.trace.name for radio in radios] == ["markov-1", "markov-2", "markov-1", "markov-2"]
     assert len({radio.offset_seconds for radio in radios}) == 4
 

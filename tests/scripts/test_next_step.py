@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import tyro
 
-from scripts import deploy, evaluate, train
+from scripts import _deploy, deploy, evaluate, train
 from scripts._cli import next_step
-from synera_env import Preference
+from scripts._world import unless_bundled
+from synera_env import Preference, synera_schema
 from traces import bundled
 
 
 def test_what_the_command_does_anyway_is_not_named() -> None:
     assert next_step("evaluate") == "synera evaluate"
-    assert next_step("evaluate", bundle=(), graphs=bundled.graphs("test"), search=False) == "synera evaluate"
+    assert next_step("evaluate", bundle=(), graphs=unless_bundled(bundled.graphs("test")), search=False) == "synera evaluate"
     assert next_step("measure-profiles", slm=bundled.PAIR / "slm") == "synera measure-profiles"
 
 
@@ -52,4 +53,7 @@ def test_the_line_acts_on_no_terminal() -> None:
     [("threshold", ""), ("staged", " --controller staged"), ("my_rules:Mine", " --controller my_rules:Mine")],
 )
 def test_what_was_deployed_is_what_is_to_be_evaluated(controller: str, wanted: str) -> None:
-    assert deploy._evaluation(deploy.Arguments(controller=controller), None) == f"synera evaluate{wanted}"
+    assert (
+        _deploy.evaluation(deploy.Arguments(controller=controller), None, synera_schema(exits=1), {})
+        == f"synera evaluate{wanted}"
+    )

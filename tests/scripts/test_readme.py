@@ -83,6 +83,13 @@ SHORTER = {
         "--agent ppo --seeds 1 --steps 256 --envs 2 --validation-answers 2 --set rollout=64 --set minibatch=64 --set hidden=8"
         " --graphs runs/graphs"
     ),
+    "synera serve --split 2": "",
+    "synera deploy --system hat": "--unpaced --no-emulate-link --max-new-tokens 6",
+    "synera record --system hat": "--per-kind 2 --max-new-tokens 10",
+    "synera inspect-trace runs/hat-graphs/test.safetensors": "",
+    "synera train --system hat --name hat --graphs runs/hat-graphs": _LITTLE,
+    "synera evaluate --system hat --graphs runs/hat-graphs/test.safetensors --bundle runs/hat/bundle": "--answers 2",
+    "synera deploy --system hat --controller runs/hat/bundle": "--unpaced --no-emulate-link",
     "synera record --slm /models/small --llm /models/large --prompts prompts.jsonl --chat --out runs/own-graphs": "--max-new-tokens 6",
     "synera train --name own --graphs runs/own-graphs": _LITTLE,
     "synera evaluate --graphs runs/own-graphs/test.safetensors --bundle runs/own/bundle": "--answers 2",
@@ -178,6 +185,8 @@ class User:
     monkeypatch: pytest.MonkeyPatch
     open: ExitStack
     target: str = ""
+    middle: str = ""
+    """Of the verifier that serves a middle."""
     said: dict[str, str] = field(default_factory=dict)
     verifiers: dict[tuple[tuple[str, str], ...], str] = field(default_factory=dict)
     """Those that run, by their options."""
@@ -210,10 +219,13 @@ class User:
             given = dict(zip(rest[::2], rest[1::2], strict=True)) | {"--port": "0"}
             if (asked := tuple(given.items())) not in self.verifiers:
                 self.verifiers[asked] = self.open.enter_context(_served(given))
-            self.target = self.verifiers[asked]
+            if "--split" in given:
+                self.middle = self.verifiers[asked]
+            else:
+                self.target = self.verifiers[asked]
             return
         if name == "deploy" and "--cloud" not in rest:
-            rest += ["--cloud", self.target]
+            rest += ["--cloud", self.middle if "--system" in rest else self.target]
         self.monkeypatch.setattr(sys, "argv", ["synera", name, *rest])
         command.main()
         said = self.capsys.readouterr()

@@ -130,13 +130,15 @@ def test_what_is_recorded_another_day_is_read_as_before(pair: OwnPair, tmp_path:
     after = recorded(tmp_path, pair, prompts, lens=lens, chat=True)
     assert after.meta.frame == before.meta.frame
     assert "not" not in after.meta.frame["before"]  # type: ignore[operator]
-    for wrong in ({}, {"chat": True, "system": "Be brief."}, {"bos": False}):
+    for wrong in ({}, {"chat": True, "system_message": "Be brief."}, {"bos": False}):
         with pytest.raises(SettingError, match=r"train\.safetensors prompts were read between .* record them alike"):
             recorded(tmp_path, pair, prompts, lens=lens, **wrong)
 
 
 def test_a_system_message_is_part_of_what_graphs_state(pair: OwnPair, tmp_path: Path) -> None:
-    graphs = recorded(tmp_path, pair, write_prompts(tmp_path / "prompts.jsonl", 8), chat=True, system="Answer in\none word.")
+    graphs = recorded(
+        tmp_path, pair, write_prompts(tmp_path / "prompts.jsonl", 8), chat=True, system_message="Answer in\none word."
+    )
     frame = Frame.of(graphs.meta.frame)
     assert "Answer in\none word." in frame.before
     assert frame.ends == (4,)

@@ -141,3 +141,22 @@ def prompts() -> tuple[str, ...]:
     from traces.hat.dialogues import dialogues
 
     return tuple(each.text for each in dialogues("test", 2, longest_tokens=120))
+
+
+@cache
+def split_world(model: Path) -> SplitWorld:
+    """A model with its first layer and an adapter of it on the device; made once."""
+    return SplitWorld(model.parent / "adapter-1", model, Split(1))
+
+
+@cache
+def recorded_hat(model: Path) -> HatGraphs:
+    """The graphs of the :func:`prompts`; recorded once."""
+    return split_world(model).graphs(prompts())
+
+
+def save_splits(model: Path, folder: Path) -> Path:
+    """Write those graphs as the ones of every split."""
+    for split in ("train", "validation", "test"):
+        recorded_hat(model).save(folder / f"{split}.safetensors")
+    return folder

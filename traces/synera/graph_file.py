@@ -82,6 +82,15 @@ def load(path: Path, key: str = _KEY, way_out: str = _WAY_OUT) -> tuple[str, dic
         raise damaged(path, str(error), way_out) from None
 
 
+def holds(path: Path, key: str) -> bool:
+    """Whether a file says that it holds graphs of a kind; whatever else may be wrong with it is for :func:`load` to say."""
+    try:
+        with safe_open(path, framework="np") as opened:
+            return key in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def put_back(tensors: dict[str, NDArray[Any]]) -> None:
     """Let go of the memory of a mapped file that was read from end to end; what is read again comes back from the page cache."""
     owner: Any = next(iter(tensors.values()))

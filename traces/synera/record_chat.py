@@ -91,7 +91,7 @@ def _render(hub: Any, folder: Path, thinking: bool, conversation: list[dict[str,
             )
         )
     except Exception as error:  # a template is a program, and raises whatever it likes
-        system = "; it may take no --system" if conversation[0]["role"] == "system" else ""
+        system = "; it may take no --system-message" if conversation[0]["role"] == "system" else ""
         raise SettingError(f"the chat template of {folder} fails: {shown(str(error), 200)}{system}") from None
 
 

@@ -55,7 +55,7 @@ def test_the_end_of_a_turn_ends_an_answer(pair: OwnPair) -> None:
 
 def test_a_system_message_is_within_the_frame(pair: OwnPair) -> None:
     if "raise_exception" in pair.family.template:
-        with pytest.raises(SettingError, match=r"fails: .*Only user and assistant.*it may take no --system"):
+        with pytest.raises(SettingError, match=r"fails: .*Only user and assistant.*it may take no --system-message"):
             chat_frame(pair.llm, PROMPTS, "Be brief.")
         return
     frame = chat_frame(pair.llm, PROMPTS, "Be brief.")
