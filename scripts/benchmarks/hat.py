@@ -1,6 +1,6 @@
 """HAT: the two sides of the split, live devices against the U shape, live against replay, precisions.
 
-What does not live here: faults (hat_faults.py), what controllers learn (hat_control.py), the paper's own table (synera reproduce hat).
+What does not live here: what controllers learn (synera evaluate --system hat), the paper's own table (synera reproduce hat).
 """
 
 from __future__ import annotations

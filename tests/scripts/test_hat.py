@@ -229,8 +229,11 @@ def test_each_upload_is_shown_with_what_came_of_it(
     wanted = world.device.text(world.greedy(world.device.encode("the river [bold] ."), "bf16")[:6])
     assert f"answer: {wanted}\n" in said
     assert following(said) == [
-        ["synera", "evaluate", "--system", "hat", "--graphs", "GRAPHS_OF_THE_MODELS", "--controller", "hat-fixed"][:6]
-        + ["--device-profile", "phone.json"]
+        [
+            *["synera", "evaluate", "--system", "hat", "--graphs", "GRAPHS_OF_THE_MODELS", "--controller", "hat-fixed"][:6],
+            "--device-profile",
+            "phone.json",
+        ]
     ]
 
 
