@@ -271,9 +271,11 @@ def test_without_a_server_of_the_middle_nothing_can_be_answered(user: Path, tiny
         deploy.main(deploy.Arguments(**given, cloud="127.0.0.1:1"))
     with pytest.raises(SettingError, match=r"--cloud stands for 2 servers"):
         deploy.main(deploy.Arguments(**given, cloud="127.0.0.1:1,127.0.0.1:2"))
-    with running_server(ServerConfig(model=tiny_deep)) as port:
-        with pytest.raises(Exception, match="serves a whole model; have it serve the middle: synera serve --split 1:0"):
-            deploy.main(deploy.Arguments(**given, cloud=f"127.0.0.1:{port}"))
+    with (
+        running_server(ServerConfig(model=tiny_deep)) as port,
+        pytest.raises(Exception, match="serves a whole model; have it serve the middle: synera serve --split 1:0"),
+    ):
+        deploy.main(deploy.Arguments(**given, cloud=f"127.0.0.1:{port}"))
 
 
 # ---------------------------------------------------------------- options
