@@ -189,11 +189,11 @@ def test_without_an_emulated_link_an_upload_has_left_when_the_system_has_taken_i
 
 
 class _Narrow(Cable):
-"""Takes little that it does not carry."""
+    """Takes little that it does not carry."""
 
-def _start(self, here: Any) -> None:
-    here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)
-    super()._start(here)
+    def _start(self, here: Any) -> None:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)
+        super()._start(here)
 
 
 def test_an_answer_begins_while_another_is_under_way_and_sees_nothing_of_it() -> None:
