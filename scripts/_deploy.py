@@ -83,7 +83,7 @@ def live_run(
     given = {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.name != "prompt"}
     configuration = {
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-        | {"preference": asdict(arguments.valued), "fill": asdict(arguments.fill)},
+        | {"profile": str(arguments.profile_file), "preference": asdict(arguments.valued), "fill": asdict(arguments.fill)},
         "device_profile": profile,
         "max_new_tokens": deployment.max_new_tokens,
         "versions": {name: version(name) for name in ("synera-env", "torch", "onnxruntime", "grpcio", "numpy")},

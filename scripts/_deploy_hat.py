@@ -131,7 +131,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: HatGraphs 
     device = load_hat_device(
         arguments.model,
         arguments.adapter,
-        DeviceProfile.load(arguments.profile),
+        DeviceProfile.load(arguments.profile_file),
         max_new_tokens=limit,
         paced=not arguments.unpaced,
         placement=Placement.of(arguments.device, arguments.dtype),

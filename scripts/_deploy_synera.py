@@ -126,7 +126,7 @@ def _load_device(arguments: Arguments, bundle: Bundle | None, graphs: GraphSet |
     device = load_device(
         arguments.slm,
         lens=evidence.lens,
-        profile=DeviceProfile.load(arguments.profile),
+        profile=DeviceProfile.load(arguments.profile_file),
         max_new_tokens=evidence.max_new_tokens or arguments.max_new_tokens,
         paced=not arguments.unpaced,
         placement=Placement.of(arguments.device, arguments.dtype),

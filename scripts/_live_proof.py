@@ -107,7 +107,7 @@ def _live(arguments: Arguments, replayed: Sequence[Replayed], models: Models) ->
     for each in replayed:
         env, number = each.env, len(each.plan) * len(each.makers)
         assert isinstance(env, SyneraReplayEnv)
-        world = live_world(env.graphs, env.links, env.device, arguments.cloud_profile, number, env.outages, models=models)
+        world = live_world(env.graphs, env.links, env.device, arguments.cloud_file, number, env.outages, models=models)
         with world as (make_env, answered):
             found.append(each.live(make_env, devices, answered))
     took = time.monotonic() - began

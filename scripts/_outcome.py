@@ -62,8 +62,8 @@ def report(
     evaluation = Evaluation(
         graphs=str(arguments.graph_file),
         split=env.graphs.meta.split,
-        device_profile=str(arguments.device_profile),
-        cloud_profile=str(arguments.cloud_profile),
+        device_profile=str(arguments.device_file),
+        cloud_profile=str(arguments.cloud_file),
         workload=None if arguments.workload is None else str(arguments.workload),
         seed=arguments.seed,
         planned_answers=planned,

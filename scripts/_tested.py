@@ -57,7 +57,7 @@ class _Around:
 
     @classmethod
     def of(cls, arguments: Arguments) -> _Around:
-        device, cloud = DeviceProfile.load(arguments.device_profile), CloudProfile.load(arguments.cloud_profile)
+        device, cloud = DeviceProfile.load(arguments.device_file), CloudProfile.load(arguments.cloud_file)
         links = links_of(arguments.links, arguments.fill)
         links("test")  # refused before the work
         return cls(links, device, cloud)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from scripts._growth import Grow, Grower
 from scripts._links import LinksOf, check_filling, links_of
-from scripts._systems import Own, SystemName, check_options
+from scripts._systems import BUNDLED, Own, SystemName, check_options
 from synera_env import DecisionEnv, Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
 from synera_env.hat.replay import HatReplayEnv
@@ -29,15 +29,7 @@ from traces.workload.shared_cloud import SharedCloud
 Agent = Literal["ppo", "a2c", "recurrent-ppo", "maskable-ppo", "sac", "td3", "tqc", "dqn", "discrete-sac", "counterfactual"]
 """Those of agents.learning.recipe.AGENTS."""
 Graphs = GraphSet | GrowingGraphs
-BUNDLED: Mapping[SystemName, Callable[[str], Path]] = {"synera": bundled.graphs, "hat": bundled.hat_graphs}
-"""By system, from a split to its bundled graph file."""
 _OWN: Own = {"synera": ("grow", "slm", "llm", "score"), "hat": ("first_token_weight",)}
-
-
-def unless_bundled(graphs: Path) -> Path | None:
-    """Return a graph file, or a folder of them, as `--graphs` takes it: None for the bundled test graphs and for their folder."""
-    tests = [of("test") for of in BUNDLED.values()]
-    return None if graphs in (*tests, *(file.parent for file in tests)) else graphs
 
 
 @dataclass(frozen=True)
@@ -48,10 +40,10 @@ class World:
     """What is controlled: synera, or hat, a large model that is split between device and cloud."""
     graphs: Path | None = None
     """Folder with train.safetensors and validation.safetensors (synera record); by default the bundled ones of the system."""
-    device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
-    """Times and energy of the device."""
-    cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
-    """Times of the cloud."""
+    device_profile: Path | None = None
+    """Times and energy of the device; by default those of the bundled phone, of HAT of its testbed's board."""
+    cloud_profile: Path | None = None
+    """Times of the cloud; by default those of the bundled GPU, of HAT of its testbed's server."""
     links: Path | None = None
     """File or folder of recorded links, instead of the bundled ones; those for training and validation are taken (traces.links.splits says which)."""
     fill: Filling = field(default_factory=Filling)
@@ -79,7 +71,7 @@ class World:
     @property
     def graph_folder(self) -> Path:
         """Where the graphs lie."""
-        return self.graphs or BUNDLED[self.system]("train").parent
+        return self.graphs or BUNDLED[self.system].graphs("train").parent
 
     @property
     def test_graphs(self) -> Path | None:
@@ -135,7 +127,9 @@ class Around:
         Raises:
             SyneraError: something is missing, damaged or does not fit.
         """
-        device, cloud = DeviceProfile.load(world.device_profile), CloudProfile.load(world.cloud_profile)
+        here = BUNDLED[world.system]
+        device = DeviceProfile.load(world.device_profile or here.device)
+        cloud = CloudProfile.load(world.cloud_profile or here.cloud)
         of = links_of(world.links, world.fill)
         links = {split: of(split) for split in ("train", "validation")}
         load = None if world.workload is None else read_cloud_load(world.workload, cloud)

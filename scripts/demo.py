@@ -39,6 +39,7 @@ from scripts._hat_act import LIVE_ANSWERS, hat_act, hat_table
 from scripts._links import check_filling, links_of
 from scripts._live_world import interruptible, live_world
 from scripts._report import pareto_picture, table
+from scripts._systems import unless_bundled
 from scripts._text import harmless
 from scripts._world import Agent, Around, SyneraOpened
 from scripts.train import train
@@ -269,7 +270,10 @@ def _say_where_it_lies(arguments: Arguments) -> None:
     say("picture", str(arguments.out / _PICTURE))
     say("figures", str(arguments.out / "summary.json"))
     say("training", f"tensorboard --logdir {shlex.quote(str(arguments.out / arguments.agent / 'tb'))}")
-    device = {"unpaced": arguments.unpaced, "profile": bundled.profile(_PROFILES[arguments.unpaced][0])}
+    device: dict[str, object] = {
+        "unpaced": arguments.unpaced,
+        "profile": unless_bundled(bundled.profile(_PROFILES[arguments.unpaced][0])),
+    }
     device |= {"links": arguments.links, "fill": arguments.fill}
     deploy = next_step("deploy", controller=str(arguments.out / arguments.agent / "bundle"), **device)
     say("next", next_step("serve"), f"{deploy}   # in another terminal")

@@ -33,7 +33,7 @@ from runtime.settings import shown, within
 from scripts import _deploy_hat, _deploy_synera
 from scripts._cli import Dtype, check_output, check_seed, launch
 from scripts._links import check_filling
-from scripts._systems import Own, SystemName, check_options
+from scripts._systems import BUNDLED, Own, SystemName, check_options
 from synera_env import Preference
 from synera_env.reward import Prefer, chosen_preference
 from traces import bundled
@@ -75,8 +75,8 @@ class Arguments:
     """Of HAT: Hugging Face folder of the model; only its ends are loaded."""
     adapter: Path = bundled.ADAPTER
     """Of HAT: file or folder of its adapter, which makes a draft model of its first layers."""
-    profile: Path = field(default_factory=lambda: bundled.profile("phone"))
-    """Device profile: pace and energy."""
+    profile: Path | None = None
+    """Device profile: pace and energy; by default the bundled phone's, of HAT its testbed's board's."""
     device: str = "auto"
     """Where the SLM, or HAT's ends, runs: auto (CUDA where it is there), cpu, cuda or cuda:N."""
     dtype: Dtype = "float32"
@@ -143,6 +143,11 @@ class Arguments:
                 raise SettingError(f"prompt {number} is empty; write what is to be answered")
             if not text.isprintable() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
                 raise SettingError(f"prompt {number}, {shown(text)}, is not UTF-8")
+
+    @property
+    def profile_file(self) -> Path:
+        """Of the device's profile."""
+        return self.profile or BUNDLED[self.system].device
 
     @property
     def decides(self) -> str:

@@ -41,14 +41,12 @@ from scripts._links import check_filling
 from scripts._live_proof import prove, write_live
 from scripts._outcome import BEST_FIXED, best_of, report, say_what_comes_next
 from scripts._report import check_picture
-from scripts._systems import Own, SystemName, check_options
+from scripts._systems import BUNDLED, Own, SystemName, check_options
 from scripts._tested import TESTED, Tested, TestEnv
-from scripts._world import BUNDLED
 from synera_env import Preference, SyneraReplayEnv
 from synera_env.busy import read_cloud_load
 from synera_env.radio import Outages
 from synera_env.reward import Prefer, chosen_preference
-from traces import bundled
 from traces.links.filling import Filling
 from traces.synera.graph import GraphSet
 
@@ -99,10 +97,10 @@ class Arguments:
     """Folder of the LLM, likewise."""
     score: str | None = None
     """Your function, MODULE:FUNCTION, that answers were scored by when they were recorded: graphs that grow ask it again."""
-    device_profile: Path = field(default_factory=lambda: bundled.profile("phone"))
-    """Times and energy of the device."""
-    cloud_profile: Path = field(default_factory=lambda: bundled.profile("gpu"))
-    """Times of the cloud."""
+    device_profile: Path | None = None
+    """Times and energy of the device; by default those of the bundled phone, of HAT of its testbed's board."""
+    cloud_profile: Path | None = None
+    """Times of the cloud; by default those of the bundled GPU, of HAT of its testbed's server."""
     links: Path | None = None
     """File or folder of recorded links, instead of the bundled ones; those for the test are taken (traces.links.splits says which),
     and there is a table for each family of them."""
@@ -153,7 +151,7 @@ class Arguments:
         self._check_together()
         check_picture(self.drawn)
         outputs = [self.drawn, *([self.json] if self.json is not None else [])]
-        inputs = [self.graph_file, self.graph_file.with_name("train.safetensors"), self.device_profile, self.cloud_profile]
+        inputs = [self.graph_file, self.graph_file.with_name("train.safetensors"), self.device_file, self.cloud_file]
         inputs += [] if self.workload is None else [self.workload]
         named = [os.path.realpath(path) for path in outputs]
         if len(set(named)) < len(named) or set(named) & set(map(os.path.realpath, inputs)):
@@ -189,7 +187,17 @@ class Arguments:
     @property
     def graph_file(self) -> Path:
         """Of the test prompts."""
-        return self.graphs or BUNDLED[self.system]("test")
+        return self.graphs or BUNDLED[self.system].graphs("test")
+
+    @property
+    def device_file(self) -> Path:
+        """Of the device's profile."""
+        return self.device_profile or BUNDLED[self.system].device
+
+    @property
+    def cloud_file(self) -> Path:
+        """Of the cloud's."""
+        return self.cloud_profile or BUNDLED[self.system].cloud
 
     @property
     def gridded(self) -> bool:

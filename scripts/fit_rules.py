@@ -28,7 +28,7 @@ from runtime.settings import one_of, within
 from scripts._cli import check_output, check_seed, console, launch, next_step, progress, say
 from scripts._growth import Grow, Grower, say_grown
 from scripts._links import check_filling, links_of
-from scripts._world import unless_bundled
+from scripts._systems import unless_bundled
 from synera_env import Outages, SyneraReplayEnv
 from traces import bundled
 from traces.links.filling import Filling
@@ -135,7 +135,7 @@ def main(arguments: Arguments) -> None:
             console.print(f"{file}: {', '.join(f'{what} {value}' for what, value in said.items())}")
             written.append(str(path))
     say_grown({env.graphs.meta.split: env.graphs for env in (worlds.train, worlds.validation)})
-    profiles = {"device_profile": arguments.device_profile, "cloud_profile": arguments.cloud_profile}
+    profiles = {name: unless_bundled(getattr(arguments, name)) for name in ("device_profile", "cloud_profile")}
     graphs = arguments.graphs / "test.safetensors"
     world = (
         profiles

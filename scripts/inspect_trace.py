@@ -37,9 +37,9 @@ from scripts._cli import check_output, check_seed, console, launch, next_step, p
 from scripts._contestants import distinct_names
 from scripts._links import check_filling, links_of
 from scripts._report import check_picture
+from scripts._systems import unless_bundled
 from scripts._text import harmless
 from scripts._tree_view import draw as draw_tree
-from scripts._world import unless_bundled
 from synera_env import SyneraReplayEnv, write_json
 from traces.hat.graph import KEY, HatGraphs
 from traces.hat.inspection import HatFigures
@@ -225,9 +225,9 @@ def _inspect_hat(arguments: Arguments) -> None:
         say("figures", str(arguments.json))
     folder = arguments.path.parent
     if arguments.path.name == "train.safetensors" and (folder / "validation.safetensors").is_file():
-        say("next", next_step("train", system="hat", graphs=unless_bundled(folder)))
+        say("next", next_step("train", system="hat", graphs=unless_bundled(folder, "hat")))
     else:
-        say("next", next_step("evaluate", system="hat", graphs=unless_bundled(arguments.path)))
+        say("next", next_step("evaluate", system="hat", graphs=unless_bundled(arguments.path, "hat")))
 
 
 def _inspect_links(arguments: Arguments) -> None:

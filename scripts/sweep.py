@@ -202,10 +202,9 @@ def _say_what_came(arguments: Arguments, parts: list[Part]) -> None:
     console.print(table)
     of_world = ("system", "first_token_weight", "grow", "slm", "llm", "device_profile", "cloud_profile")
     world = {name: getattr(arguments, name) for name in of_world}
-    if arguments.system == "synera":
-        world["scenarios"] = "mix"
+    scenarios = "mix" if arguments.system == "synera" else None
     bundles = tuple(part.folder / "bundle" for part in parts)
-    say("next", next_step("evaluate", graphs=arguments.test_graphs, **world, bundle=bundles))
+    say("next", next_step("evaluate", graphs=arguments.test_graphs, **world, bundle=bundles, scenarios=scenarios))
 
 
 def _row(stated: list[dict[str, Any]]) -> Iterator[str]:

@@ -38,7 +38,7 @@ from traces.synera.graph import GraphSet
         (lambda: record.Arguments(threads=0), "threads=0 must be"),
         (lambda: record.Arguments(score="f1", prompts=Path("p")), "score='f1' is not one of agreement-f1"),
         (lambda: record.Arguments(score="token-f1"), "name them with --prompts FILE"),
-        (lambda: record.Arguments(system="Be brief."), "are of a chat; add --chat"),
+        (lambda: record.Arguments(system_message="Be brief."), "are of a chat; add --chat"),
         (lambda: record.Arguments(thinking=True), "are of a chat; add --chat"),
         (lambda: record.Arguments(chat=True, bos=False), "leave out --no-bos, or --chat"),
         (lambda: measure_profiles.Arguments(repetitions=0), "repetitions=0 must be"),

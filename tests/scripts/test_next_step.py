@@ -10,7 +10,7 @@ import tyro
 
 from scripts import _deploy, deploy, evaluate, train
 from scripts._cli import next_step
-from scripts._world import unless_bundled
+from scripts._systems import unless_bundled
 from synera_env import Preference, synera_schema
 from traces import bundled
 
