@@ -170,19 +170,21 @@ def test_the_radio_takes_one_upload_after_the_other() -> None:
 def test_without_an_emulated_link_an_upload_has_left_when_the_system_has_taken_it() -> None:
     """8 MB behind a cable that carries nothing, and whose buffers are small."""
     terms = Terms("0" * 16, "f" * 16, 4096, 512)
-    with scripted(terms=terms) as cloud, cable(int(cloud.target.split(":")[1]), _Narrow) as wire:
-        with met(wire.target, Patience(), terms=terms) as middle:
-            middle.open()
-            first = Upload(0, 1, torch.ones(1, 4096), 1, "fp32")
-            middle.send(first)
-            assert len(answered(middle)[0].states) == 1
-            wire.silence(True)
-            middle.send(Upload(0, 512, torch.ones(512, 4096), 512, "fp32"))
-            time.sleep(0.3)
-            assert not middle.free()
-            wire.silence(False)
-            middle.wait_free()
-            assert answered(middle)[0].states.shape == (512, 4096)  # and 8 MB come back
+    with (
+        scripted(terms=terms) as cloud,
+        cable(int(cloud.target.split(":")[1]), _Narrow) as wire,
+        met(wire.target, Patience(), terms=terms) as middle,
+    ):
+        middle.open()
+        middle.send(Upload(0, 1, torch.ones(1, 4096), 1, "fp32"))
+        assert len(answered(middle)[0].states) == 1
+        wire.silence(True)
+        middle.send(Upload(0, 512, torch.ones(512, 4096), 512, "fp32"))
+        time.sleep(0.3)
+        assert not middle.free()
+        wire.silence(False)
+        middle.wait_free()
+        assert answered(middle)[0].states.shape == (512, 4096)  # and 8 MB come back
 
 
 class _Narrow(Cable):
