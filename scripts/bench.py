@@ -5,14 +5,16 @@ Examples:
     synera bench device --json runs/bench/device.json --repetitions 60
     synera bench cloud --pair my_pair --threads 4
     synera bench faults --repetitions 200
+    synera bench hat-faults --repetitions 100
     synera bench growth --repetitions 50
     synera bench record --threads 2 --repetitions 10
     synera bench agents --threads 2                 # an hour or more; what it made in runs/bench-agents is kept
 
 A value of 2 "x as fast" means half the peer's time. Ours and the peer take turns, so a busy machine slows both; the
 value is the median over the turns. `precision` counts differences instead, `exits` shows quality beside time, `sampling` bytes and
-acceptance, `stall-free` simulated and paced seconds, `faults` what becomes of so many answers whose cloud fails at a random
-moment, `growth` what a training costs whose graphs grow, `hat` what a split model's live devices gain over the plain U shape, `agents` whether trained controllers beat the rules. A missed goal is shown and is no failure.
+acceptance, `stall-free` simulated and paced seconds, `faults` and `hat-faults` what becomes of so many answers whose cloud fails at a
+random moment, `growth` what a training costs whose graphs grow, `hat` what live devices of a split model gain over the plain U shape,
+`agents` whether trained controllers beat the rules. A missed goal is shown and is no failure.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Arguments:
             "stall-free",
             "sampling",
             "faults",
+            "hat-faults",
             "record",
             "growth",
             "agents",
@@ -62,8 +65,9 @@ class Arguments:
     pair: Path = bundled.PAIR
     """Folder with the model folders slm/ and llm/."""
     repetitions: int = 30
-    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one;
-    for `growth`, thousands of training steps; for `cloud-soak`, thousands of checks; for `hat`, answers of each device; for `agents`, eights of answers in each scenario."""
+    """Pairs of timings behind each figure; for `precision` and `sampling`, prompts; for `faults`, answers that meet one; for
+    `hat-faults`, answers, of which at most that many meet one; for `hat`, answers of each device;
+    for `growth`, thousands of training steps; for `cloud-soak`, thousands of checks; for `agents`, eights of answers in each scenario."""
     threads: int = 1
     """Threads that tensor arithmetic may use, ours and the peer's alike; for `record`, batches of prompts side by side; for
     `agents`, trainings."""

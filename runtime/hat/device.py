@@ -216,6 +216,11 @@ class LiveSession(Session):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.shutdown()
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions of the cloud this answer took."""
+        return self._remote.sessions
+
     def shutdown(self) -> None:
         """Release the session in the cloud, and end the thread that talks to it."""
         self.close()

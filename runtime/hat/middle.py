@@ -99,6 +99,11 @@ class RemoteMiddle:
         """See :class:`runtime.hat.session.Middle`."""
         return self._tray.probe_seconds
 
+    @property
+    def sessions(self) -> int:
+        """How many were opened for this answer; each but the first took the place of one that was lost."""
+        return self._tray.sessions
+
     def send(self, upload: Upload) -> int:
         """See :class:`runtime.hat.session.Middle`."""
         deadline = self._clock.now() + self._patience.longest_seconds

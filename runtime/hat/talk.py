@@ -82,7 +82,10 @@ class Talk:
         self._arrived = self._came = 0.0  # when the last message is there, and the last answer here
         self._stirred = 0.0  # when anything was last heard or went away
         self._silent = self._failures = 0  # in a row
-        self._watched = self._afresh = False
+        self._watched = False
+        self._afresh = self._moved = (
+            False  # sessions were left, as the cloud failed in them or had lost them, since the last reply
+        )
         self._resent_bytes = 0  # since the last reply
         self._why: SyneraError | None = None  # of the last failure, if nothing was answered since
 
@@ -191,6 +194,7 @@ class Talk:
                 f"the verifier now serves the model {shown(opened.fingerprint)}, it began with {shown(self._terms.fingerprint)}; connect again to go on with that one"
             )
         self._usable = True
+        self._tray.sessions += 1
         if self._tray.probe_seconds is None:
             self._tray.probe_seconds = self._clock.now() - began
         self._uploads.move()
@@ -284,7 +288,7 @@ class Talk:
         down = on_the_link(forward_response_bytes(sent.seq, sent.returned, self._terms.hidden, sent.precision, ran.load))
         self._came = max(self._came, self._clock.now() + self._downlink(down))
         if not sent.own:
-            self._failures, self._afresh, self._why = 0, False, None
+            self._failures, self._afresh, self._moved, self._why = 0, False, False, None
             self._at(self._came, partial(self._deliver, sent, ran, states, down))
 
     def _deliver(self, sent: Sent, ran: Ran, states: Any, down: int) -> None:
@@ -351,8 +355,12 @@ class Talk:
         failed = type(error) is CloudError or isinstance(error, CloudRejectedError)
         if (failed and not self._afresh) or isinstance(error, SessionLostError):
             # It does not hold what was sent, failed, or does not know what it is sent once more: a new one knows nothing of that.
-            self._afresh = self._afresh or failed
+            at_once = not (failed or self._moved)
+            self._afresh, self._moved = self._afresh or failed, True
             self._abandon()
+            if at_once:
+                self._rest(error, 0.0)
+                return
         elif not isinstance(error, CloudUnavailableError | CloudBusyError):
             raise error
         if self._uploads.unanswered or not self._usable:
@@ -364,12 +372,12 @@ class Talk:
         self._session_id, self._usable = "", False
         self._client.ask("Close", request, self._client.deadlines.close_seconds, lambda _: None)
 
-    def _rest(self, error: SyneraError) -> None:
+    def _rest(self, error: SyneraError, most_seconds: float = _LONGEST_WAIT_SECONDS) -> None:
         """Go on after a while, which grows with each failure in a row."""
         self._epoch += 1
         self._sending, self._resting, self._why = None, True, error
         self._failures += 1
-        wait = min(retry_seconds(min(self._failures, 10)), _LONGEST_WAIT_SECONDS)
+        wait = min(retry_seconds(min(self._failures, 10)), most_seconds)
         if isinstance(error, CloudBusyError) and error.retry_after_seconds is not None:
             wait = max(wait, error.retry_after_seconds)
         self._at(self._clock.now() + wait, self._go_on)

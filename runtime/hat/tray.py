@@ -21,6 +21,8 @@ class Tray:
         self._lost: Lost | None = None
         self.probe_seconds: float | None = None
         """Round trip of the first Open."""
+        self.sessions = 0
+        """That were opened; each but the first took the place of one that was lost."""
 
     # ------------------------------------------------------------ the device's side
 

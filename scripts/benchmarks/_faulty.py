@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runtime.errors import CloudUnavailableError
@@ -104,11 +104,22 @@ def cable(port: int, kind: type[Cable] = Cable) -> Iterator[Cable]:
 class Cloud:
     """A verifier process on a port of its own, which it keeps over its lives."""
 
-    def __init__(self, model: Path, threads: int, max_sessions: int) -> None:
+    def __init__(self, model: Path, threads: int, max_sessions: int, more: Sequence[str] = ()) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         options = ("--threads", str(threads), "--max-sessions", str(max_sessions), "--log-level", "error")
-        self._command = [sys.executable, "-P", "-m", "scripts.serve", "--model", str(model), "--port", str(self.port), *options]
+        self._command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "scripts.serve",
+            "--model",
+            str(model),
+            "--port",
+            str(self.port),
+            *options,
+            *more,
+        ]
         self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -134,9 +145,9 @@ class Cloud:
 
 
 @contextlib.contextmanager
-def verifier(model: Path, threads: int, max_sessions: int) -> Iterator[Cloud]:
-    """Run one, and have it gone in the end, whatever became of it."""
-    cloud = Cloud(model, threads, max_sessions)
+def verifier(model: Path, threads: int, max_sessions: int, more: Sequence[str] = ()) -> Iterator[Cloud]:
+    """Run one, with more options of `synera serve` if any, and have it gone in the end, whatever became of it."""
+    cloud = Cloud(model, threads, max_sessions, more)
     cloud.start()
     try:
         yield cloud

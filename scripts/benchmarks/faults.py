@@ -23,6 +23,7 @@ from runtime.client import CloudClient
 from runtime.deadline import LEAST_SECONDS
 from runtime.device import Connection, Device, LiveSession
 from runtime.errors import CloudBusyError, CloudError
+from runtime.hat.device import HatDevice
 from runtime.model.decoder import Decoder
 from runtime.model.loading import load_decoder
 from scripts.benchmarks._faulty import Cable, Cloud, cable, verifier
@@ -277,7 +278,7 @@ def _sockets() -> int:
     return count
 
 
-def _held(port: int, device: Device) -> int:
+def _held(port: int, device: Device | HatDevice) -> int:
     """How many of the cloud's sessions are taken: so many of its places can not be had."""
     free: list[str] = []
     with CloudClient(f"127.0.0.1:{port}") as client:

@@ -176,8 +176,7 @@ def test_without_an_emulated_link_an_upload_has_left_when_the_system_has_taken_i
         met(wire.target, Patience(), terms=terms) as middle,
     ):
         middle.open()
-        first = Upload(0, 1, torch.ones(1, 4096), 1, "fp32")
-        middle.send(first)
+        middle.send(Upload(0, 1, torch.ones(1, 4096), 1, "fp32"))
         assert len(answered(middle)[0].states) == 1
         wire.silence(True)
         middle.send(Upload(0, 512, torch.ones(512, 4096), 512, "fp32"))
