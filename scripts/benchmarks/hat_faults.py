@@ -82,7 +82,8 @@ class Found:
     uplink_bytes: int = 0
     tokens: int = 0
     wrong_tokens: int = 0
-    longest_step_seconds: float = 0.0
+    longest_step: dict[str, float] = field(default_factory=dict)
+    """Seconds, by kind of fault."""
     why: list[str] = field(default_factory=list)
     """Of answers that ended."""
     sessions_left: int = 0
@@ -115,7 +116,10 @@ class Found:
             ),
             told("sessions opened anew", self.sessions_anew, "", "in the place of those lost"),
             told("bytes sent once more", self.resent_bytes / 1e6, "MB", f"of {self.uplink_bytes / 1e6:.2f} MB in all"),
-            told("longest step", self.longest_step_seconds, "s", f"the deadline is {PATIENCE.longest_seconds:g} s"),
+            *(
+                told(f"longest step, {kind}", seconds, "s", f"the deadline is {PATIENCE.longest_seconds:g} s")
+                for kind, seconds in self.longest_step.items()
+            ),
             none("sessions left in the cloud", self.sessions_left, "counted after the faults, and at the end"),
             none("KV blocks left in the cloud", self.blocks_left, "counted after the faults, and at the end"),
             none("threads left", self.threads_left, "after all sessions were ended"),
@@ -171,6 +175,8 @@ class _Soak:
         self._lock = threading.Lock()
         self._prompts = cycle([device.encode(t.prompt) for kind in tinyworld.KINDS for t in tinyworld.tasks(kind, "test", 6)])
         self._over = threading.Event()
+        self._ended: dict[str, int] = {}  # answers of each device
+        self._kind = "none"  # of the last fault
 
     @contextmanager
     def answering(self, devices: int, least: int) -> Iterator[None]:
@@ -188,13 +194,13 @@ class _Soak:
                 each.join()
 
     def meet(self, kind: str, cloud: Cloud, wire: Cable, rng: random.Random) -> None:
-        """Let one fault happen; the answers under way then end one way or the other."""
+        """Let one fault happen; each device then ends an answer that met it, before there is another."""
         self._found.faults += 1
         time.sleep(rng.uniform(0.0, 0.3))
-        _FAULTS[kind](cloud, wire, rng.uniform(0.1, _LONGEST_FAULT_SECONDS))
         with self._lock:
-            reached = self._found.answers + 1
-        while self._found.answers < reached:
+            before, self._kind = dict(self._ended), kind
+        _FAULTS[kind](cloud, wire, rng.uniform(0.1, _LONGEST_FAULT_SECONDS))
+        while any(self._ended[name] == before[name] for name in before):
             time.sleep(0.01)
 
     def stays_away(self, cloud: Cloud, devices: int) -> None:
@@ -213,11 +219,13 @@ class _Soak:
             self._answer(HatConnection(self._device, client), random.Random(_SEED))
 
     def _answers(self, number: int, least: int) -> None:
-        rng = random.Random(f"{_SEED} {number}")
+        rng, name = random.Random(f"{_SEED} {number}"), threading.current_thread().name
+        self._ended[name] = 0
         with CloudClient(self._wire.target) as client:
             connection = HatConnection(self._device, client)
             while not self._over.is_set() or self._found.answers < least:
                 self._answer(connection, rng)
+                self._ended[name] += 1
 
     def _away(self, connection: HatConnection) -> None:
         rng = random.Random(_SEED)
@@ -254,7 +262,7 @@ class _Soak:
             found.wrong_tokens += wrong
             if not away:
                 longest = max(record.cost.seconds for record in session.records)
-                found.longest_step_seconds = max(found.longest_step_seconds, longest)
+                found.longest_step[self._kind] = max(found.longest_step.get(self._kind, 0.0), longest)
             found.why += [error] if error is not None else []
         return error is None
 
