@@ -16,7 +16,7 @@ import tyro
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.errors import CloudUnavailableError, SettingError
+from runtime.errors import CloudError, CloudUnavailableError, SettingError
 from runtime.model.split import Split
 from scripts import __main__ as command
 from scripts import deploy, evaluate, inspect_trace, record, train
@@ -228,10 +228,9 @@ def test_each_upload_is_shown_with_what_came_of_it(
     world = split_world(tiny_deep)
     wanted = world.device.text(world.greedy(world.device.encode("the river [bold] ."), "bf16")[:6])
     assert f"answer: {wanted}\n" in said
-    assert following(said) == [
-        ["synera", "evaluate", "--system", "hat", "--graphs", "GRAPHS_OF_THE_MODELS", "--controller", "hat-fixed"][:6]
-        + ["--device-profile", "phone.json"]
-    ]
+    (evaluates,) = following(said)
+    wanted_words = "--system hat --graphs GRAPHS_OF_THE_MODELS --device-profile phone.json"
+    assert evaluates == ["synera", "evaluate", *wanted_words.split()], "a rule is evaluated anyway"
 
 
 def test_bundled_prompts_are_long_and_their_answers_are_scored_in_the_log(
@@ -268,9 +267,9 @@ def test_without_a_server_of_the_middle_nothing_can_be_answered(user: Path, tiny
         deploy.main(deploy.Arguments(**given, cloud="127.0.0.1:1"))
     with pytest.raises(SettingError, match=r"--cloud stands for 2 servers"):
         deploy.main(deploy.Arguments(**given, cloud="127.0.0.1:1,127.0.0.1:2"))
-    with running_server(ServerConfig(model=tiny_deep)) as port:
-        with pytest.raises(Exception, match="serves a whole model; have it serve the middle: synera serve --split 1:0"):
-            deploy.main(deploy.Arguments(**given, cloud=f"127.0.0.1:{port}"))
+    whole = r"serves a whole model; have it serve the middle: synera serve --split 1:0"
+    with running_server(ServerConfig(model=tiny_deep)) as port, pytest.raises(CloudError, match=whole):
+        deploy.main(deploy.Arguments(**given, cloud=f"127.0.0.1:{port}"))
 
 
 # ---------------------------------------------------------------- options
