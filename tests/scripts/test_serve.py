@@ -92,5 +92,5 @@ def test_the_middle_of_a_split_model_is_served_and_said_to_be_that(tiny_llm: Pat
             assert (info.middle.first_layers, info.middle.last_layers, info.middle.max_rows) == (1, 1, 512)
         finally:
             process.send_signal(signal.SIGTERM)
-            rest, _ = process.communicate(timeout=60)
-    assert (process.returncode, rest) == (0, "")
+            process.communicate(timeout=60)
+    assert process.returncode == 0
