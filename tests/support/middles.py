@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from cloud.server import SERVICE
-from runtime.hat.middle import Terms
+from runtime.hat.opening import Terms
 from runtime.wire import ERROR_KIND_KEY
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import PRECISIONS, row_bytes
