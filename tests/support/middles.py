@@ -116,7 +116,8 @@ class Middle(grpc.GenericRpcHandler):
             self.streams += 1
             self.streams_open += 1
             number = self.streams
-        context.add_callback(self._stream_ended)
+        if not context.add_callback(self._stream_ended):  # it is over already
+            self._stream_ended()
         try:
             for request in requests:
                 with self._changed:
