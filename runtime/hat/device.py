@@ -19,7 +19,8 @@ from runtime.errors import CloudError, ContextOverflowError, ModelChangedError, 
 from runtime.hat.adapter import Adapter, read_stated
 from runtime.hat.ends import EndCosts, ModelEnds
 from runtime.hat.knobs import MOST_DOUBLINGS
-from runtime.hat.middle import RemoteMiddle, Terms
+from runtime.hat.middle import RemoteMiddle
+from runtime.hat.opening import Terms
 from runtime.hat.patience import PATIENCE, Patience
 from runtime.hat.session import EnergyModel, Session
 from runtime.link import Link, LinkEmulator

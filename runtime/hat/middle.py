@@ -15,16 +15,15 @@ from runtime.client import Asked, CloudClient
 from runtime.clock import Clock, RealClock
 from runtime.errors import CloudError, GivenUpError
 from runtime.hat.agenda import Agenda
+from runtime.hat.opening import Surroundings, Terms
 from runtime.hat.patience import PATIENCE, Patience
-from runtime.hat.talk import Surroundings, Talk, Terms
+from runtime.hat.talk import Talk
 from runtime.hat.tray import Tray
 from runtime.hat.uploads import Sent, Uploads
 from runtime.hat.values import Lost, Reply, Upload
 from runtime.link import LinkEmulator
 from runtime.wire.sizes import PRECISIONS, longest_forward_bytes, row_bytes
 from runtime.wire.tensors import encoded
-
-__all__ = ["RemoteMiddle", "Terms"]
 
 
 class RemoteMiddle:

@@ -1,25 +1,23 @@
 """A device's talk with its cloud about one answer: a session, its uploads over the link, and how it heals.
 
-What does not live here: the thread that it runs on (agenda.py), streams (streams.py), numbers (uploads.py), what the device sees of it
-(tray.py, middle.py), which answers are believed (runtime/answers.py).
+What does not live here: the thread that it runs on (agenda.py), how a session is opened (opening.py), streams (streams.py), numbers
+(uploads.py), what the device sees of it (tray.py, middle.py), which answers are believed (runtime/answers.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from runtime.answers import Opened, Ran, read_opened, read_ran
-from runtime.client import Asked, CloudClient, new_key, retry_seconds
-from runtime.clock import Clock
+from runtime.answers import Ran, read_ran
+from runtime.client import Asked, retry_seconds
 from runtime.errors import (
     BadAnswerError,
     CloudBusyError,
     CloudError,
     CloudRejectedError,
     CloudUnavailableError,
-    LateError,
     LinkDownError,
     ModelChangedError,
     SessionLostError,
@@ -28,54 +26,28 @@ from runtime.errors import (
     TokenizerMismatchError,
 )
 from runtime.hat.agenda import Agenda
-from runtime.hat.patience import Patience
+from runtime.hat.opening import Opening, Surroundings, Turns
 from runtime.hat.streams import Stream, Streams
 from runtime.hat.tray import Tray
 from runtime.hat.uploads import Sent, Uploads
 from runtime.hat.values import Reply
-from runtime.link import LinkEmulator
-from runtime.settings import shown
-from runtime.wire import synera_pb2 as pb
-from runtime.wire.sizes import forward_response_bytes, on_the_link, open_request_bytes, open_response_bytes
+from runtime.wire.sizes import forward_response_bytes, on_the_link
 from runtime.wire.tensors import decoded
 
 _LONGEST_WAIT_SECONDS = 2.0  # before a cloud that failed is tried again, unless it says otherwise
-
-
-class Terms(NamedTuple):
-    """What device and cloud agreed on when they met; a cloud that departs from it is lost."""
-
-    tokenizer_hash: str
-    fingerprint: str
-    """Of the model that is split."""
-    hidden: int
-    max_rows: int
-    """Longest chunk that the cloud takes."""
-
-
-class Surroundings(NamedTuple):
-    """What the talks of a device with its cloud share."""
-
-    client: CloudClient
-    terms: Terms
-    emulator: LinkEmulator | None
-    clock: Clock
-    patience: Patience
 
 
 class Talk:
     """All methods run on the agenda's thread; see :class:`runtime.hat.middle.RemoteMiddle` for the rules."""
 
     def __init__(self, around: Surroundings, agenda: Agenda, tray: Tray) -> None:
-        self._client, self._terms, self._emulator, self._clock, self._patience = around
-        self._agenda, self._tray = agenda, tray
+        self._around, self._agenda, self._tray = around, agenda, tray
+        self._client, self._terms, self._clock, self._patience = around.client, around.terms, around.clock, around.patience
+        self._opening = Opening(around, Turns(self._at, self._soon), self._opened, self._rest)
         self._uploads = Uploads(self._terms.hidden, self._terms.max_rows)
         self._streams = Streams(self._client, self._told, self._gone)
         self._over = False  # nothing that was begun goes on
-        self._session_id = ""  # in the cloud, also before its answer has crossed the link
-        self._usable = False  # the session is known here
-        self._key = ""  # of an Open that may have been heard though its answer was not
-        self._asked_open: Asked | None = None
+        self._usable = False  # there is a session
         self._resting = False  # after a failure
         self._sending: Sent | None = None
         self._epoch = 0  # what the radio was to do before a failure is not done after it
@@ -93,7 +65,7 @@ class Talk:
 
     def begin(self) -> None:
         """Open a session."""
-        self._do(self._open)
+        self._do(self._opening.begin)
 
     def take(self, sent: Sent, data: bytes, deadline: float) -> None:
         """Send a chunk."""
@@ -102,23 +74,16 @@ class Talk:
             self._at(deadline, partial(self._late, sent))
             self._do(self._transmit)
 
-    def end(self, released: Callable[[Asked], None]) -> int:
-        """Release everything; return how many calls are still about that, each of which is told when it is over."""
+    def end(self, released: Callable[[Asked], None]) -> bool:
+        """Release everything; return whether a call is still about that, which is told when it is over."""
         self._over = True
         self._agenda.clear()
         self._streams.end()
         self._streams.join()
-        if self._asked_open is not None:
-            self._asked_open.cancel()
-        # By its key, where the answer to Open got lost.
-        request = pb.CloseRequest(session_id=self._session_id, key="" if self._session_id else self._key)
-        if not self._session_id and self._asked_open is None:
-            return 0
         try:
-            self._client.ask("Close", request, self._client.deadlines.close_seconds, released)
+            return self._opening.leave(released)
         except CloudUnavailableError:  # the client is closed; its lease releases it
-            return 0
-        return 1
+            return False
 
     def fail(self, error: CloudError) -> None:
         """There will be no more answers."""
@@ -143,60 +108,17 @@ class Talk:
     def _at(self, when: float, work: Callable[[], None]) -> None:
         self._agenda.at(when, partial(self._do, work))
 
+    def _soon(self, work: Callable[[], None]) -> None:
+        self._agenda.put(partial(self._do, work))
+
     def _radio_at(self, when: float, work: Callable[[Sent], None], sent: Sent) -> None:
         """Have the radio do something with a chunk at a time, unless there is a failure before."""
         epoch = self._epoch
         self._at(when, lambda: work(sent) if epoch == self._epoch else None)
 
-    def _uplink(self, size: int) -> float | None:
-        return 0.0 if self._emulator is None else self._emulator.uplink(size)
-
-    def _downlink(self, size: int) -> float:
-        return 0.0 if self._emulator is None else self._emulator.downlink(size)
-
-    # ------------------------------------------------------------ opening
-
-    def _open(self) -> None:
-        self._key = self._key or new_key()
-        self._ask_open(self._clock.now(), 0)
-
-    def _ask_open(self, began: float, tries: int) -> None:
-        """Ask for a session, over the link."""
-        request = pb.OpenRequest(tokenizer_hash=self._terms.tokenizer_hash, key=self._key)
-        now, there = self._clock.now(), self._uplink(on_the_link(open_request_bytes(len(self._terms.tokenizer_hash))))
-        if there is None:
-            again = now + self._patience.outage_retry_seconds(tries + 1)
-            self._at(again, partial(self._ask_open, began, tries + 1))
-            return
-
-        def answered(done: Asked) -> None:
-            self._agenda.put(partial(self._do, partial(self._answered_open, began, done)))
-
-        def ask() -> None:
-            self._asked_open = self._client.ask("Open", request, self._patience.open_seconds, answered)
-
-        self._at(now + there, ask)
-
-    def _answered_open(self, began: float, done: Asked) -> None:
-        try:
-            opened = read_opened(done.answer())
-        except (CloudUnavailableError, CloudBusyError) as error:
-            if isinstance(error, LateError):
-                self._client.avoid(done.channel)
-            self._rest(error)
-            return
-        self._session_id, self._key, self._asked_open = opened.session_id, "", None
-        self._at(self._clock.now() + self._downlink(on_the_link(open_response_bytes())), partial(self._opened, began, opened))
-
-    def _opened(self, began: float, opened: Opened) -> None:
-        if opened.fingerprint != self._terms.fingerprint:
-            raise ModelChangedError(
-                f"the verifier now serves the model {shown(opened.fingerprint)}, it began with {shown(self._terms.fingerprint)}; connect again to go on with that one"
-            )
+    def _opened(self, seconds: float) -> None:
         self._usable = True
-        self._tray.sessions += 1
-        if self._tray.probe_seconds is None:
-            self._tray.probe_seconds = self._clock.now() - began
+        self._tray.opened(seconds)
         self._uploads.move()
         self._transmit()
 
@@ -208,7 +130,7 @@ class Talk:
             return
         sent, now = self._uploads.waiting[0], self._clock.now()
         size = self._uploads.size(sent)
-        there, self._sending = self._uplink(size), sent
+        there, self._sending = self._around.uplink(size), sent
         if there is None:
             sent.tries += 1
             self._why = LinkDownError("the emulated link carried no answer in time")
@@ -218,12 +140,12 @@ class Talk:
         if sent.own or sent.travelled:
             self._resent_bytes += size
         sent.taken, sent.travelled = now, True
-        if self._emulator is None:
+        if self._around.emulator is None:
             self._write(sent)  # and gRPC says when it has left
             return
         self._arrived = max(self._arrived, now + there)
         self._radio_at(self._arrived, self._write, sent)
-        self._radio_at(now + max(0.0, there - (self._uplink(0) or 0.0)), self._left, sent)
+        self._radio_at(now + max(0.0, there - (self._around.uplink(0) or 0.0)), self._left, sent)
 
     def _try_again(self, sent: Sent) -> None:
         if self._sending is sent:
@@ -241,8 +163,8 @@ class Talk:
 
     def _gone(self, stream: Stream, seq: int) -> None:
         """The stream says so, on another thread; an emulated link has its own word."""
-        if self._emulator is None:
-            self._agenda.put(partial(self._do, partial(self._has_gone, stream, seq)))
+        if self._around.emulator is None:
+            self._soon(partial(self._has_gone, stream, seq))
 
     def _has_gone(self, stream: Stream, seq: int) -> None:
         sent = next((each for each in self._uploads.unanswered if each.seq == seq), None)
@@ -256,14 +178,14 @@ class Talk:
         if self._uploads.expected is None:
             self._stirred = self._clock.now()
         sent.written = True
-        self._streams.put(self._uploads.request(sent, self._session_id))
+        self._streams.put(self._uploads.request(sent, self._opening.session_id))
         self._watch()
 
     # ------------------------------------------------------------ answers
 
     def _told(self, stream: Stream, said: Any) -> None:
         """A stream was told something, on its thread."""
-        self._agenda.put(partial(self._do, partial(self._heard, stream, said)))
+        self._soon(partial(self._heard, stream, said))
 
     def _heard(self, stream: Stream, said: Any) -> None:
         if stream not in self._streams:
@@ -286,7 +208,7 @@ class Talk:
             raise BadAnswerError(f"the verifier's answer makes no sense: {wrong}; is it of this version?") from None
         self._left(sent)
         down = on_the_link(forward_response_bytes(sent.seq, sent.returned, self._terms.hidden, sent.precision, ran.load))
-        self._came = max(self._came, self._clock.now() + self._downlink(down))
+        self._came = max(self._came, self._clock.now() + self._around.downlink(down))
         if not sent.own:
             self._failures, self._afresh, self._moved, self._why = 0, False, False, None
             self._at(self._came, partial(self._deliver, sent, ran, states, down))
@@ -320,7 +242,7 @@ class Talk:
             return
         if self._why is not None:
             raise self._why
-        reached = sent.written or self._emulator is None
+        reached = sent.written or self._around.emulator is None
         raise self._client.late_error() if reached else LinkDownError("the emulated link carried no answer in time")
 
     def _watch(self) -> None:
@@ -357,7 +279,8 @@ class Talk:
             # It does not hold what was sent, failed, or does not know what it is sent once more: a new one knows nothing of that.
             at_once = not (failed or self._moved)
             self._afresh, self._moved = self._afresh or failed, True
-            self._abandon()
+            self._usable = False
+            self._opening.leave()
             if at_once:
                 self._rest(error, 0.0)
                 return
@@ -365,12 +288,6 @@ class Talk:
             raise error
         if self._uploads.unanswered or not self._usable:
             self._rest(error)
-
-    def _abandon(self) -> None:
-        """Leave the session, and have what there is of it released, without waiting for that."""
-        request = pb.CloseRequest(session_id=self._session_id)
-        self._session_id, self._usable = "", False
-        self._client.ask("Close", request, self._client.deadlines.close_seconds, lambda _: None)
 
     def _rest(self, error: SyneraError, most_seconds: float = _LONGEST_WAIT_SECONDS) -> None:
         """Go on after a while, which grows with each failure in a row."""
@@ -387,4 +304,4 @@ class Talk:
         if self._usable:
             self._send_again()
         else:
-            self._open()
+            self._opening.begin()

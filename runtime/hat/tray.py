@@ -66,6 +66,12 @@ class Tray:
 
     # ------------------------------------------------------------ the thread's side
 
+    def opened(self, seconds: float) -> None:
+        """Another session was opened, in so long."""
+        self.sessions += 1
+        if self.probe_seconds is None:
+            self.probe_seconds = seconds
+
     def left(self) -> None:
         """The last byte of another upload has left the radio."""
         with self._changed:

@@ -197,9 +197,9 @@ class _Soak:
         """Let one fault happen; each device then ends an answer that met it, before there is another."""
         self._found.faults += 1
         time.sleep(rng.uniform(0.0, 0.3))
-        with self._lock:
-            before, self._kind = dict(self._ended), kind
+        self._kind = kind
         _FAULTS[kind](cloud, wire, rng.uniform(0.1, _LONGEST_FAULT_SECONDS))
+        before = dict(self._ended)
         while any(self._ended[name] == before[name] for name in before):
             time.sleep(0.01)
 

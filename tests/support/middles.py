@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from cloud.server import SERVICE
-from runtime.hat.middle import Terms
+from runtime.hat.opening import Terms
 from runtime.wire import ERROR_KIND_KEY
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import PRECISIONS, row_bytes
@@ -116,7 +116,8 @@ class Middle(grpc.GenericRpcHandler):
             self.streams += 1
             self.streams_open += 1
             number = self.streams
-        context.add_callback(self._stream_ended)
+        if not context.add_callback(self._stream_ended):  # it is over already
+            self._stream_ended()
         try:
             for request in requests:
                 with self._changed:

@@ -30,7 +30,8 @@ from runtime.errors import (
     TokenizerMismatchError,
     UnauthenticatedError,
 )
-from runtime.hat.middle import RemoteMiddle, Terms
+from runtime.hat.middle import RemoteMiddle
+from runtime.hat.opening import Terms
 from runtime.hat.patience import Patience
 from runtime.hat.values import Reply, Upload
 from runtime.link import LinkEmulator
