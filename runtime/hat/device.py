@@ -23,6 +23,7 @@ from runtime.hat.middle import RemoteMiddle
 from runtime.hat.opening import Terms
 from runtime.hat.patience import PATIENCE, Patience
 from runtime.hat.session import EnergyModel, Session
+from runtime.leftovers import Leftovers
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.frame import Frame
@@ -188,6 +189,7 @@ class HatConnection:
             CloudUnavailableError: no verifier answers.
         """
         self.device, self._client, self._patience = device, client, patience
+        self._leftovers = Leftovers()
         self._terms = device.agree(client.target, client.model_info())
 
     def open(self, link: Link | None = None) -> LiveSession:
@@ -200,7 +202,9 @@ class HatConnection:
         clock = PacedClock() if device.paced else RealClock()
         ends = ModelEnds(device.ends, device.split, device.adapter, clock, device.profile, device.eos_ids)
         emulator = LinkEmulator(link) if link is not None else None
-        middle = RemoteMiddle(self._client, self._terms, emulator=emulator, clock=clock, patience=self._patience)
+        middle = RemoteMiddle(
+            self._client, self._terms, emulator=emulator, clock=clock, patience=self._patience, leftovers=self._leftovers
+        )
         return LiveSession(ends, middle, clock, device)
 
 

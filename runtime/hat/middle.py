@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from runtime.client import Asked, CloudClient
+from runtime.client import CloudClient
 from runtime.clock import Clock, RealClock
 from runtime.errors import CloudError, GivenUpError
 from runtime.hat.agenda import Agenda
@@ -21,6 +21,7 @@ from runtime.hat.talk import Talk
 from runtime.hat.tray import Tray
 from runtime.hat.uploads import Sent, Uploads
 from runtime.hat.values import Lost, Reply, Upload
+from runtime.leftovers import Leftovers
 from runtime.link import LinkEmulator
 from runtime.wire.sizes import PRECISIONS, longest_forward_bytes, row_bytes
 from runtime.wire.tensors import encoded
@@ -51,6 +52,7 @@ class RemoteMiddle:
         emulator: LinkEmulator | None = None,
         clock: Clock | None = None,
         patience: Patience = PATIENCE,
+        leftovers: Leftovers | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -60,18 +62,18 @@ class RemoteMiddle:
             emulator: of a link that messages cross; None is the network as it is.
             clock: measures round trips and deadlines; None is the real one.
             patience: how long what is tried.
+            leftovers: sessions that the cloud may still hold, of whoever shares the client; None begins with none.
         """
         self._clock, self._terms, self._patience = clock or RealClock(), terms, patience
+        leftovers = Leftovers() if leftovers is None else leftovers  # an empty one is false
         client.widen(longest_forward_bytes(terms.max_rows, terms.hidden))
-        self._around = Surroundings(client, terms, emulator, self._clock, patience)
+        self._around = Surroundings(client, terms, emulator, self._clock, patience, leftovers)
         self._sizes = Uploads(terms.hidden, terms.max_rows)
         self._lock = threading.Lock()
         self._agenda: Agenda | None = None
         self._talk: Talk | None = None
         self._tray = Tray()
         self._seq = 0
-        self._leaving = threading.Condition()
-        self._releases = 0  # calls that release a session
 
     @property
     def state_bytes(self) -> tuple[int, ...]:
@@ -146,30 +148,19 @@ class RemoteMiddle:
             talk, self._talk = self._talk, None
             if talk is not None and self._agenda is not None:
                 self._tray.lose(GivenUpError("the device itself no longer waits for the answer"))
-                self._agenda.put(partial(self._release, talk))
+                self._agenda.put(talk.end)
 
     def shutdown(self) -> None:
-        """Release the session, and end the thread; the release within its deadline."""
+        """Release the session, and end the thread; a release that the cloud does not hear of in time is kept in mind."""
         self.close()
         with self._lock:
             agenda, self._agenda = self._agenda, None
         if agenda is not None:
             agenda.end()
-        with self._leaving:
-            self._leaving.wait_for(lambda: self._releases == 0)
+            client = self._around.client
+            self._around.leftovers.insist(client, client.deadlines.close_seconds)
 
     # ------------------------------------------------------------ the thread
-
-    def _release(self, talk: Talk) -> None:
-        with self._leaving:
-            self._releases += 1  # before it can be over
-        if not talk.end(self._released):
-            self._released(None)
-
-    def _released(self, _: Asked | None) -> None:
-        with self._leaving:
-            self._releases -= 1
-            self._leaving.notify_all()
 
     def _died(self, error: BaseException) -> None:
         bug = CloudError(f"a bug in the device: {error!r}; its log says more")
@@ -178,4 +169,4 @@ class RemoteMiddle:
             self._tray.lose(bug)
         if talk is not None:
             talk.fail(bug)
-            self._release(talk)
+            talk.end()

@@ -14,6 +14,7 @@ from runtime.client import Asked, CloudClient, new_key
 from runtime.clock import Clock
 from runtime.errors import CloudBusyError, CloudUnavailableError, LateError, ModelChangedError, SyneraError
 from runtime.hat.patience import Patience
+from runtime.leftovers import Leftovers
 from runtime.link import LinkEmulator
 from runtime.settings import shown
 from runtime.wire import synera_pb2 as pb
@@ -39,6 +40,7 @@ class Surroundings(NamedTuple):
     emulator: LinkEmulator | None
     clock: Clock
     patience: Patience
+    leftovers: Leftovers
 
     def uplink(self, size_bytes: int) -> float | None:
         """Seconds that a message sent now takes to the cloud over the emulated link, if any; None: it meets an outage."""
@@ -83,21 +85,16 @@ class Opening:
         self._key = self._key or new_key()
         self._send(self._around.clock.now(), 0)
 
-    def leave(self, released: Callable[[Asked], None] = lambda _: None) -> bool:
-        """Have the session released, or what an Open that is under way may make one; return whether `released` is called once it is.
-
-        Raises:
-            CloudUnavailableError: the client is closed.
-        """
-        if self._asked is not None:
+    def leave(self) -> None:
+        """Have the session released, or what an Open that is under way may make one, as soon as the cloud hears of it."""
+        leftovers = self._around.leftovers
+        if self.session_id:
+            leftovers.add(session_id=self.session_id)
+            self.session_id = ""
+        elif self._asked is not None:  # the answer to Open may have got lost
             self._asked.cancel()
-        elif not self.session_id:
-            return False
-        # By its key, where the answer to Open got lost.
-        request = pb.CloseRequest(session_id=self.session_id, key="" if self.session_id else self._key)
-        self.session_id = ""
-        self._around.client.ask("Close", request, self._around.client.deadlines.close_seconds, released)
-        return True
+            leftovers.add(key=self._key)
+        leftovers.release(self._around.client)
 
     def _send(self, began: float, tries: int) -> None:
         """Send the request over the link."""
@@ -126,6 +123,7 @@ class Opening:
             self._failed(error)
             return
         self.session_id, self._key, self._asked = opened.session_id, "", None
+        self._around.leftovers.release(self._around.client)
         here = self._around.clock.now() + self._around.downlink(on_the_link(open_response_bytes()))
         self._turns.at(here, partial(self._here, began, opened))
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from runtime.answers import Ran, read_ran
-from runtime.client import Asked, retry_seconds
+from runtime.client import retry_seconds
 from runtime.errors import (
     BadAnswerError,
     CloudBusyError,
@@ -74,16 +74,13 @@ class Talk:
             self._at(deadline, partial(self._late, sent))
             self._do(self._transmit)
 
-    def end(self, released: Callable[[Asked], None]) -> bool:
-        """Release everything; return whether a call is still about that, which is told when it is over."""
+    def end(self) -> None:
+        """Release everything."""
         self._over = True
         self._agenda.clear()
         self._streams.end()
         self._streams.join()
-        try:
-            return self._opening.leave(released)
-        except CloudUnavailableError:  # the client is closed; its lease releases it
-            return False
+        self._opening.leave()
 
     def fail(self, error: CloudError) -> None:
         """There will be no more answers."""

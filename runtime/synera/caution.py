@@ -17,7 +17,7 @@ from runtime.errors import (
     UnauthenticatedError,
 )
 from runtime.synera.chunk import Lost
-from runtime.synera.leftovers import Leftovers
+from runtime.leftovers import Leftovers
 
 
 class CloudState:

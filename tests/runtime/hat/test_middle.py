@@ -34,6 +34,7 @@ from runtime.hat.middle import RemoteMiddle
 from runtime.hat.opening import Terms
 from runtime.hat.patience import Patience
 from runtime.hat.values import Reply, Upload
+from runtime.leftovers import Leftovers
 from runtime.link import LinkEmulator
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import forward_request_bytes, on_the_link
@@ -684,6 +685,33 @@ def test_who_waits_while_it_is_closed_is_told(ends: str) -> None:
         send(middle, 10, 20)
         assert isinstance(why_lost(middle), GivenUpError)
         cloud.wait_for(lambda: not cloud.sessions)
+
+
+def test_a_release_that_is_not_heard_is_asked_for_again() -> None:
+    """The connection broke as an answer ended: its session took a place until its lease was over."""
+    with world() as (cloud, middle):
+        send(middle, 0, 10)
+        answered(middle)
+        cloud.deaf = 2
+
+
+def test_a_release_that_is_never_heard_is_made_up_for_by_the_next_session() -> None:
+    leftovers = Leftovers()
+    with scripted() as cloud:
+        with met(cloud.target, leftovers=leftovers) as middle:
+            middle.open()
+            send(middle, 0, 10)
+            answered(middle)
+            cloud.deaf = 1_000_000
+        assert len(cloud.sessions) == len(leftovers) == 1
+        cloud.deaf = 0
+        with met(cloud.target, leftovers=leftovers) as middle:
+            middle.open()
+            send(middle, 0, 10)
+            answered(middle)
+            cloud.wait_for(lambda: len(cloud.sessions) == 1)
+        assert not cloud.sessions
+        assert not len(leftovers)
 
 
 def test_a_silent_cloud_does_not_hold_up_the_end() -> None:

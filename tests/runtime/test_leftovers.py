@@ -7,7 +7,7 @@ import pytest
 
 from runtime.client import CloudClient
 from runtime.errors import CloudError, CloudUnavailableError, TokenizerMismatchError
-from runtime.synera.leftovers import MOST, Leftovers
+from runtime.leftovers import MOST, Leftovers
 from runtime.wire import synera_pb2 as pb
 from tests.support.verifying import World, try_all
 

@@ -1,6 +1,6 @@
 """Sessions that the cloud may still hold though no device does: kept in mind, and released once the cloud answers again.
 
-What does not live here: which sessions are abandoned, and when the cloud answers (verifier.py).
+What does not live here: which sessions are abandoned, and when the cloud answers (synera/verifier.py, hat/opening.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from runtime.wire import synera_pb2 as pb
 
 MOST = 256
 """Sessions kept in mind; of more the oldest are left to their lease."""
+_AGAIN_SECONDS = 0.1
 
 
 class Leftovers:
@@ -54,6 +55,15 @@ class Leftovers:
         with self._changed:
             while self._closing and (left := ends - time.monotonic()) > 0:
                 self._changed.wait(left)
+
+    def insist(self, client: CloudClient, seconds: float) -> None:
+        """Ask the cloud to release all of them, again where it does not hear of it, and wait for that, but no longer than so long."""
+        ends = time.monotonic() + seconds
+        while len(self) and (left := ends - time.monotonic()) > 0:
+            self.release(client)
+            self.settle(left)
+            if len(self):
+                time.sleep(min(_AGAIN_SECONDS, max(0.0, ends - time.monotonic())))
 
     def _ended(self, request: pb.CloseRequest, asked: Asked) -> None:
         try:
