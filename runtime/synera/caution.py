@@ -16,8 +16,8 @@ from runtime.errors import (
     SyneraError,
     UnauthenticatedError,
 )
-from runtime.synera.chunk import Lost
 from runtime.leftovers import Leftovers
+from runtime.synera.chunk import Lost
 
 
 class CloudState:
