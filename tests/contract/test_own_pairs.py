@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -52,8 +54,23 @@ class World:
         return [answer(env, chosen, PlannedAnswer(prompt, 0, 0.0, seed=prompt)) for prompt in range(len(self.graphs))]
 
 
+class _SomeDay(datetime):
+    """One family's template writes today's date, and what these tests come to is not to change with it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 11, 22, tzinfo=tz)
+
+
+@pytest.fixture(scope="module")
+def some_day() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.utils.chat_template_utils.datetime", _SomeDay)
+        yield
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, some_day: None) -> Iterator[World]:
     folder = tmp_path_factory.mktemp(request.param)
     pair = save_pair(folder, request.param)
     arguments = record.Arguments(
