@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud.admission import Admission
 from cloud.engine.base import Chunk, Engine, MiddleInfo, Ran
@@ -142,7 +143,14 @@ class Forwarding:
         def undone() -> None:
             session.length = min(session.length, prefix_length)
 
-        return Piece(chunk.rows, lambda: self._engine.forward(session.session_id, chunk), begun, undone)
+        came = time.monotonic()
+
+        async def run() -> Ran:
+            waited_ms = 1e3 * (time.monotonic() - came)  # for the chunks before it, which the device sent without waiting
+            ran = await self._engine.forward(session.session_id, chunk)
+            return replace(ran, queue_ms=ran.queue_ms + waited_ms)
+
+        return Piece(chunk.rows, run, begun, undone)
 
     def _chunk(self, middle: MiddleInfo, request: ForwardRequest) -> Chunk:
         """Check what was asked for.

@@ -21,7 +21,7 @@ from runtime.agreement import Agreement
 from runtime.client import CloudClient, Deadlines, new_key
 from runtime.clock import Clock, PacedClock, RealClock
 from runtime.deadline import CHECK_DEADLINE
-from runtime.errors import CheckpointError, CloudUnavailableError, ContextOverflowError, SyneraError
+from runtime.errors import CheckpointError, CloudUnavailableError, SyneraError
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
 from runtime.model.frame import Frame
@@ -229,12 +229,7 @@ class Connection:
         Raises:
             ContextOverflowError: it does not fit.
         """
-        ids, context = tuple(self.device.frame.encode(self.device.tokenizer, prompt)), self.limits.context
-        if not 0 < len(ids) < context:
-            raise ContextOverflowError(
-                f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the models' context is {context})"
-            )
-        return ids
+        return self.device.frame.encode_within(self.device.tokenizer, prompt, self.limits.context)
 
     def open(self, link: Link | None = None, sampling: Sampling | None = None) -> LiveSession:
         """Put a live session together; its owner shuts it down.

@@ -5,6 +5,7 @@ What does not live here: the formula of the chunk size (runtime/hat/rules.py), t
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
-from runtime.hat.rules import LEAST_CHUNK_TOKENS, MOST_CHUNK_TOKENS
+from runtime.hat.rules import LEAST_CHUNK_TOKENS, chunk_tokens
 from synera_env import Schema
 
 SYSTEM = "hat"
@@ -34,10 +35,9 @@ class HatRule:
             raise SettingError(f"this rule controls the system {SYSTEM}, not {schema.system}")
         self._schema = schema
         self._knobs = schema.presets["hat-fixed"]
-        self._action = schema.action(self._knobs)
         names = ("state_upload", "queue", "forward", "forward_token")
-        self._upload, self._queue, self._forward, self._token = (int(schema.places(name)[0]) for name in names)
-        self._unknown = float(schema.low[self._upload])
+        self._places = [int(schema.places(name)[0]) for name in names]
+        self._unknown = float(schema.low[self._places[0]])
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: NDArray[np.bool_] | None = None, deterministic: bool = False
@@ -45,20 +45,14 @@ class HatRule:
         """See :class:`agents.base.Controller`."""
         seen = np.asarray(observation, float)
         rows = seen.reshape(-1, seen.shape[-1])
-        tokens = self._chunks(*(rows[:, place] for place in (self._upload, self._queue, self._forward, self._token)))
-        actions = np.stack([self._of(chunk) for chunk in np.log2(tokens)])
+        actions = np.stack([self._of(math.log2(self._chunk(row))) for row in rows])
         return actions.reshape(*seen.shape[:-1], -1), state
 
     def _of(self, doublings: float) -> NDArray[np.float32]:
         return self._schema.action(replace(self._knobs, chunk_doublings=float(doublings)))
 
-    def _chunks(
-        self, upload: NDArray[np.float64], queue: NDArray[np.float64], forward: NDArray[np.float64], token: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Chunk sizes [rows] of log10 seconds [rows]; X (A/beta - b) = W + a, the floor of the features counting as nothing."""
-        waits, base, each = (np.where(log > self._unknown, 10.0**log, 0.0) for log in (queue, forward, token))
-        gained = 10.0**upload - each
-        fixed = waits + base
-        balanced = np.where(gained > 0, fixed / np.maximum(gained, 1e-12), np.inf)
-        chunks = np.clip(np.floor(np.minimum(balanced, MOST_CHUNK_TOKENS) + 1e-9), LEAST_CHUNK_TOKENS, MOST_CHUNK_TOKENS)
-        return np.where(upload > self._unknown, chunks, LEAST_CHUNK_TOKENS)
+    def _chunk(self, seen: NDArray[np.float64]) -> int:
+        """Tokens of the next chunk, by the log10 seconds that a row shows; the floor of the features is nothing known."""
+        upload, queue, forward, token = (10.0 ** seen[place] if seen[place] > self._unknown else 0.0 for place in self._places)
+        # What a state takes on the link is all that the rule makes of its bytes and the link's rate.
+        return chunk_tokens(upload, 1.0, queue, forward, token) if upload else LEAST_CHUNK_TOKENS

@@ -15,14 +15,15 @@ from tokenizers import Tokenizer
 from runtime.answers import ModelInfo
 from runtime.client import CloudClient
 from runtime.clock import Clock, PacedClock, RealClock
-from runtime.errors import CloudError, ContextOverflowError, ModelChangedError, TokenizerMismatchError
+from runtime.errors import CloudError, ModelChangedError, TokenizerMismatchError
 from runtime.hat.adapter import Adapter, read_stated
 from runtime.hat.ends import EndCosts, ModelEnds
 from runtime.hat.knobs import MOST_DOUBLINGS
 from runtime.hat.middle import RemoteMiddle
 from runtime.hat.opening import Terms
+from runtime.hat.parts import EnergyModel
 from runtime.hat.patience import PATIENCE, Patience
-from runtime.hat.session import EnergyModel, Session
+from runtime.hat.session import Session
 from runtime.leftovers import Leftovers
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
@@ -133,12 +134,7 @@ class HatDevice:
         Raises:
             ContextOverflowError: it does not fit.
         """
-        ids, context = tuple(self.frame.encode(self.tokenizer, prompt)), self.ends.config.context
-        if not 0 < len(ids) < context:
-            raise ContextOverflowError(
-                f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the model's context is {context})"
-            )
-        return ids
+        return self.frame.encode_within(self.tokenizer, prompt, self.ends.config.context)
 
     def agree(self, target: str, info: ModelInfo) -> Terms:
         """Agree with the cloud at an address.

@@ -31,7 +31,7 @@ class EndCosts(Protocol):
 
 
 class ModelEnds:
-    """Implements :class:`runtime.hat.session.Ends` over a decoder's ends and an adapter; owns their caches."""
+    """Implements :class:`runtime.hat.parts.Ends` over a decoder's ends and an adapter; owns their caches."""
 
     def __init__(
         self, ends: Decoder, split: Split, adapter: Adapter, clock: Clock, costs: EndCosts, eos_ids: frozenset[int]
@@ -43,7 +43,7 @@ class ModelEnds:
         self.begin(())
 
     def begin(self, prompt: Sequence[int]) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._prefix = list(prompt)
         self._ledger.begin(len(prompt))
         # One for the first layers, which run ahead, and one for the last, which follow what comes back.
@@ -55,14 +55,14 @@ class ModelEnds:
         self._branches: _Branches | None = None
 
     def read(self, length: int) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         began, ran = self._clock.now(), self._ledger.ran
         works = self._ledger.run(length)
         self._run(ran, length)
         self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
 
     def ready_to_draft(self) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         began, ledger = self._clock.now(), self._ledger
         ran, adapted = ledger.ran, ledger.adapted
         works = ledger.adapt(ledger.length)
@@ -71,12 +71,12 @@ class ModelEnds:
         self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
 
     def states(self, first: int, stop: int) -> Tensor:
-        """See :class:`runtime.hat.session.Ends`: [stop - first, hidden]."""
+        """See :class:`runtime.hat.parts.Ends`: [stop - first, hidden]."""
         self.read(stop)
         return self._states[first:stop]
 
     def draft(self) -> DraftToken:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         began, ledger = self._clock.now(), self._ledger
         ran, adapted, stop = ledger.ran, ledger.adapted, ledger.length
         works = ledger.draft()
@@ -88,7 +88,7 @@ class ModelEnds:
         return token
 
     def branch(self, candidates: int) -> int:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._ledger.branch()
         base, roots = self._ledger.base, self._drafted[-1].candidates[:candidates]
         self._branches = _Branches(
@@ -97,7 +97,7 @@ class ModelEnds:
         return len(roots)
 
     def step_branches(self) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         branches = self._branches
         assert branches is not None, "branch() comes first"
         began, place = self._clock.now(), self._ledger.base + len(branches.said)
@@ -110,7 +110,7 @@ class ModelEnds:
         self._clock.charge(self._costs.draft_seconds(self._ledger.step(len(entering)), 1), since=began)
 
     def choose(self, states: Sequence[Tensor], wanted: int) -> list[int]:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         began, rows = self._clock.now(), torch.cat(list(states)).to(self._states)
         if self._split.last:
             positions = torch.arange(self._looked, self._looked + len(rows))
@@ -122,7 +122,7 @@ class ModelEnds:
 
     @torch.inference_mode()
     def commit(self, length: int, token: int) -> tuple[DraftToken, ...]:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         branches, self._branches = self._branches, None
         stands = [*self._prefix[:length], token]
         adopted = branches.led_to(stands[self._ledger.base :], self._eos_ids) if branches is not None else None
@@ -142,7 +142,7 @@ class ModelEnds:
         return kept
 
     def trim(self, tokens: int) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._cut(len(self._prefix) - tokens)
         del self._drafted[len(self._drafted) - tokens :]
         self._ledger.keep(len(self._prefix))

@@ -28,7 +28,7 @@ from runtime.wire.tensors import encoded
 
 
 class RemoteMiddle:
-    """Implements :class:`runtime.hat.session.Middle`. Used by one thread; `close` and `shutdown` are for any.
+    """Implements :class:`runtime.hat.parts.Middle`. Used by one thread; `close` and `shutdown` are for any.
 
     Whatever the cloud does, all uploads are answered in time, or the cloud is lost. The replay mirrors the first three of these rules:
 
@@ -77,7 +77,7 @@ class RemoteMiddle:
 
     @property
     def state_bytes(self) -> tuple[int, ...]:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return tuple(row_bytes(self._terms.hidden, precision) for precision in PRECISIONS)
 
     def __enter__(self) -> Self:
@@ -87,7 +87,7 @@ class RemoteMiddle:
         self.shutdown()
 
     def open(self) -> None:
-        """See :class:`runtime.hat.session.Middle`; the session of an earlier answer is released."""
+        """See :class:`runtime.hat.parts.Middle`; the session of an earlier answer is released."""
         self.close()
         with self._lock:
             if self._agenda is None or not self._agenda.alive:
@@ -97,7 +97,7 @@ class RemoteMiddle:
             self._agenda.put(self._talk.begin)
 
     def probe_seconds(self) -> float | None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._tray.probe_seconds
 
     @property
@@ -106,7 +106,7 @@ class RemoteMiddle:
         return self._tray.sessions
 
     def send(self, upload: Upload) -> int:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         deadline = self._clock.now() + self._patience.longest_seconds
         data = encoded(upload.states, upload.precision)
         sent = Sent(upload.prefix_length, upload.rows, upload.returned, upload.precision)
@@ -119,31 +119,31 @@ class RemoteMiddle:
         return self._sizes.size(sized)
 
     def free(self) -> bool:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._tray.free
 
     def wait_free(self) -> None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         self._tray.wait_free()
 
     def ready(self) -> bool:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._tray.ready
 
     def wait_ready(self) -> None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         self._tray.wait_ready()
 
     def replies(self) -> list[Reply]:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._tray.take()
 
     def lost(self) -> Lost | None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._tray.lost
 
     def close(self) -> None:
-        """See :class:`runtime.hat.session.Middle`: best effort, without waiting for it. Who waits for an upload is told that it is lost."""
+        """See :class:`runtime.hat.parts.Middle`: best effort, without waiting for it. Who waits for an upload is told that it is lost."""
         with self._lock:
             talk, self._talk = self._talk, None
             if talk is not None and self._agenda is not None:

@@ -3,20 +3,21 @@
 A step is an upload. First the prompt goes to the cloud chunk by chunk: a step ends when the radio is free for the next chunk, while the
 cloud works on the ones before, and the last one's with the first token. Then each step drafts, uploads the draft with the token before it,
 drafts on meanwhile, and commits what the model says (HAT, arXiv 2503.18989). Tokens never leave the device. What does not live here:
-models, streams, simulated worlds (they are the collaborators) and whoever chooses the knobs.
+models, streams, simulated worlds (parts.py says what they must offer) and whoever chooses the knobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from runtime.clock import Clock
 from runtime.errors import ContextOverflowError
 from runtime.hat.estimates import Measured
 from runtime.hat.knobs import Knobs
+from runtime.hat.parts import Ends, EnergyModel, Middle
 from runtime.hat.rules import draft_steps
-from runtime.hat.values import DecisionPoint, DraftToken, HatRecord, Lost, Reply, Upload
+from runtime.hat.values import DecisionPoint, DraftToken, HatRecord, Reply, Upload
 from runtime.rules import accept_greedy
 from runtime.session import Ahead, Cost, Limits, Step
 
@@ -24,117 +25,6 @@ READ_TOKENS = 32
 """Of the prompt, that the device runs at a time while it waits for its radio; ours."""
 ALONE = "the answer ends here, as device-only completion is impossible without the middle layers"
 """Ends the error of a record whose cloud was lost."""
-
-
-class Ends(Protocol):
-    """The device's part of the split model; holds the prefix (prompt, committed and draft tokens) and charges what it runs."""
-
-    def begin(self, prompt: Sequence[int]) -> None:
-        """Forget everything and start from a prompt, of which nothing has been run."""
-        ...
-
-    def read(self, length: int) -> None:
-        """Run what has not been run of the first `length` tokens of the prefix through the first layers and the adapter."""
-        ...
-
-    def states(self, first: int, stop: int) -> Any:
-        """States of the prefix's positions first..stop as they leave the first layers; what is missing of them is run."""
-        ...
-
-    def draft(self) -> DraftToken:
-        """Say the draft model's next token, and append it to the prefix."""
-        ...
-
-    def branch(self, candidates: int) -> int:
-        """Begin to draft on from the likeliest tokens in the place of the prefix's last one, that is a draft's; say how many there are."""
-        ...
-
-    def step_branches(self) -> None:
-        """Draft a token more on each branch, in one go."""
-        ...
-
-    def ready_to_draft(self) -> None:
-        """Run now what the first draft would have to run of the prefix."""
-        ...
-
-    def choose(self, states: Sequence[Any], wanted: int) -> Sequence[int]:
-        """Say what the whole model says after each of the prefix's last `wanted` positions.
-
-        Args:
-            states: from the middle layers, of the last positions of the prefix, as they came, piece by piece.
-            wanted: no more than there are states.
-        """
-        ...
-
-    def commit(self, length: int, token: int) -> tuple[DraftToken, ...]:
-        """Keep the first `length` tokens of the prefix, and append the one that the model said after them.
-
-        Returns:
-            What was drafted on the branch that this leads to, if any: the draft that comes next begins with it. It is part of the
-            prefix.
-        """
-        ...
-
-    def trim(self, tokens: int) -> None:
-        """Take the last so many tokens off the prefix."""
-        ...
-
-
-class Middle(Protocol):
-    """The cloud's part. Uploads are answered in order; a cloud that is lost is an outcome, not an exception."""
-
-    @property
-    def state_bytes(self) -> tuple[int, ...]:
-        """Bytes of a state that travels, by precision."""
-        ...
-
-    def open(self) -> None:
-        """Start a session without waiting for it."""
-        ...
-
-    def probe_seconds(self) -> float | None:
-        """Round trip of `open`, once known."""
-        ...
-
-    def send(self, upload: Upload) -> int:
-        """Hand an upload to the radio, behind those before it; return its bytes on the link."""
-        ...
-
-    def free(self) -> bool:
-        """Whether the radio has sent all that it was handed."""
-        ...
-
-    def wait_free(self) -> None:
-        """Wait until it has, or until the cloud is lost."""
-        ...
-
-    def ready(self) -> bool:
-        """Whether all uploads are answered, or the cloud is lost."""
-        ...
-
-    def wait_ready(self) -> None:
-        """Wait until they are."""
-        ...
-
-    def replies(self) -> list[Reply]:
-        """Answers that have come since this was last asked, in order; waits for nothing."""
-        ...
-
-    def lost(self) -> Lost | None:
-        """Why there will be no more answers; None while there may be."""
-        ...
-
-    def close(self) -> None:
-        """Release the session."""
-        ...
-
-
-class EnergyModel(Protocol):
-    """The part of a device profile that the session needs."""
-
-    def joules(self, busy_seconds: float, wait_seconds: float, radio_bytes: int) -> float:
-        """Energy of a step."""
-        ...
 
 
 class Session:

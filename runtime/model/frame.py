@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import SettingError
+from runtime.errors import ContextOverflowError, SettingError
 from runtime.settings import shown
 
 if TYPE_CHECKING:
@@ -83,6 +83,20 @@ class Frame:
         from runtime.model.tokenizer import encode  # an environment has a frame, and needs no tokenizer
 
         return encode(tokenizer, self.text(prompt), special_tokens=self.special_tokens)
+
+    def encode_within(self, tokenizer: Tokenizer, prompt: str, context: int) -> tuple[int, ...]:
+        """Return what :meth:`encode` does, of a prompt that leaves room for an answer.
+
+        Raises:
+            ContextOverflowError: it has no tokens, or as many as the context or more.
+            SettingError: as of `encode`.
+        """
+        ids = tuple(self.encode(tokenizer, prompt))
+        if not 0 < len(ids) < context:
+            raise ContextOverflowError(
+                f"the prompt {prompt[:60]!r} has {len(ids)} tokens; it must have between 1 and {context - 1} (the models' context is {context})"
+            )
+        return ids
 
     def __str__(self) -> str:
         if self.is_chat:

@@ -98,7 +98,7 @@ def _precisions(device: HatDevice, prompts: Sequence[Dialogue]) -> Iterator[Figu
         said = [recorder.answer(ids, precision) for ids in encoded]
         changed = sum(one != other for one, other in zip(own, said, strict=True))
         firsts = sum(_same(one, other) for one, other in zip(own, said, strict=True)) / sum(map(len, own))
-        score = [np.mean([recorder._scored(p.question, a) for p, a in zip(prompts, each, strict=True)]) for each in (own, said)]
+        score = [np.mean([recorder.scored(p.question, a) for p, a in zip(prompts, each, strict=True)]) for each in (own, said)]
         peer = f"relative error of uploaded states {np.mean(errors):.2e}; {changed} of {len(own)} answers differ; score {score[1]:.3f}, in fp32 {score[0]:.3f}"
         yield Figure(f"tokens before an answer's first flip, {precision}", 100 * firsts, "%", None, "higher", peer)
 

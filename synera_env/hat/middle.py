@@ -37,7 +37,7 @@ class _Answer:
 
 
 class ReplayMiddle:
-    """Implements :class:`runtime.hat.session.Middle` over a radio and a busy cloud."""
+    """Implements :class:`runtime.hat.parts.Middle` over a radio and a busy cloud."""
 
     def __init__(
         self,
@@ -69,11 +69,11 @@ class ReplayMiddle:
 
     @property
     def state_bytes(self) -> tuple[int, ...]:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return tuple(row_bytes(self._hidden, precision) for precision in PRECISIONS)
 
     def open(self) -> None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         now = self._clock.now()
         self._seq = 0
         self._answers: deque[_Answer] = deque()
@@ -84,11 +84,11 @@ class ReplayMiddle:
         self._began, self._free = now, self._opened
 
     def probe_seconds(self) -> float | None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._opened - self._began if self._clock.now() >= self._opened else None
 
     def send(self, upload: Upload) -> int:
-        """See :class:`runtime.hat.session.Middle`; works out when it is answered."""
+        """See :class:`runtime.hat.parts.Middle`; works out when it is answered."""
         self._seq += 1
         handed, rows = self._clock.now(), upload.rows
         sizes = self._seq, upload.prefix_length, rows, self._hidden, upload.precision, upload.returned
@@ -127,30 +127,30 @@ class ReplayMiddle:
         return size
 
     def free(self) -> bool:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._clock.now() >= self._free
 
     def wait_free(self) -> None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         self._clock.charge(0.0, since=self._free)
 
     def ready(self) -> bool:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._clock.now() >= self._over
 
     def wait_ready(self) -> None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         self._clock.charge(0.0, since=self._over)
 
     def replies(self) -> list[Reply]:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         now, found = self._clock.now(), list[Reply]()
         while self._answers and self._answers[0].at <= now:
             found.append(self._answers.popleft().reply)
         return found
 
     def lost(self) -> Lost | None:
-        """See :class:`runtime.hat.session.Middle`."""
+        """See :class:`runtime.hat.parts.Middle`."""
         return self._lost[1] if self._lost is not None and self._clock.now() >= self._lost[0] else None
 
     def close(self) -> None:

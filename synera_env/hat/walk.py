@@ -16,7 +16,7 @@ from traces.profile import DeviceProfile
 
 
 class ReplayEnds:
-    """Implements :class:`runtime.hat.session.Ends` over the graph of a prompt in the precision of its answer."""
+    """Implements :class:`runtime.hat.parts.Ends` over the graph of a prompt in the precision of its answer."""
 
     def __init__(
         self,
@@ -34,47 +34,47 @@ class ReplayEnds:
         self._branches = 0
 
     def begin(self, prompt: Sequence[int]) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._ledger.begin(len(prompt))
         self._committed = self._branches = 0
 
     def read(self, length: int) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._charge(self._ledger.run(length), 0)
 
     def ready_to_draft(self) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._charge(self._ledger.adapt(self._ledger.length), 0)
 
     def states(self, first: int, stop: int) -> None:
-        """See :class:`runtime.hat.session.Ends`: their time alone."""
+        """See :class:`runtime.hat.parts.Ends`: their time alone."""
         self.read(stop)
 
     def draft(self) -> DraftToken:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         place = self._ledger.length - self._prompt - self._committed
         self._charge(self._ledger.draft(), 1)
         return self._drafted(self._committed, place)
 
     def branch(self, candidates: int) -> int:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._ledger.branch()
         self._branches = candidates
         return candidates
 
     def step_branches(self) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._charge(self._ledger.step(self._branches), 1)
 
     def choose(self, states: Sequence[Any], wanted: int) -> list[int]:
-        """See :class:`runtime.hat.session.Ends`; right up to the first draft token that does not stand, and none is looked at behind it."""
+        """See :class:`runtime.hat.parts.Ends`; right up to the first draft token that does not stand, and none is looked at behind it."""
         rows = self._ledger.length - self._prompt - self._committed + 1 if self._committed else self._prompt
         self._charge(self._ledger.choose(rows), 1)
         said: list[int] = self.graph.token[self._committed : self._committed + wanted].tolist()
         return said + [next(iter(self._eos_ids), 0)] * (wanted - len(said))  # what comes behind the end is cut off
 
     def commit(self, length: int, token: int) -> tuple[DraftToken, ...]:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         before, branches, self._branches = self._committed, self._branches, 0
         base, steps = self._ledger.base, self._ledger.steps
         self._committed = length + 1 - self._prompt
@@ -83,7 +83,7 @@ class ReplayEnds:
         return kept
 
     def trim(self, tokens: int) -> None:
-        """See :class:`runtime.hat.session.Ends`."""
+        """See :class:`runtime.hat.parts.Ends`."""
         self._ledger.keep(self._ledger.length - tokens)
 
     def _led_to(self, before: int, stood: int, token: int, branches: int, steps: int) -> tuple[DraftToken, ...]:

@@ -119,6 +119,27 @@ async def ask(world: World, *requests: ForwardRequest, client: Client | None = N
         return [each async for each in answers]
 
 
+def test_what_a_chunk_waits_for_those_before_it_is_part_of_its_queue() -> None:
+    """Else a device would take it for the network's, and its link for slower than it is."""
+
+    async def body(world: World) -> None:
+        session_id = await world.o.open("hash")
+        world.hold()
+        stream = Stream(world)
+        stream.send(asked(session_id, 1, 0, 4), asked(session_id, 2, 4, 4), None)
+        waiting = asyncio.ensure_future(anext(stream.answers))
+        await world.entered()
+        while stream.taken < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
+        world.forward.gate.set()
+        first, second = await waiting, await anext(stream.answers)
+        assert first.ran.queue_ms < second.ran.queue_ms
+        assert second.ran.queue_ms >= 190
+
+    run(body)
+
+
 def test_the_chunks_of_a_session_are_answered_in_their_order_with_what_forwards_take() -> None:
     async def body(world: World) -> None:
         session_id = await world.o.open("hash")

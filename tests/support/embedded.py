@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from cloud.engine.base import Check, Checked
+from cloud.engine.embedded.batched import BatchedEngine
 from cloud.engine.embedded.engine import EmbeddedEngine
 from runtime.errors import CloudUnavailableError
 from tests.support.engine import FakeForward, fake_engine
@@ -13,18 +15,25 @@ from tests.support.engine import FakeForward, fake_engine
 Body = Callable[[EmbeddedEngine, FakeForward], Awaitable[None]]
 
 
-def run(body: Body, forward: FakeForward | None = None, **options: object) -> None:
+def run(body: Body, forward: FakeForward | None = None, **options: Any) -> None:
     """Serve while `body` runs; nothing may go wrong unseen in a callback of the event loop."""
+    run_engine(body, forward or FakeForward(), fake_engine, **options)
+
+
+def run_engine(
+    body: Callable[[Any, Any], Awaitable[None]], forward: Any, made: Callable[..., BatchedEngine[Any, Any, Any]], **options: Any
+) -> None:
+    """The same of any embedded engine, made over a fake forward with a `gate`; afterwards nothing is held."""
 
     async def live() -> None:
-        used, unseen = forward or FakeForward(), []
+        unseen: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
-        engine = fake_engine(used, **options)  # type: ignore[arg-type]
+        engine = made(forward, **options)
         await engine.start()
         try:
-            await body(engine, used)
+            await body(engine, forward)
         finally:
-            used.gate.set()
+            forward.gate.set()
             await engine.stop()
         engine.check_integrity()
         assert engine.usage.used_blocks == 0

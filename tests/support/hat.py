@@ -43,7 +43,7 @@ def save_adapter(folder: Path, model: Path, first: int, seed: int = 3) -> Path:
 
 
 class LocalMiddle:
-    """Implements :class:`runtime.hat.session.Middle` by the middle layers of a model in this process.
+    """Implements :class:`runtime.hat.parts.Middle` by the middle layers of a model in this process.
 
     An answer is there once it was asked for `polls` times in vain.
     """

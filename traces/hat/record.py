@@ -86,7 +86,7 @@ class HatRecorder:
             known: dict[tuple[int, ...], dict[str, Any]] = {}
             for answer in answers:
                 if tuple(answer) not in known:
-                    known[tuple(answer)] = self.drafts(ids, answer) | {"score": self._scored(prompt.question, answer)}
+                    known[tuple(answer)] = self.drafts(ids, answer) | {"score": self.scored(prompt.question, answer)}
             paths.append([known[tuple(answer)] for answer in answers])
             done()
         flips = {
@@ -124,7 +124,8 @@ class HatRecorder:
         config = self.models.model.config
         return Limits(self.max_new_tokens, frozenset((*config.eos_ids, *self.models.frame.ends)), config.context)
 
-    def _scored(self, question: str, answer: Sequence[int]) -> float:
+    def scored(self, question: str, answer: Sequence[int]) -> float:
+        """Return the score of an answer's tokens."""
         return self.score(question, self.models.tokenizer.decode(list(answer), skip_special_tokens=True))
 
     @torch.inference_mode()

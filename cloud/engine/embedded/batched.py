@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ class Seat:
 _Seat = TypeVar("_Seat", bound=Seat)
 
 
-class BatchedEngine(Generic[_Seat, Inputs, _Result]):
+class BatchedEngine(ABC, Generic[_Seat, Inputs, _Result]):
     """Implements what all embedded engines do alike of :class:`cloud.engine.base.Engine`.
 
     Who owns what; one owner each:
@@ -90,9 +91,9 @@ class BatchedEngine(Generic[_Seat, Inputs, _Result]):
         self._loop: asyncio.AbstractEventLoop
         self._death: asyncio.Future[CloudUnavailableError]
 
+    @abstractmethod
     def _seated(self, table: Table, account: str) -> _Seat:
         """Make a session that holds nothing."""
-        raise NotImplementedError
 
     @property
     def info(self) -> EngineInfo:
@@ -197,9 +198,9 @@ class BatchedEngine(Generic[_Seat, Inputs, _Result]):
             )
         return session
 
+    @abstractmethod
     def _held(self, session: _Seat) -> int:
         """Tokens that a session holds."""
-        raise NotImplementedError
 
     def _on_death(self, why: CloudUnavailableError) -> None:
         self._loop.call_soon_threadsafe(self._death.set_result, why)

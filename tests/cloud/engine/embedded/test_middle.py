@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,29 +24,15 @@ from runtime.model.loading import load_middle
 from runtime.model.split import Split
 from runtime.wire.sizes import PRECISIONS
 from runtime.wire.tensors import decoded, encoded, quantised
+from tests.support.embedded import run_engine
 from tests.support.engine import HIDDEN, FakeMiddle, after_middle, fake_middle
 
 Body = Callable[[MiddleEngine, FakeMiddle], Awaitable[None]]
 
 
-def run(body: Body, forward: FakeMiddle | None = None, **options: object) -> None:
+def run(body: Body, forward: FakeMiddle | None = None, **options: Any) -> None:
     """Serve while `body` runs; afterwards nothing is held, and nothing went wrong unseen."""
-
-    async def live() -> None:
-        used, unseen = forward or FakeMiddle(), []
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
-        engine = fake_middle(used, **options)  # type: ignore[arg-type]
-        await engine.start()
-        try:
-            await body(engine, used)
-        finally:
-            used.gate.set()
-            await engine.stop()
-        engine.check_integrity()
-        assert engine.usage.used_blocks == 0
-        assert not unseen
-
-    asyncio.run(asyncio.wait_for(live(), 60))
+    run_engine(body, forward or FakeMiddle(), fake_middle, **options)
 
 
 def states_of(count: int, seed: int = 0, hidden: int = HIDDEN) -> Tensor:
