@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SettingError
-from runtime.hat.rules import LEAST_CHUNK_TOKENS, chunk_tokens
+from runtime.hat.rules import LEAST_CHUNK_TOKENS, chunk_tokens, evenly
 from synera_env import Schema
 
 SYSTEM = "hat"
@@ -21,7 +21,7 @@ SYSTEM = "hat"
 
 class HatRule:
     """The paper's rule. Chunks are balanced by :func:`runtime.hat.rules.chunk_tokens`, between 32 and 512 tokens; the first, before
-    anything is measured, has 32, which is ours. All else is the preset `hat-fixed`: eta is 0.6 as in the paper; that all four candidates
+    anything is measured, has 32; and all that are left are equal, where that balance would leave a smaller last one. Both are ours. All else is the preset `hat-fixed`: eta is 0.6 as in the paper; that all four candidates
     are drafted on from, and the longest draft of 8, are ours, as is bf16 for its fp16.
     """
 
@@ -36,6 +36,7 @@ class HatRule:
         self._schema = schema
         self._knobs = schema.presets["hat-fixed"]
         names = ("state_upload", "queue", "forward", "forward_token")
+        self._left = int(schema.places("tokens_left")[0])
         self._places = [int(schema.places(name)[0]) for name in names]
         self._unknown = float(schema.low[self._places[0]])
 
@@ -55,4 +56,6 @@ class HatRule:
         """Tokens of the next chunk, by the log10 seconds that a row shows; the floor of the features is nothing known."""
         upload, queue, forward, token = (10.0 ** seen[place] if seen[place] > self._unknown else 0.0 for place in self._places)
         # What a state takes on the link is all that the rule makes of its bytes and the link's rate.
-        return chunk_tokens(upload, 1.0, queue, forward, token) if upload else LEAST_CHUNK_TOKENS
+        balanced = chunk_tokens(upload, 1.0, queue, forward, token) if upload else LEAST_CHUNK_TOKENS
+        left = round(2.0 ** seen[self._left]) - 1
+        return evenly(left, balanced) if left else balanced

@@ -60,6 +60,26 @@ def chunk_tokens(
     return max(least, math.floor(fixed / gained + _ROUNDING))
 
 
+def evenly(left_tokens: int, chunk: int, most: int = MOST_CHUNK_TOKENS) -> int:
+    """Return the size of the next chunk so that what is left goes in equal ones, smaller than `chunk` only where `most` asks for it; ours.
+
+    A remainder smaller than a chunk is there before the cloud is done with the chunk in front of it, and waits, when all wait for it.
+
+    Args:
+        left_tokens: of the prompt.
+        chunk: tokens, as `chunk_tokens` balances them.
+        most: tokens.
+
+    Raises:
+        SettingError: an argument is out of its range.
+    """
+    whole("left_tokens", left_tokens, 0, 1_000_000)
+    whole("most", most, 1, 1_000_000)
+    whole("chunk", chunk, 1, most)
+    pieces = max(1, left_tokens // chunk, math.ceil(left_tokens / most))
+    return math.ceil(left_tokens / pieces)
+
+
 def draft_steps(verify_seconds: float, up_seconds: float, down_seconds: float, draft_seconds: float, most: int) -> int:
     """Return λ, how many steps a device can draft while a verification is away: ⌊(T_verify + T_up + T_down) / t_draft⌋.
 

@@ -21,8 +21,9 @@ from runtime.hat.values import DecisionPoint, DraftToken, HatRecord, Reply, Uplo
 from runtime.rules import accept_greedy
 from runtime.session import Ahead, Cost, Limits, Step
 
-READ_TOKENS = 32
-"""Of the prompt, that the device runs at a time while it waits for its radio; ours."""
+READ_TOKENS = 64
+"""Of the prompt, that the device runs at a time while it waits for its radio; ours. More would keep a radio waiting that is free
+again, and fewer read the weights more often."""
 ALONE = "the answer ends here, as device-only completion is impossible without the middle layers"
 """Ends the error of a record whose cloud was lost."""
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import SettingError
-from runtime.hat.rules import chunk_tokens, draft_steps
+from runtime.hat.rules import chunk_tokens, draft_steps, evenly
 
 HIDDEN, MEGABYTE = 8192, 1e6
 
@@ -81,6 +81,18 @@ def test_a_wrong_argument_is_named(wrong: dict[str, Any], named: str) -> None:
     }
     with pytest.raises(SettingError, match=named):
         chunk_tokens(**right | wrong)
+
+
+@given(left=st.integers(1, 5000), chunk=st.integers(1, 512))
+def test_equal_chunks_leave_no_small_one(left: int, chunk: int) -> None:
+    sizes, todo = list[int](), left
+    while todo:
+        sizes.append(evenly(todo, chunk))
+        todo -= sizes[-1]
+    assert sum(sizes) == left
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 512
+    assert min(sizes) >= min(chunk, left) or len(sizes) == -(-left // 512)
 
 
 def test_steps_that_end_before_the_answer_is_there() -> None:
