@@ -58,4 +58,4 @@ class HatRule:
         # What a state takes on the link is all that the rule makes of its bytes and the link's rate.
         balanced = chunk_tokens(upload, 1.0, queue, forward, token) if upload else LEAST_CHUNK_TOKENS
         left = round(2.0 ** seen[self._left]) - 1
-        return evenly(left, balanced) if left else balanced
+        return evenly(left, balanced) if left > balanced else balanced

@@ -41,7 +41,7 @@ def test_a_chunk_is_balanced_and_those_left_are_equal() -> None:
     assert chunk(seen(300, **known)) == 100
     assert chunk(seen(290, **known)) == 145  # not 100, 100 and 90
     assert chunk(seen(145, **known)) == 145
-    assert chunk(seen(40, **known)) == 40
+    assert [chunk(seen(left, **known)) for left in (40, 5, 1, 0)] == [100] * 4  # a session sends what there is
 
 
 def test_a_cloud_slower_than_the_link_takes_the_largest_equal_chunks() -> None:
