@@ -46,14 +46,14 @@ def test_a_chunk_is_balanced_and_those_left_are_equal() -> None:
 
 def test_a_cloud_slower_than_the_link_takes_the_largest_equal_chunks() -> None:
     assert chunk(seen(600, upload=1e-3, forward=0.03, token=2e-3)) == 300
-    assert chunk(seen(500, upload=1e-3, forward=0.03, token=2e-3)) == 500
+    assert chunk(seen(500, upload=1e-3, forward=0.03, token=2e-3)) == 512
 
 
 def test_all_else_is_the_fixed_preset_also_for_rows() -> None:
     rows = np.stack([seen(300), seen(64, upload=1e-3, queue=0.05, forward=0.03)])
     actions, _ = HatRule(SCHEMA).predict(rows)
     found = [SCHEMA.knobs(action) for action in actions]
-    assert [each.chunk_tokens for each in found] == [34, 64]
+    assert [each.chunk_tokens for each in found] == [34, 80]
     assert {(round(k.draft_threshold, 6), k.draft_length, k.candidates, k.precision) for k in found} == {
         (FIXED.draft_threshold, FIXED.draft_length, FIXED.candidates, FIXED.precision)
     }
