@@ -50,7 +50,7 @@ def test_a_cloud_slower_than_the_link_takes_the_largest_equal_chunks() -> None:
 
 
 def test_all_else_is_the_fixed_preset_also_for_rows() -> None:
-    rows = np.stack([seen(300), seen(64, upload=1e-3, queue=0.05, forward=0.03)])
+    rows = np.stack([seen(300), seen(64, upload=1e-3, queue=0.0505, forward=0.03)])
     actions, _ = HatRule(SCHEMA).predict(rows)
     found = [SCHEMA.knobs(action) for action in actions]
     assert [each.chunk_tokens for each in found] == [34, 80]
