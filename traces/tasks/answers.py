@@ -50,7 +50,7 @@ def kind_of(prompt: str) -> str:
         TaskError: the prompt is of no bundled kind.
     """
     if kind := _BY_FIRST_WORD.get(prompt.split(" ", 1)[0]):
-        return kind
+        return "tour" if kind == "description" and ";" in prompt else kind
     if " has " in prompt and "How many" in prompt:
         return "problem"
     if _parse_fact(prompt) is not None:
@@ -120,7 +120,34 @@ def _state_bill(prompt: str) -> list[Statement]:
 def _state_description(prompt: str) -> list[Statement]:
     town, attributes = _parse_topics(prompt)
     facts = world().facts[town]
-    return [Statement(wording.SENTENCES[a], {"t": town, "v": facts[a]}) for a in attributes]
+    return [told_of(town, a, facts[a]) for a in attributes]
+
+
+def parse_tour(prompt: str) -> tuple[tuple[str, str], ...]:
+    """Return the towns and attributes that a tour is about, in its order.
+
+    Raises:
+        TaskError: the prompt is no tour.
+    """
+    topics = list[tuple[str, str]]()
+    if kind_of(prompt) == "tour" and prompt.endswith("."):
+        for piece in prompt.removeprefix("Describe ")[:-1].split("; "):
+            town, _, attributes = piece.partition(": ")
+            topics += [(town, attribute) for attribute in attributes.split(", ")]
+    if not topics or not all(town in world().facts and attribute in ATTRIBUTES for town, attribute in topics):
+        raise TaskError(
+            f"cannot parse {prompt!r}; expected 'Describe TOWN: ATTRIBUTE, ATTRIBUTE; TOWN: ATTRIBUTE.' with {ATTRIBUTES}"
+        )
+    return tuple(topics)
+
+
+def told_of(town: str, attribute: str, value: str) -> Statement:
+    """Return what states a fact of a town, true or not."""
+    return Statement(wording.SENTENCES[attribute], {"t": town, "v": value})
+
+
+def _state_tour(prompt: str) -> list[Statement]:
+    return [told_of(town, attribute, world().facts[town][attribute]) for town, attribute in parse_tour(prompt)]
 
 
 def _state_sketch(prompt: str) -> list[Statement]:
@@ -142,6 +169,7 @@ _STATEMENTS: dict[str, Callable[[str], list[Statement]]] = {
     "problem": _state_problem,
     "bill": _state_bill,
     "description": _state_description,
+    "tour": _state_tour,
     "sketch": _state_sketch,
     "expansion": _state_expansion,
 }

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 
 from traces.tasks import wording
 from traces.tasks.answers import Statement, kind_of, solve, statements
+from traces.tasks.text_scores import ordered_f1
 
 PARTS = ("wording", "fact", "digit")
 """What a part of an answer may be: a value of the world, a digit of a sum, or anything else."""
@@ -58,6 +59,13 @@ def _score_description(prompt: str, answer: str) -> float:
     return 2.0 * (wanted & stated).total() / (wanted.total() + stated.total())
 
 
+def _score_tour(prompt: str, answer: str) -> float:
+    told = [(s.fields["t"], token) for s in statements(prompt) for token in _value_tokens(s.forms, s.fields["v"])]
+    said = [found for sentence in _sentences(answer) if (found := _said(sentence, *_OF_TOWNS))]
+    stated = [(match["t"], token) for forms, match in said for token in _value_tokens(forms, match["v"])]
+    return ordered_f1(stated, told)
+
+
 def _value_tokens(forms: _Forms, value: str) -> Iterator[tuple[str, str, int]]:
     """The tokens of a value: what it is of, the token, its place; years count digit by digit."""
     tokens = list(value) if forms == wording.SENTENCES["founding"] else value.split()
@@ -77,6 +85,7 @@ _SCORERS: dict[str, Callable[[str, str], float]] = {
     "problem": _score_last,
     "bill": _score_last,
     "description": _score_description,
+    "tour": _score_tour,
     "sketch": _score_exact,
     "expansion": _score_expansion,
 }
@@ -86,7 +95,8 @@ def score(prompt: str, answer: str) -> float:
     """Return the quality of an answer, in [0, 1], the same for all its wordings.
 
     Facts: the exact value. Problems and bills: the final number, in a final sentence. Descriptions: token F1 over the facts
-    stated of the town (attribute, token and place must agree), in any order. Expansions: the fact in any form. Sketches: exact
+    stated of the town (attribute, token and place must agree), in any order. Tours: likewise over all their towns, of the longest part that is
+    in the tour's order. Expansions: the fact in any form. Sketches: exact
     text.
 
     Raises:
@@ -114,7 +124,9 @@ def _values(kind: str, answer: str) -> Iterator[tuple[int, int]]:
     if kind == "sketch":
         yield from (match.span("v") for match in _KEY_FACT.finditer(answer))
         return
-    groups = {"fact": (wording.FACT_ANSWERS,), "description": _OF_TOWNS, "expansion": _OF_TOWNS}.get(kind, ())
+    groups = {"fact": (wording.FACT_ANSWERS,), "description": _OF_TOWNS, "tour": _OF_TOWNS, "expansion": _OF_TOWNS}.get(
+        kind, ()
+    )
     for sentence in _SENTENCE.finditer(answer):
         if said := _said(sentence[0].strip(), *groups):
             first, last = said[1].span("v")

@@ -71,6 +71,18 @@ def bag_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * common / (len(answer) + len(reference))
 
 
+def ordered_f1(answer: Sequence[object], reference: Sequence[object]) -> float:
+    """Return the harmonic mean of precision and recall of the longest common subsequence (ROUGE-L's, Lin 2004); 1.0 for two that are empty."""
+    if not answer or not reference:
+        return float(not answer and not reference)
+    longest = [0] * (len(reference) + 1)  # up to each place of the reference
+    for item in answer:
+        before = 0
+        for place, wanted in enumerate(reference, 1):
+            before, longest[place] = longest[place], before + 1 if item == wanted else max(longest[place], longest[place - 1])
+    return 2 * longest[-1] / (len(answer) + len(reference))
+
+
 def final_number(answer: str, reference: str) -> float:
     """Return 1.0 where both end with the same number, as GSM8K is scored (Cobbe et al. 2021)."""
     found, wanted = last_number(answer), last_number(reference)
