@@ -13,6 +13,8 @@ PAIR = ROOT / "pair"
 """Folder of the bundled models: `llm`, `slm`, and their model card."""
 ADAPTER = PAIR / "adapter"
 """Folder of HAT's adapter of the bundled LLM, with which its first two layers draft, and of the adapter's card."""
+TOURS_FORM = ROOT / "tours.yaml"
+"""How the pair of PICE is asked for outlines and passages of tours."""
 
 MAX_NEW_TOKENS = 112
 """Where answers to the bundled tasks are cut; the longest reference answer is shorter."""
