@@ -41,10 +41,7 @@ def hat_schema() -> Schema:
         first_knobs=U_SHAPE,
         presets={"u-shape": U_SHAPE, "u-sarathi": U_SARATHI, "drafts": DRAFTS, "hat-fixed": FIXED},
         view=HatView.of,
-        searches=(
-            {"chunk_doublings": 5, "precision": 3},
-            {"draft_threshold": 5, "draft_length": 4, "candidates": 3},
-        ),
+        searches=({"chunk_doublings": 3, "draft_threshold": 5, "draft_length": 2, "candidates": 2, "precision": 2},),
         choices=_choices(),
     )
 
@@ -78,7 +75,7 @@ def _knobs() -> list[Knob]:
             "a draft ends with the first token whose top-1 probability is below it",
             (0.6, 0.3, 0.9, 0.0, 0.75),
         ),
-        Knob("draft_length", 0, MAX_DRAFT_LENGTH, "tokens", "most tokens in a draft; 0: none", (8, 0, 2, 4), integer=True),
+        Knob("draft_length", 0, MAX_DRAFT_LENGTH, "tokens", "most tokens in a draft; 0: none", (8, 4, 2, 0), integer=True),
         Knob(
             "candidates",
             0,
