@@ -219,7 +219,7 @@ WORDS = [
     *[(name, "--agent", ("ppo2", "", ESCAPES)) for name in ("train", "tune")],
     *[
         (name, "--system", ("pice", "", "HAT", ESCAPES))
-        for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy")
+        for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy", "validate-replay")
     ],
     *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate")],
     ("train", "--stop-when", ("bored", "", ESCAPES)),
@@ -382,6 +382,7 @@ INPUTS = [
     ("validate-load", ("--workload",), "workload"),
     ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
+    ("validate-replay", (*_HAT, "--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
     ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
@@ -556,6 +557,7 @@ OTHERS = [
     Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--devices", "2", "2"), "names a number twice"),
+    Case("validate-replay", (*_HAT, "--bundle", "{bundle}"), "of synera, it would act in"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
