@@ -52,7 +52,8 @@ class EpisodeMetrics:
     """Energy of such drafts that were not kept; part of `joules`."""
 
 
-def _cost(record: StepRecord) -> Cost:
+def cost_of(record: StepRecord) -> Cost:
+    """What the reward charges for a record, unless a system weighs times apart."""
     return record.cost
 
 
@@ -60,7 +61,7 @@ def episode_metrics(
     records: Sequence[StepRecord],
     quality: float,
     preference: Preference,
-    charged: Callable[[Any], Cost] = _cost,
+    charged: Callable[[Any], Cost] = cost_of,
 ) -> EpisodeMetrics:
     """Compute the metrics of a finished answer from its records; the reward is that of the preference.
 

@@ -221,7 +221,7 @@ WORDS = [
         (name, "--system", ("pice", "", "HAT", ESCAPES))
         for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy", "validate-replay")
     ],
-    *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate")],
+    *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate", "deploy")],
     ("train", "--stop-when", ("bored", "", ESCAPES)),
     *[(name, "--set", _CHANGES) for name in ("train", "tune")],
     ("tune", "--name", ("", "..", "a/b", LONG, ESCAPES)),
@@ -645,6 +645,8 @@ OTHERS = [
     ),
     Case("deploy", (*_HAT, "--cloud", NOBODY, "--slm", "{slm}"), "--slm is of --system synera"),
     Case("deploy", ("--cloud", NOBODY, "--model", "{hat}"), "--model is of --system hat"),
+    Case("deploy", ("--cloud", NOBODY, "--first-token-weight", "2"), "--first-token-weight is of --system hat"),
+    Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--first-token-weight", "1001"), "first_token_weight=1001"),
     Case("deploy", (*_DEVICE, "--cloud", NOBODY), "a device without the middle layers cannot answer alone"),
     Case("deploy", (*_DEVICE, "--cloud", f"{NOBODY},127.0.0.1:2"), "stands for 2 servers"),
     Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--controller", "margin=0.5"), "shows no margin"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
@@ -23,6 +24,9 @@ from scripts import deploy, evaluate, inspect_trace, record, train
 from scripts._evaluation import Evaluation
 from scripts._systems import check_options
 from scripts.inspect_trace import HatInspection
+from synera_env import Preference
+from synera_env.hat.replay import HatReplayEnv
+from synera_env.metrics import episode_metrics
 from synera_env.telemetry import read_run
 from tests.support.hat import prompts, recorded_hat, save_splits, split_world
 from tests.support.recorded import GPU, PHONE, tiny_training
@@ -254,6 +258,28 @@ def test_bundled_prompts_are_long_and_their_answers_are_scored_in_the_log(
     assert "chunk_doublings" in capsys.readouterr().out
 
 
+def test_the_reward_that_is_written_down_is_the_one_that_the_environment_gives(
+    user: Path, server: str, tiny_deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weighted = ("--first-token-weight", "5", "--preference.latency", "2")
+    words = (*LIVE, "--cloud", server, "--controller", "u-sarathi", "--max-new-tokens", 3, "--log", "log", *weighted)
+    said = synera(monkeypatch, capsys, "deploy", *words)
+    assert "--first-token-weight 5.0 " in said
+    env = HatReplayEnv(recorded_hat(tiny_deep), first_token_weight=5.0)
+    for answer in read_run("log").answers:
+        assert answer.ended is not None
+        wanted = env.metrics(answer.records, answer.quality, Preference(latency=2.0)).reward
+        assert answer.ended.metrics["reward"] == pytest.approx(wanted)
+        assert answer.metrics().reward == pytest.approx(wanted)
+        plain = episode_metrics(answer.records, answer.quality, Preference(latency=2.0))
+        assert wanted == pytest.approx(plain.reward - 2.0 * 4.0 * plain.ttft_seconds)
+    events = EventAccumulator("log/tb")
+    events.Reload()
+    latency = [each.value for each in events.Scalars("reward_terms/latency")]
+    paid = [answer.metrics().seconds + 4.0 * answer.metrics().ttft_seconds for answer in read_run("log").answers]
+    assert latency == pytest.approx([-2.0 * each for each in paid])
+
+
 def test_prompts_of_graphs_are_answered_and_cut_as_they_were(
     user: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +336,7 @@ def test_what_is_of_another_system_is_refused_by_its_name(kind: Any, wrong: dict
         (evaluate.Arguments, {"first_token_weight": 2.0}),
         (record.Arguments, {"adapter": Path("x")}),
         (deploy.Arguments, {"model": Path("x")}),
+        (deploy.Arguments, {"first_token_weight": 2.0}),
     ],
 )
 def test_so_is_what_is_of_hat_alone(kind: Any, wrong: dict[str, Any]) -> None:
