@@ -9,7 +9,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -22,11 +22,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from agents.scalars import CONFIGURATION, LAYOUT, Means, configuration_table, paid_by_step
-from runtime.session import Cost
 from runtime.settings import shown
 from synera_env import Preference, Schema, SettingError, StepRecord, TraceError, write_json
 from synera_env.hat.charge import charging, check_first_token_weight
-from synera_env.metrics import EpisodeMetrics, cost_of, episode_metrics
+from synera_env.metrics import Charged, EpisodeMetrics, cost_of, episode_metrics
 from synera_env.telemetry import DECISIONS, AppendFile, Begun, DecisionLog, Ended, Settled, prompt_hash
 
 
@@ -68,7 +67,7 @@ class LiveScalars:
         records: Sequence[StepRecord],
         metrics: EpisodeMetrics | None,
         preference: Preference,
-        charged: Callable[[Any], Cost] = cost_of,
+        charged: Charged = cost_of,
     ) -> None:
         """Show an answer: each decision's knobs, then, at the last, what is by answer.
 

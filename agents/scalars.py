@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.session import Cost
 from runtime.settings import plain
 from synera_env import Preference, StepRecord
-from synera_env.metrics import cost_of
+from synera_env.metrics import Charged, cost_of
 from synera_env.reward import reward_terms
 
 CONFIGURATION = "run/configuration"
@@ -124,7 +123,7 @@ class Means:
 
 
 def paid_by_step(
-    records: Sequence[StepRecord], quality: float, preference: Preference, charged: Callable[[Any], Cost] = cost_of
+    records: Sequence[StepRecord], quality: float, preference: Preference, charged: Charged = cost_of
 ) -> Iterator[dict[str, float]]:
     """The reward's terms by step, as the environment pays them; without that of a quality that nobody can tell, NaN.
 

@@ -5,13 +5,13 @@ What does not live here: the reward's formula (synera_env/reward.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from runtime.hat.values import HatRecord
 from runtime.session import Cost
 from runtime.settings import within
+from synera_env.metrics import Charged
 
 
 def check_first_token_weight(weight: float) -> None:
@@ -23,7 +23,7 @@ def check_first_token_weight(weight: float) -> None:
     within("first_token_weight", weight, 0.0, 1000.0)
 
 
-def charging(first_token_weight: float) -> Callable[[Any], Cost]:
+def charging(first_token_weight: float) -> Charged:
     """Return what tells the cost that is charged for a record: each second before the first token counts so many times.
 
     Records of other systems are charged what they cost.
