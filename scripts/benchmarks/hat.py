@@ -1,4 +1,4 @@
-"""HAT: the two sides of the split, live devices against the U shape, live against replay, precisions.
+"""HAT: the two sides of the split, live devices against the U shape and the cloud alone, live against replay, precisions.
 
 What does not live here: what controllers learn (synera evaluate --system hat), the paper's own table (synera reproduce hat).
 """
@@ -6,11 +6,12 @@ What does not live here: what controllers learn (synera evaluate --system hat), 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from runtime.wire.sizes import PRECISIONS
 from runtime.wire.tensors import quantised
 from scripts._hat_act import wifi
 from scripts._verifier import verifier_process
+from scripts.benchmarks._cloud_only import Streamed, streamed, whole_cloud
 from scripts.benchmarks.harness import Figure, Setting
 from synera_env.fidelity import same_tokens
 from synera_env.hat.live import load_hat_device
@@ -43,6 +45,8 @@ PLAIN_SUFFIX = ", all back"
 PLAIN = f"u-shape{PLAIN_SUFFIX}"
 """The U shape as the paper's figures have it (synera reproduce hat): the states of a whole prompt come back, too."""
 RULES = ("u-shape", "u-sarathi", "drafts", "hat-fixed", "hat-rule")
+CLOUD_ONLY = "cloud only, whose tokens leave the device"
+_Given = TypeVar("_Given")
 _DEVICES = 6
 _SLOWER = 3.0
 """Everything that is emulated takes so many times as long, so that this machine's own work hardly shows; shares stay what they are."""
@@ -134,7 +138,7 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
         tempfile.TemporaryDirectory() as folder,
         verifier_process(
             model=bundled.PAIR / "llm",
-            pace=_slow_cloud(Path(folder) / "pace.json"),
+            pace=_slow_cloud(Path(folder) / "pace.json", CloudProfile.load(bundled.profile("middle"))),
             threads=setting.threads,
             options=("--split", str(device.split)),
         ) as server,
@@ -153,9 +157,14 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
     recorder = HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS)
     yield from _correct(recorder, prompts, encoded, found)
     base = found[PLAIN]
-    for name in names[1:]:
+    alone = _cloud_only(setting, device, encoded)
+    right = sum(list(a.tokens) == recorder.answer(encoded[a.prompt], "fp32") for a in alone)
+    said = f"{right} of {len(alone)} answers"
+    yield Figure("cloud-only answers that are the whole model's own", 100 * right / len(alone), "%", 100.0, "higher", said)
+    others: dict[str, Sequence[_Answer | Streamed]] = {name: found[name] for name in names[1:]}
+    for name, answers in (others | {CLOUD_ONLY: alone}).items():
         for what, goal in (("ttft", 40.0), ("tbt", 40.0)):
-            ours, theirs = ([getattr(a, what) for a in answers] for answers in (found[name], base))
+            ours, theirs = ([getattr(a, what) for a in each] for each in (answers, base))
             low, high = _cut_interval(ours, theirs)
             peer = f"{1e3 * np.mean(theirs):.1f} ms, ours {1e3 * np.mean(ours):.1f} ms; 95 % interval {low:.1f} to {high:.1f} %; {len(ours)} answers of {_DEVICES} devices"
             cut = 100 * (1 - np.mean(ours) / np.mean(theirs))
@@ -173,9 +182,28 @@ def _slowed(profile: DeviceProfile) -> DeviceProfile:
     return replace(profile, name=f"{profile.name}, {_SLOWER:g} times as slow", **times)
 
 
-def _slow_cloud(path: Path) -> Path:
-    """Write the profile of the testbed's cloud, slower; nobody but the devices is there."""
-    cloud = CloudProfile.load(bundled.profile("middle"))
+def _cloud_only(setting: Setting, device: HatDevice, prompts: Sequence[Sequence[int]]) -> list[Streamed]:
+    """The same devices, prompts and link, beside the same cloud with the whole model in it; the device computes nothing."""
+    cloud, link = (
+        whole_cloud(CloudProfile.load(bundled.profile("middle")), device.split.first + device.split.last),
+        wifi(_SLOWER),
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        verifier_process(
+            model=bundled.PAIR / "llm", pace=_slow_cloud(Path(folder) / "pace.json", cloud), threads=setting.threads
+        ) as server,
+        CloudClient(server.target) as client,
+    ):
+        return _side_by_side(
+            len(prompts),
+            setting.repetitions,
+            lambda prompt, _: streamed(client, Radio(link), prompt, prompts[prompt], device.max_new_tokens),
+        )
+
+
+def _slow_cloud(path: Path, cloud: CloudProfile) -> Path:
+    """Write a profile of the testbed's cloud, slower; nobody but the devices is there."""
     times = {name: _SLOWER * getattr(cloud, name) for name in ("forward_ms", "token_ms")}
     replace(cloud, queue_ms_quantiles=(0.0,), load_quantiles=(0.0,), **times).save(path)
     return path
@@ -192,22 +220,29 @@ def _cut_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float
 def _fleet(connection: HatConnection, name: str, prompts: Sequence[Sequence[int]], answers: int) -> list[_Answer]:
     """Devices that answer side by side, each so many prompts with pauses between."""
     schema, link = hat_schema(), wifi(_SLOWER)
+
+    def answer(prompt: int, seed: int) -> _Answer:
+        with connection.open(Radio(link)) as session:
+            for _ in drive(session, prompts[prompt], ControllerPolicy(controller(name, schema), schema), seed):
+                pass
+            return _Answer(prompt, session.answer, tuple(session.records))
+
+    return _side_by_side(len(prompts), answers, answer)
+
+
+def _side_by_side(prompts: int, answers: int, answer: Callable[[int, int], _Given]) -> list[_Given]:
+    """Devices that each take so many prompts in turn, with pauses between; `answer` is given the prompt's and the turn's number."""
     over = Event()
 
-    def device(number: int) -> list[_Answer]:
-        rng, found = np.random.default_rng(number), list[_Answer]()
-        policy = ControllerPolicy(controller(name, schema), schema)
+    def device(number: int) -> list[_Given]:
+        rng, found = np.random.default_rng(number), list[_Given]()
         for turn in range(answers):
             over.wait(float(rng.exponential(_THINK_SECONDS)))
-            prompt = (number + turn * _DEVICES) % len(prompts)
-            with connection.open(Radio(link)) as session:
-                for _ in drive(session, prompts[prompt], policy, turn):
-                    pass
-                found.append(_Answer(prompt, session.answer, tuple(session.records)))
+            found.append(answer((number + turn * _DEVICES) % prompts, turn))
         return found
 
     with ThreadPoolExecutor(_DEVICES) as pool:
-        return [answer for each in pool.map(device, range(_DEVICES)) for answer in each]
+        return [given for each in pool.map(device, range(_DEVICES)) for given in each]
 
 
 def _correct(

@@ -127,6 +127,7 @@ ELSEWHERE = {
         "synera bench record",
         "synera bench stall-free",
         "synera validate-replay",
+        "synera validate-replay --system hat",
     ),
     *("synera inspect-trace", "synera validate-load", "synera bounds", "synera bench agents --threads 2"),
 }

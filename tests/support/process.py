@@ -18,6 +18,7 @@ import numpy as np
 from cloud.config import ServerConfig
 from cloud.server import running_server
 from runtime.clock import RealClock
+from runtime.model.split import Split
 from runtime.sampling import Sampling
 from runtime.session import Limits
 from runtime.synera.chunk import DraftToken
@@ -107,8 +108,14 @@ def served(folder: Path, *arguments: object) -> Iterator[Served]:
 
 
 @contextmanager
-def verifier_here(*, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None) -> Iterator[Any]:
-    """Stands in for a verifier's process where a test is of what is done with it: as the real one, but on a thread of this one."""
+def verifier_here(
+    *, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[Any]:
+    """Stands in for a verifier's process where a test is of what is done with it: as the real one, but on a thread of this one.
+
+    Of the options of `synera serve` it takes `--split` alone.
+    """
     paced = None if pace is None else CloudProfile.load(pace)
-    with running_server(ServerConfig(model=model, pace=paced, threads=threads)) as port:
+    split = Split.parse(options[options.index("--split") + 1]) if options else None
+    with running_server(ServerConfig(model=model, pace=paced, threads=threads, split=split)) as port:
         yield SimpleNamespace(target=f"127.0.0.1:{port}", check=lambda: None)
