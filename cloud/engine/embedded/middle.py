@@ -152,7 +152,9 @@ def _written(results: Sequence[Tensor], precision: str) -> bytes:
         return b""
     states = torch.cat(list(results)).float().cpu()
     if not states.isfinite().all():
-        raise CloudRejectedError("the middle makes no finite numbers of these states; send such as the model's first layers give")
+        raise CloudRejectedError(
+            "the middle makes no finite numbers of these states; send such as the model's first layers give"
+        )
     return encoded(states, precision)
 
 
