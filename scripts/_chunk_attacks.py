@@ -165,8 +165,8 @@ def _nonsense(attack: Attack, rng: np.random.Generator, mine: str, seq: int) -> 
     elif kind == 4:
         message.prefix_length = int(rng.choice([1, attack.info.context_tokens, 2**31, 2**32 - 1]))
     elif kind == 5:  # too long, or none
-        rows = int(rng.choice([0, _most_rows(attack) + 1]))
-        message.states = bytes(rows * row_bytes(hidden, "bf16"))
+        count = int(rng.choice([0, _most_rows(attack) + 1]))
+        message.states = bytes(count * row_bytes(hidden, "bf16"))
         message.precision = PRECISIONS.index("bf16")
     elif kind == 6:
         message.returned, message.seq = 2**32 - 1, int(rng.choice([0, seq, seq + 1, 2**32 - 1]))
