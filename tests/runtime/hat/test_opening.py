@@ -131,15 +131,16 @@ def test_an_open_that_hangs_is_late_and_its_channel_is_avoided() -> None:
 
 def test_who_leaves_before_the_answer_releases_what_may_come_of_it_and_then_opens_another() -> None:
     """It asked by the same key again, and might get the session that was being released."""
-    gate = threading.Event()
+    asked, gate = threading.Event(), threading.Event()
 
     def hangs(cloud: Middle, number: int) -> None:
         if number == 1:
+            asked.set()
             gate.wait(20)
 
     with world(hangs) as w:
         w.begin()
-        w.cloud.wait_for(lambda: w.cloud.opened == 1)
+        assert asked.wait(20)
         w.leave()
         w.begin()
         w.wait_for(lambda: bool(w.opened))

@@ -100,7 +100,11 @@ def test_a_new_session_while_nothing_is_asked_is_told_all_and_one_before_anythin
     assert next_one.seq == 3
 
 
-@given(st.lists(st.tuples(st.sampled_from(["send", "answer", "repeat", "move"]), st.integers(1, MOST), st.floats(0, 1)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["send", "answer", "repeat", "move"]), st.integers(1, MOST), st.floats(0, 1)), max_size=40
+    )
+)
 def test_whatever_happens_a_cloud_that_follows_the_messages_holds_what_the_device_has_sent(
     moves: list[tuple[str, int, float]],
 ) -> None:
