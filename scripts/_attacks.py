@@ -15,7 +15,6 @@ from enum import Enum
 
 import numpy as np
 
-from runtime.answers import ModelInfo
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import longest_request_bytes
 from scripts._attacker import ANSWER_SECONDS, CANCELLED, Act, Attack, read, stub_of
@@ -203,10 +202,6 @@ class Served(Enum):
     WHOLE = "a whole model"
     MIDDLE = "the middle of a split model"
     ANY = "any"
-
-    def fits(self, info: ModelInfo) -> bool:
-        """Whether an attack on this is one on that verifier."""
-        return self is Served.ANY or (self is Served.MIDDLE) == (info.middle is not None)
 
 
 @dataclass(frozen=True)
