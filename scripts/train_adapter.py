@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 DrafterName = Literal["adapter", "medusa"]
 _GROUPS = 20  # of the bundled tasks' prompts: four kinds after 0 to 4 earlier exchanges
-_ANSWERED = (
-    4000  # most prompts of the bundled tasks that the model answers for its heads; a training comes to each about three times
-)
+_ANSWERED = 2000  # most prompts of the bundled tasks that the model answers for its heads; they come again in training
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from agents.policy import ControllerPolicy
 from agents.registry import controller
 from runtime.client import CloudClient
 from runtime.hat.device import HatConnection, HatDevice
+from runtime.hat.medusa import MedusaHeads
 from runtime.hat.values import HatRecord
 from runtime.model.loading import load_decoder, load_middle
 from runtime.policy import drive
@@ -34,6 +35,7 @@ from synera_env.hat.schema import hat_schema
 from synera_env.radio import Outages, Radio
 from traces import bundled
 from traces.hat.dialogues import Dialogue, dialogues
+from traces.hat.graph import HatGraphs
 from traces.hat.record import HatModels, HatRecorder
 from traces.links.generators import constant_link
 from traces.profile import CloudProfile, DeviceProfile
@@ -43,6 +45,8 @@ PLAIN_SUFFIX = ", all back"
 PLAIN = f"u-shape{PLAIN_SUFFIX}"
 """The U shape as the paper's figures have it (synera reproduce hat): the states of a whole prompt come back, too."""
 RULES = ("u-shape", "u-sarathi", "drafts", "hat-fixed", "hat-rule")
+MEDUSA = "u-medusa"
+"""Drafts of Medusa heads instead of the adapter's, by the rule `drafts`: the paper's baseline, but for a chain in place of its tree."""
 _DEVICES = 6
 _SLOWER = 3.0
 """Everything that is emulated takes so many times as long, so that this machine's own work hardly shows; shares stay what they are."""
@@ -129,7 +133,8 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
     """Devices side by side over an emulated Wi-Fi, each configuration in turn against one server."""
     paced = load_hat_device(profile=_slowed(DeviceProfile.load(bundled.profile("edge"))))
     encoded = [device.encode(prompt.text) for prompt in prompts]
-    names = (PLAIN, *RULES)
+    heads = replace(paced, adapter=MedusaHeads.load(bundled.MEDUSA, paced.ends, paced.model_fingerprint))
+    names = (PLAIN, *RULES, MEDUSA)
     with (
         tempfile.TemporaryDirectory() as folder,
         verifier_process(
@@ -142,16 +147,14 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
     ):
         found = {
             name: _fleet(
-                HatConnection(replace(paced, returns_all=name == PLAIN), client),
-                name.removesuffix(PLAIN_SUFFIX),
+                HatConnection(heads if name == MEDUSA else replace(paced, returns_all=name == PLAIN), client),
+                "drafts" if name == MEDUSA else name.removesuffix(PLAIN_SUFFIX),
                 encoded,
                 setting.repetitions,
             )
             for name in names
         }
-    models = HatModels.load(bundled.PAIR / "llm", bundled.ADAPTER, device.split)
-    recorder = HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS)
-    yield from _correct(recorder, prompts, encoded, found)
+    yield from _correct(_graphs(device, bundled.ADAPTER, prompts), _graphs(device, bundled.MEDUSA, prompts), found)
     base = found[PLAIN]
     for name in names[1:]:
         for what, goal in (("ttft", 40.0), ("tbt", 40.0)):
@@ -162,9 +165,12 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
             yield Figure(
                 f"{what.upper()} below that of {PLAIN}: {name}", cut, "%", goal if name == "hat-rule" else None, "higher", peer
             )
-    drafts = [r for a in found["hat-rule"] for r in a.records if not r.prompt_rows]
-    brought = sum(len(r.committed) for r in drafts) / len(drafts)
-    yield Figure("tokens that an upload brings, hat-rule", brought, "tokens", None, "higher", "the paper's accept length: 2.06")
+    for name in ("hat-rule", MEDUSA):
+        drafts = [r for a in found[name] for r in a.records if not r.prompt_rows]
+        brought = sum(len(r.committed) for r in drafts) / len(drafts)
+        yield Figure(
+            f"tokens that an upload brings, {name}", brought, "tokens", None, "higher", "the paper's accept length: 2.06"
+        )
 
 
 def _slowed(profile: DeviceProfile) -> DeviceProfile:
@@ -210,29 +216,32 @@ def _fleet(connection: HatConnection, name: str, prompts: Sequence[Sequence[int]
         return [answer for each in pool.map(device, range(_DEVICES)) for answer in each]
 
 
-def _correct(
-    recorder: HatRecorder, prompts: Sequence[Dialogue], encoded: Sequence[Sequence[int]], found: Mapping[str, Sequence[_Answer]]
-) -> Iterator[Figure]:
+def _graphs(device: HatDevice, drafter: Path, prompts: Sequence[Dialogue]) -> HatGraphs:
+    """Of the prompts, with what drafts on a device."""
+    models = HatModels.load(bundled.PAIR / "llm", drafter, device.split)
+    return HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS).record(prompts, "bench")
+
+
+def _correct(graphs: HatGraphs, of_heads: HatGraphs, found: Mapping[str, Sequence[_Answer]]) -> Iterator[Figure]:
     """Whether answers are the model's own, and what the replay makes of the same knobs."""
     answers = [answer for each in found.values() for answer in each]
-    graphs = recorder.record(prompts, "bench")
-    own = {number: graphs.graph(number, PRECISIONS.index("bf16")).token.tolist() for number in range(len(prompts))}
+    own = {number: graphs.graph(number, PRECISIONS.index("bf16")).token.tolist() for number in range(len(graphs))}
     right = sum(list(answer.tokens) == own[answer.prompt] for answer in answers)
     plain = sum(list(answer.tokens) == graphs.graph(answer.prompt, 0).token.tolist() for answer in answers)
     said = f"{right} of {len(answers)} answers; {plain} those of the whole model in fp32"
     yield Figure("live answers that are the split model's own, in bf16", 100 * right / len(answers), "%", 100.0, "higher", said)
-    env = HatReplayEnv(graphs, [constant_link()], outages=Outages.never())
-    plain = HatReplayEnv(graphs, [constant_link()], outages=Outages.never(), returns_all=True)
-    checks = [same_tokens(answer.records, env, answer.prompt) for answer in answers]
+
+    def env(name: str) -> HatReplayEnv:
+        of = of_heads if name == MEDUSA else graphs
+        return HatReplayEnv(of, [constant_link()], outages=Outages.never(), returns_all=name == PLAIN)
+
+    envs = {name: env(name) for name in found}
+    checks = [same_tokens(answer.records, envs[name], answer.prompt) for name, each in found.items() for answer in each]
     same = sum(check.identical for check in checks)
     why = next((check.first_difference for check in checks if not check.identical), "")
     said = f"{same} of {len(checks)} answers {why}"
     yield Figure("live answers whose knobs replay to the same tokens", 100 * same / len(checks), "%", 100.0, "higher", said)
-    bytes_same = sum(
-        _bytes(answer.records) == _replayed_bytes(plain if name == PLAIN else env, answer)
-        for name, each in found.items()
-        for answer in each
-    )
+    bytes_same = sum(_bytes(a.records) == _replayed_bytes(envs[name], a) for name, each in found.items() for a in each)
     said = f"{bytes_same} of {len(answers)} answers"
     yield Figure(
         "live answers whose knobs replay to the same bytes", 100 * bytes_same / len(answers), "%", 100.0, "higher", said

@@ -23,15 +23,16 @@ from synera_env.fidelity import same_tokens
 from synera_env.hat.replay import HatReplayEnv
 from synera_env.radio import Outages, Radio
 from tests.runtime.hat.test_session import any_knobs
-from tests.support.hat import SplitWorld, prompts
+from tests.support.hat import SplitWorld, prompts, save_adapter, save_heads
 from tests.support.recorded import GPU, PHONE
 from traces.hat.graph import HatGraphs
 from traces.links.generators import constant_link
 
 
-@pytest.fixture(scope="module", params=["1", "2:1"])
+@pytest.fixture(scope="module", params=["1", "2:1", "1 with heads", "2:1 with heads"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_deep: Path) -> SplitWorld:
-    return SplitWorld(tmp_path_factory.mktemp("hat"), tiny_deep, Split.parse(request.param))
+    split, _, heads = request.param.partition(" with ")
+    return SplitWorld(tmp_path_factory.mktemp("hat"), tiny_deep, Split.parse(split), save_heads if heads else save_adapter)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from traces.hat.training import Notes, Recipe, trained
 
 CHECKPOINT = "medusa.ckpt"
 """Its name in a run's folder."""
+_KEPT_BYTES = 2**30  # of states
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class MedusaRecipe(Recipe):
         SettingError: a value is outside its range.
     """
 
+    learning_rate: float = 3e-3
     heads: int = 4
     decay: float = 0.8
     """A head's loss weighs so many times that of the head before it, as in the paper."""
@@ -86,6 +88,32 @@ def last_states(decoder: Decoder, texts: Sequence[Text], heads: int) -> LastStat
     wanted = torch.cat([_wanted(text, heads) for text in texts], 1)[:, learned.cpu()]
     # A clone: what was made in inference mode cannot be part of what is differentiated.
     return LastStates(normed.clone(), wanted.to(decoder.device))
+
+
+class _Known:
+    """Last states of texts, kept up to a limit: the model is frozen, so a text that comes again need not be run again.
+
+    Each is run by itself, so that what a resumed run meets is the same to the last bit.
+    """
+
+    def __init__(self, decoder: Decoder, heads: int) -> None:
+        self._decoder, self._heads = decoder, heads
+        self._kept, self._bytes = dict[Text, LastStates](), 0
+
+    def of(self, texts: Sequence[Text]) -> LastStates:
+        """Of texts, laid end to end."""
+        each = [self._of(text) for text in texts]
+        return LastStates(torch.cat([one.normed for one in each]), torch.cat([one.wanted for one in each], 1))
+
+    def _of(self, text: Text) -> LastStates:
+        if (kept := self._kept.get(text)) is not None:
+            return kept
+        found = last_states(self._decoder, [text], self._heads)
+        size = found.normed.numel() * found.normed.element_size()
+        if self._bytes + size <= _KEPT_BYTES:
+            self._kept[text] = found
+            self._bytes += size
+        return found
 
 
 def _wanted(text: Text, heads: int) -> Tensor:
@@ -145,10 +173,10 @@ def train_medusa(
         TraceError: see there.
     """
     stated = MedusaStated(FORMAT, model, recipe.first, decoder.config.hidden, recipe.heads, asdict(recipe) | notes)
-    module = MedusaModule(stated).to(decoder.device)
+    module, known = MedusaModule(stated).to(decoder.device), _Known(decoder, recipe.heads)
 
     def meet(some: Sequence[Text]) -> MedusaLosses:
-        return medusa_losses(module, decoder, last_states(decoder, some, recipe.heads), recipe.decay)
+        return medusa_losses(module, decoder, known.of(some), recipe.decay)
 
     trained(module, meet, texts, recipe, {"model": model, **stated.training}, out / CHECKPOINT, resume=resume)
     save_heads(module, stated, out / FILE)
