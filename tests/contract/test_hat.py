@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.hat.device import HatConnection
 from runtime.hat.knobs import Knobs
+from runtime.hat.medusa import MedusaHeads
 from runtime.hat.session import Session
 from runtime.hat.values import HatRecord
 from runtime.model.split import Split
@@ -64,6 +66,10 @@ def done(records: Sequence[HatRecord]) -> list[tuple[object, ...]]:
 def test_a_replay_drafts_and_commits_what_the_models_do(
     world: SplitWorld, graphs: HatGraphs, knobs: list[Knobs], number: int, polls: int, rtt: float
 ) -> None:
+    if isinstance(
+        world.device.adapter, MedusaHeads
+    ):  # they read what was rounded to travel: in fp32 alone that is the same to the end
+        knobs = [replace(each, precision=0) for each in knobs]
     live = world.session(polls=polls)
     records = answered(live, world.device.encode(prompts()[number]), knobs)
     env = HatReplayEnv(graphs, [constant_link(rtt)], PHONE, GPU, outages=Outages.never())

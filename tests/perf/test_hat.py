@@ -19,7 +19,9 @@ def test_live_devices_answer_as_the_model_does_and_replay_to_the_same(monkeypatc
     assert all(figure.met for figure in correct), correct
     weights = found["weights of the device over those of the whole model"].value
     assert 20 < weights < 50
-    assert found["tokens that an upload brings, hat-rule"].value > 1
+    for name in ("hat-rule", hat.MEDUSA):
+        assert found[f"tokens that an upload brings, {name}"].value > 1
+        assert f"TBT below that of {hat.PLAIN}: {name}" in found
     assert {name for name in found if "below that of" in name and "hat-rule" in name} == {
         f"{what} below that of {hat.PLAIN}: hat-rule" for what in ("TTFT", "TBT")
     }

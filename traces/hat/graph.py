@@ -80,7 +80,8 @@ class HatMeta:
     scorer: Annotated[str, Field(max_length=200)] = ""
     frame: dict[str, str | bool | list[_Token]] = field(default_factory=dict)
     medusa_heads: Annotated[int, Field(ge=0, le=DRAFTED)] = 0
-    """That drafted: so many tokens, and none at the first place of an answer, where no state has come back; 0: an adapter did."""
+    """That drafted: so many tokens, and none at the first place of an answer, where no state has come back; 0: an adapter did.
+    In fp32 they are the live ones; below, a live state may be rounded otherwise in some last bits, and a confidence with it."""
 
     def __post_init__(self) -> None:
         check_fields(self)
