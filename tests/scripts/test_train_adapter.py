@@ -17,6 +17,7 @@ from scripts import train_adapter
 from scripts.train_adapter import Arguments
 from tests.support.own_pair import save_pair, write_prompts
 from traces import bundled
+from traces.hat import adapter_texts  # noqa: F401 - reads how long answers are, before that is made short
 
 
 @pytest.fixture(autouse=True)
