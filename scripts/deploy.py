@@ -75,7 +75,7 @@ class Arguments:
     model: Path = bundled.PAIR / "llm"
     """Of HAT: Hugging Face folder of the model; only its ends are loaded."""
     adapter: Path = bundled.ADAPTER
-    """Of HAT: file or folder of its adapter, which makes a draft model of its first layers."""
+    """Of HAT: file or folder of what drafts: an adapter, which makes a draft model of its first layers, or Medusa heads."""
     profile: Path | None = None
     """Device profile: pace and energy; by default the bundled phone's, of HAT its testbed's board's."""
     device: str = "auto"

@@ -28,9 +28,10 @@ def test_live_devices_answer_as_the_model_does_and_replay_to_the_same(monkeypatc
     assert all(figure.met for figure in correct), correct
     weights = found["weights of the device over those of the whole model"].value
     assert 20 < weights < 50
-    assert found["tokens that an upload brings, hat-rule"].value > 1
+    for name in ("hat-rule", hat.MEDUSA):
+        assert found[f"tokens that an upload brings, {name}"].value > 1
     assert found["cloud-only answers that are the whole model's own"].met
-    for name in ("hat-rule", hat.CLOUD_ONLY):
+    for name in ("hat-rule", hat.MEDUSA, hat.CLOUD_ONLY):
         assert {each for each in found if "below that of" in each and each.endswith(name)} == {
             f"{what} below that of {hat.PLAIN}: {name}" for what in ("TTFT", "TBT")
         }

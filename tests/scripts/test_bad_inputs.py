@@ -217,6 +217,7 @@ WORDS = [
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     *[(name, "--preference", ("none", "", ESCAPES)) for name in ("train", "tune", "bounds")],
     *[(name, "--agent", ("ppo2", "", ESCAPES)) for name in ("train", "tune")],
+    ("train-adapter", "--drafter", ("heads", "", "Medusa", ESCAPES)),
     *[
         (name, "--system", ("pice", "", "HAT", ESCAPES))
         for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy", "validate-replay")

@@ -28,7 +28,7 @@ from synera_env import Preference
 from synera_env.hat.replay import HatReplayEnv
 from synera_env.metrics import episode_metrics
 from synera_env.telemetry import read_run
-from tests.support.hat import prompts, recorded_hat, save_splits, split_world
+from tests.support.hat import prompts, recorded_hat, save_heads, save_splits, split_world
 from tests.support.recorded import GPU, PHONE, tiny_training
 from traces.hat.graph import HatGraphs
 from traces.hat.inspection import figures
@@ -66,6 +66,13 @@ def synera(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     said = capsys.readouterr()
     assert said.err == ""
     return said.out
+
+
+def synera_plain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command of every system."""
+    monkeypatch.setattr(sys, "argv", ["synera", *map(str, words)])
+    command.main()
+    return capsys.readouterr().out
 
 
 def following(said: str) -> list[list[str]]:
@@ -117,6 +124,34 @@ def test_from_prompts_to_a_live_answer(
     (answer,) = read_run("runs/live").answers
     assert answer.whole
     assert answer.begun.fingerprints == stated["fingerprints"] | {"policy": stated["policy_sha256"]}
+
+
+def test_medusa_heads_are_named_where_an_adapter_is(
+    user: Path, tiny_deep: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_heads(Path("heads"), tiny_deep, 1)
+    models = ("--model", "model", "--adapter", "heads")
+    synera(monkeypatch, capsys, "record", *models, "--per-kind", 1, "--max-new-tokens", 8, "--splits", "test")
+    graphs = HatGraphs.load("runs/hat-graphs/test.safetensors")
+    assert (graphs.meta.medusa_heads, graphs.meta.notes["adapter"]) == (3, "heads")
+    assert "3 Medusa heads" in synera_plain(monkeypatch, capsys, "inspect-trace", "runs/hat-graphs/test.safetensors")
+    said = synera(
+        monkeypatch,
+        capsys,
+        "evaluate",
+        "--graphs",
+        "runs/hat-graphs/test.safetensors",
+        *PROFILES,
+        "--answers",
+        2,
+        "--json",
+        "e.json",
+    )
+    assert "--adapter heads" in said
+    quick = ("--profile", "phone.json", "--cloud", server, "--unpaced", "--no-emulate-link", "--prompt", prompts()[0])
+    said = synera(monkeypatch, capsys, "deploy", *models, *quick, "--controller", "drafts", "--max-new-tokens", 8)
+    assert "draft" in said
+    assert "tokens a draft" in said
 
 
 # ---------------------------------------------------------------- record

@@ -13,6 +13,8 @@ PAIR = ROOT / "pair"
 """Folder of the bundled models: `llm`, `slm`, and their model card."""
 ADAPTER = PAIR / "adapter"
 """Folder of HAT's adapter of the bundled LLM, with which its first two layers draft, and of the adapter's card."""
+MEDUSA = PAIR / "medusa"
+"""Folder of Medusa heads of the bundled LLM, a baseline beside the adapter, and of their card."""
 
 MAX_NEW_TOKENS = 112
 """Where answers to the bundled tasks are cut; the longest reference answer is shorter."""
