@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _logs_of_learners(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A learner that is told of no logger makes a folder for one; it is to be among those that pytest clears away."""
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("learners"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What a test or a command set is put back: threads that spin for a core which is not free slow down all that comes after."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=PLACEMENTS)

@@ -85,7 +85,7 @@ SHORTER = {
     ),
     "synera serve --split 2": "",
     "synera deploy --system hat": "--unpaced --no-emulate-link --max-new-tokens 6",
-    "synera record --system hat": "--per-kind 2 --max-new-tokens 10",
+    "synera record --system hat": "--per-kind 2 --max-new-tokens 10 --threads 1",
     "synera inspect-trace runs/hat-graphs/test.safetensors": "",
     "synera train --system hat --name hat --graphs runs/hat-graphs": _LITTLE,
     "synera evaluate --system hat --graphs runs/hat-graphs/test.safetensors --bundle runs/hat/bundle": "--answers 2",
