@@ -30,10 +30,17 @@ hypothesis.settings.load_profile("synera")
 
 _LONGEST = ("test_what_the_readme_says_can_be_done_in_its_order",)
 """Begun first, so that no worker waits at the end for another that has just begun one."""
+_COMPILE = ("scripts", "agents", "contract", "perf", "synera_env")
+"""Rooms that need the environment's compiled step, which takes most of a minute in a new checkout: of two workers one begins with
+them, and the other finds it when it gets there."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.name not in _LONGEST)
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return item.name not in _LONGEST, room not in _COMPILE
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
