@@ -34,14 +34,14 @@ _FIGURES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
 )
-"""What is not left to transformers only if it is stated; a default of all the rest is that there is none."""
+"""What a config must state, and not as null, to be taken as it stands; of all the rest the default is that there is none."""
 _MAY_BE_NULL = {
     "llama": ("eos_token_id",),
     "mistral": ("eos_token_id", "sliding_window"),
     "qwen2": ("eos_token_id",),
     "qwen3": ("eos_token_id",),
 }
-"""And what may be stated as null."""
+"""What it must state, too, be it as null."""
 LONGEST_CONTEXT = 2**20
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 _KNOWN_ONLY = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -204,19 +204,18 @@ def _parsed(content: bytes, kind: type[Any], path: Path) -> Any:
 def _as_stated(model_type: str, stated: dict[str, Any]) -> Any:
     """What transformers would make of a config that leaves nothing to it; None for another."""
     figures = (*_FIGURES, "head_dim") if model_type == "qwen3" else _FIGURES
+    if any(stated.get(name) is None for name in figures) or any(name not in stated for name in _MAY_BE_NULL[model_type]):
+        return None
     rope = stated.get("rope_scaling") or stated.get("rope_parameters") or {}
     theta = rope.get("rope_theta", stated.get("rope_theta"))
     scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
     partial = "partial_rotary_factor" in rope or "partial_rotary_factor" in stated
-    if any(stated.get(name) is None for name in figures) or any(name not in stated for name in _MAY_BE_NULL[model_type]):
-        return None
     if theta is None or scaled or partial or stated["hidden_size"] % stated["num_attention_heads"]:
         return None
-    windows = {}
-    if model_type in ("qwen2", "qwen3"):
-        if stated.get("use_sliding_window"):
-            return None
-        windows = {"sliding_window": None}
+    by_layer = model_type in ("qwen2", "qwen3")
+    if by_layer and stated.get("use_sliding_window"):
+        return None
+    windows: dict[str, Any] = {"sliding_window": None} if by_layer else {}
     return SimpleNamespace(**(stated | windows | {"rope_parameters": {"rope_theta": theta}}))
 
 
