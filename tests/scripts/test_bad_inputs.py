@@ -719,8 +719,9 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a server that begins to listen; it should have been refused. The log of this process stays as it is."""
-    from cloud import log, process
+    """End a server that begins to listen; it should have been refused. The log of this process stays as it is, and no other begins."""
+    from cloud import log, process, server
+    from cloud.engine.registry import load_here
 
     real: Callable[..., None] = process.serve
 
@@ -728,6 +729,7 @@ def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it began to serve")
 
     monkeypatch.setattr(log, "configure", lambda level, form: None)
+    monkeypatch.setattr(server, "load_engine", load_here)
     monkeypatch.setattr(process, "serve", lambda config, announce: real(config, listens))
 
 
@@ -779,6 +781,7 @@ def check(code: object, said: str, names: str) -> None:
         ("trian",),
         ("evaluate", "--graphs", "{f}/graphs-half/test.safetensors"),
         ("deploy", "--cloud", "example.com:443", "--prompt", "[INST]"),
+        ("serve", "--port", "0", "--model", "{f}/model-config-list"),
     ],
     ids=lambda words: words[0],
 )

@@ -91,7 +91,7 @@ def following(said: str) -> list[list[str]]:
 def test_from_prompts_to_a_live_answer(
     user: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = synera(monkeypatch, capsys, "record", *MODELS, "--per-kind", 2, "--max-new-tokens", 8)
+    said = synera(monkeypatch, capsys, "record", *MODELS, "--per-kind", 2, "--max-new-tokens", 8, "--threads", 1)
     assert "answers changed by int8" in said
     (trains,) = following(said)
     assert trains == ["synera", "train", "--system", "hat", "--name", "own-hat", "--graphs", "runs/hat-graphs"]
@@ -161,7 +161,7 @@ def test_own_prompts_are_their_own_questions_and_compared_with_the_models_answer
     user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("prompts.txt").write_text("\n".join(f"the river {n} ." for n in range(10)))
-    words = (*MODELS, "--prompts", "prompts.txt", "--splits", "test", "--max-new-tokens", 6, "--out", "own")
+    words = (*MODELS, "--prompts", "prompts.txt", "--splits", "test", "--max-new-tokens", 6, "--out", "own", "--threads", 1)
     following(synera(monkeypatch, capsys, "record", *words))
     graphs = HatGraphs.load("own/test.safetensors")
     meta = graphs.meta
@@ -177,7 +177,7 @@ def test_references_score_where_there_are_some(
     lines = [json.dumps({"prompt": f"the river {n} .", "reference": "river"}) for n in range(10)]
     Path("prompts.jsonl").write_text("\n".join(lines))
     words = (*MODELS, "--prompts", "prompts.jsonl", "--splits", "validation", "--max-new-tokens", 4, "--out", "own")
-    said = synera(monkeypatch, capsys, "record", *words)
+    said = synera(monkeypatch, capsys, "record", *words, "--threads", 1)
     assert "next: the same command with --splits train, then synera train --system hat\n" in said
     assert HatGraphs.load("own/validation.safetensors").meta.scorer == "token-f1"
 

@@ -14,8 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from cloud import log, server
 from cloud.config import ServerConfig
+from cloud.engine.registry import load_here
 from cloud.server import running_server
 from runtime.clock import RealClock
 from runtime.model.split import Split
@@ -25,6 +28,7 @@ from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from runtime.synera.session import Session, Verifier
+from scripts import __main__ as synera
 from traces.profile import CloudProfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +109,19 @@ def served(folder: Path, *arguments: object) -> Iterator[Served]:
     finally:
         process.kill()
         process.communicate()
+
+
+def why_not_served(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The line that `synera serve` ends with where it cannot serve; in this process, with the engine in it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "configure", lambda level, form: None)
+        patch.setattr(server, "load_engine", load_here)
+        patch.setattr(sys, "argv", ["synera", "serve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            synera.main()
+    said = capsys.readouterr()
+    assert (left.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    return said.err
 
 
 @contextmanager

@@ -46,11 +46,6 @@ def texts(decoder: Decoder) -> OwnTexts:
     return OwnTexts(list(answered(decoder, [random_ids(5 + seed, seed).tolist() for seed in range(8)], 12)))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def run(decoder: Decoder, texts: OwnTexts, out: Path, recipe: AdapterRecipe = RECIPE, **more: Any) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
