@@ -51,7 +51,7 @@ MEDUSA = "u-medusa"
 """Drafts of Medusa heads instead of the adapter's, by the rule `drafts`: the paper's baseline, but for a chain in place of its tree."""
 _Given = TypeVar("_Given")
 _DEVICES = 6
-_SLOWER = 3.0
+_SLOWER = 6.0
 """Everything that is emulated takes so many times as long, so that this machine's own work hardly shows; shares stay what they are."""
 _THINK_SECONDS = 0.4 * _SLOWER  # between a device's answers, on the mean
 _LONG_TOKENS = 300
@@ -61,7 +61,7 @@ def measure(setting: Setting) -> list[Figure]:
     """Measure the area on the bundled model and its adapter; the repetitions are answers of a device."""
     torch.set_num_threads(1)
     device = load_hat_device(paced=False)
-    prompts = _long_prompts(setting.repetitions * 2)
+    prompts = _long_prompts(setting.repetitions * _DEVICES)
     return [*_sides(device), *_precisions(device, prompts), *_live(setting, device, prompts)]
 
 
@@ -221,11 +221,11 @@ def _slow_cloud(path: Path, cloud: CloudProfile) -> Path:
 
 
 def _cut_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Of the cut in percent, answers of both resampled."""
-    rng = np.random.default_rng(0)
+    """Of the cut in percent; answers are resampled by pairs, as both are a device's to the same prompt."""
     one, other = np.array(ours), np.array(theirs)
-    cuts = [100 * (1 - rng.choice(one, len(one)).mean() / rng.choice(other, len(other)).mean()) for _ in range(2000)]
-    return float(np.quantile(cuts, 0.025)), float(np.quantile(cuts, 0.975))
+    drawn = np.random.default_rng(0).integers(0, len(one), (2000, len(one)))
+    low, high = np.quantile(100 * (1 - one[drawn].mean(1) / other[drawn].mean(1)), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _fleet(connection: HatConnection, name: str, prompts: Sequence[Sequence[int]], answers: int) -> list[_Answer]:
