@@ -21,6 +21,8 @@ class Agreement:
 
     tokens_identical: float
     """Live answers whose tokens the replay reproduces from the live knobs, chunk by chunk."""
+    bytes_identical: float
+    """Those whose messages take the same bytes in it, too; less than 1 where something was sent again."""
     same_knobs: float
     """For which the controller, deciding by itself in both worlds, set the same knobs."""
     same_tokens: float
@@ -47,6 +49,7 @@ def agreement(replay: DecisionEnv, live: Sequence[Answered], replayed: Sequence[
     both = [(a.metrics, b.metrics) for a, b in pairs if a.metrics and b.metrics]
     return Agreement(
         tokens_identical=float(np.mean([c.identical for c in checks])),
+        bytes_identical=float(np.mean([c.same_bytes for c in checks])),
         same_knobs=float(np.mean([[r.knobs for r in a.records] == [r.knobs for r in b.records] for a, b in pairs])),
         same_tokens=float(np.mean([a.tokens == b.tokens for a, b in pairs])),
         replay_error=replay_error([a for a, _ in both], [b for _, b in both]),

@@ -24,7 +24,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from agents.scalars import CONFIGURATION, LAYOUT, Means, configuration_table, paid_by_step
 from runtime.settings import shown
 from synera_env import Preference, Schema, SettingError, StepRecord, TraceError, write_json
-from synera_env.metrics import EpisodeMetrics, episode_metrics
+from synera_env.hat.charge import charging, check_first_token_weight
+from synera_env.metrics import Charged, EpisodeMetrics, cost_of, episode_metrics
 from synera_env.telemetry import DECISIONS, AppendFile, Begun, DecisionLog, Ended, Settled, prompt_hash
 
 
@@ -61,13 +62,20 @@ class LiveScalars:
         """Events that could not be written."""
         return self._file.lost
 
-    def answered(self, records: Sequence[StepRecord], metrics: EpisodeMetrics | None, preference: Preference) -> None:
+    def answered(
+        self,
+        records: Sequence[StepRecord],
+        metrics: EpisodeMetrics | None,
+        preference: Preference,
+        charged: Charged = cost_of,
+    ) -> None:
         """Show an answer: each decision's knobs, then, at the last, what is by answer.
 
         Args:
             records: of its steps.
             metrics: None where it was given up; its decisions are shown all the same.
             preference: what its reward is of.
+            charged: what that charges for a record.
         """
         with self._lock:
             for record in records:
@@ -75,7 +83,7 @@ class LiveScalars:
                 self._decisions += 1
                 self._means.decided({f.name: getattr(record.knobs, f.name) for f in fields(record.knobs)})
             if metrics is not None:
-                for terms in paid_by_step(records, metrics.quality, preference):
+                for terms in paid_by_step(records, metrics.quality, preference, charged):
                     self._means.paid(terms)
                 self._means.ended(vars(metrics))
             self._show()
@@ -132,6 +140,7 @@ class LiveRun:
         fingerprints: Mapping[str, str],
         configuration: Mapping[str, Any],
         keep_prompts: bool = False,
+        first_token_weight: float = 1.0,
     ) -> None:
         """Begin a run.
 
@@ -142,12 +151,15 @@ class LiveRun:
             fingerprints: of models, tokenizers, tables and the policy, by what they are.
             configuration: what else a reader should know, plain data.
             keep_prompts: write the text of prompts, too.
+            first_token_weight: of HAT, how many times a second before the first token counts in the reward, as in its environments.
 
         Raises:
-            SettingError: there is something in the folder.
+            SettingError: there is something in the folder, or the weight is out of its range.
             TraceError: nothing can be written there.
         """
         check_unused(folder)
+        check_first_token_weight(first_token_weight)
+        self._first_token_weight, self._charged = first_token_weight, charging(first_token_weight)
         self._schema, self._controller, self._keep_prompts = schema, controller, keep_prompts
         self._fingerprints, self._id, self._numbers = dict(fingerprints), secrets.token_hex(6), itertools.count(1)
         stated = {
@@ -207,6 +219,7 @@ class LiveRun:
             prompt_tokens=prompt_tokens,
             prompt_sha256=prompt_hash(prompt),
             prompt=prompt if self._keep_prompts else None,
+            first_token_weight=self._first_token_weight,
         )
         answer = LiveAnswer(self._log, begun)
         try:
@@ -215,9 +228,9 @@ class LiveRun:
             answer.ended(None, type(error).__name__)  # its message may quote the prompt
             self._scalars.answered(answer.records, None, preference)
             raise
-        metrics = episode_metrics(answer.records, answer.quality, preference)
+        metrics = episode_metrics(answer.records, answer.quality, preference, self._charged)
         answer.ended(metrics)
-        self._scalars.answered(answer.records, metrics, preference)
+        self._scalars.answered(answer.records, metrics, preference, self._charged)
 
     def close(self) -> None:
         """Close the files."""

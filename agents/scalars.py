@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.settings import plain
 from synera_env import Preference, StepRecord
+from synera_env.metrics import Charged, cost_of
 from synera_env.reward import reward_terms
 
 CONFIGURATION = "run/configuration"
@@ -121,11 +122,20 @@ class Means:
         return found
 
 
-def paid_by_step(records: Sequence[StepRecord], quality: float, preference: Preference) -> Iterator[dict[str, float]]:
-    """The reward's terms by step, as the environment pays them; without that of a quality that nobody can tell, NaN."""
+def paid_by_step(
+    records: Sequence[StepRecord], quality: float, preference: Preference, charged: Charged = cost_of
+) -> Iterator[dict[str, float]]:
+    """The reward's terms by step, as the environment pays them; without that of a quality that nobody can tell, NaN.
+
+    Args:
+        records: of an answer.
+        quality: its task score.
+        preference: the weights.
+        charged: what the reward charges for a record.
+    """
     known = quality == quality
     for number, record in enumerate(records, 1):
-        terms = reward_terms(record.cost, quality if known and number == len(records) else 0.0, preference)
+        terms = reward_terms(charged(record), quality if known and number == len(records) else 0.0, preference)
         yield terms if known else {name: value for name, value in terms.items() if name != "quality"}
 
 

@@ -18,6 +18,8 @@ _MOST = 100_000
 _MOST_TOKENS = 2**40
 _TOKENS = 262_144
 _CONTEXTS = 8
+_ANSWER_BYTES = 2**28
+_LONGEST_ANSWERS = 16
 _SHORTEST_HINT_SECONDS, _LONGEST_HINT_SECONDS = 0.05, 60.0
 _UNKNOWN_SECONDS = 1.0  # the hint while no throughput was seen
 _MEMORY_SECONDS = 30.0  # of the throughput: what is longer ago weighs less than 1/e
@@ -41,7 +43,11 @@ class Limits:
     """Most tokens that those bring and ask for, up to 2**40 and no less than the model's context; None is 262,144, or eight
     contexts where that is more."""
     max_streams: int = 128
-    """Most streams at a time, until they are read, 1..100000."""
+    """Most streams at a time, until they are read, 1..100000; of chunks those alone over which none has come yet."""
+    max_answer_bytes: int | None = None
+    """Bytes of chunks' answers that are made, wait to be read, or are kept for who asks again, up to 2**40 and no less than sixteen of the
+    longest; None is 256 MiB, or those sixteen where that is more. Where there are more, the oldest of who holds most are forgotten; who
+    asks again for one of them has lost its session."""
     account_sessions: int = 256
     """Most sessions of one account, 1..100000."""
     account_requests: int = 256
@@ -62,6 +68,8 @@ class Limits:
             whole(name, getattr(self, name), 1, _MOST)
         if self.max_tokens is not None:
             whole("max_tokens", self.max_tokens, 1, _MOST_TOKENS)
+        if self.max_answer_bytes is not None:
+            whole("max_answer_bytes", self.max_answer_bytes, 1, _MOST_TOKENS)
         if self.account_tokens_per_second is not None:
             within("account_tokens_per_second", self.account_tokens_per_second, 0.001, 1e9)
         whole("account_burst_tokens", self.account_burst_tokens, 1, _MOST_TOKENS)
@@ -81,6 +89,21 @@ class Limits:
                 f"max_tokens={self.max_tokens} is less than the model's context of {context_tokens}, so its longest requests could never be served; allow at least that"
             )
         return self.max_tokens
+
+    def answer_bytes(self, longest: int) -> int:
+        """Bytes of answers at a time, of which the longest takes so many: one session's eight must fit into half of them.
+
+        Raises:
+            SettingError: they would not.
+        """
+        least = _LONGEST_ANSWERS * longest
+        if self.max_answer_bytes is None:
+            return max(_ANSWER_BYTES, least)
+        if self.max_answer_bytes < least:
+            raise SettingError(
+                f"max_answer_bytes={self.max_answer_bytes} is less than sixteen answers of {longest} bytes, so a session's eight chunks might never be answered; allow at least {least}, or shorter chunks"
+            )
+        return self.max_answer_bytes
 
 
 @dataclass(slots=True)
@@ -180,16 +203,21 @@ class Admission:
                 f"this account has used up its {rate:g} tokens per second; send less, or raise --account-tokens-per-second",
                 _bounded(-known.budget_tokens / rate),
             )
-        for each in fields(Load):
-            self._check(each.name, known.held, asked)
-        if account not in self._accounts:
-            self._forget_idle()
-            self._accounts[account] = known
+        self._check(known.held, asked)
         self._throughput.pass_time(self._now(), busy=bool(self.held.requests))
-        known.held.add(asked)
         known.budget_tokens -= tokens
-        self.held.add(asked)
-        return Ticket(self, account, asked)
+        return self._let_in(account, known, asked)
+
+    def admit_stream(self, account: str) -> Ticket:
+        """Let a stream in that has not asked for anything yet.
+
+        Raises:
+            CloudBusyError: not now; with when to come back.
+        """
+        asked, known = Load(streams=1), self._accounts.get(account) or _Account()
+        self._refill(known)
+        self._check(known.held, asked)
+        return self._let_in(account, known, asked)
 
     def drain_seconds(self, tokens: float | None = None) -> float:
         """When so many of the tokens in flight, by default those of one request, may be done with, by what was seen lately."""
@@ -221,8 +249,20 @@ class Admission:
         if self._is_idle(known):
             del self._accounts[account]
 
-    def _check(self, name: str, held: Load, asked: Load) -> None:
-        """Refuse what would be too much of one kind."""
+    def _let_in(self, account: str, known: _Account, asked: Load) -> Ticket:
+        if account not in self._accounts:
+            self._forget_idle()
+            self._accounts[account] = known
+        known.held.add(asked)
+        self.held.add(asked)
+        return Ticket(self, account, asked)
+
+    def _check(self, held: Load, asked: Load) -> None:
+        """Refuse what would be too much of any kind."""
+        for each in fields(Load):
+            self._check_kind(each.name, held, asked)
+
+    def _check_kind(self, name: str, held: Load, asked: Load) -> None:
         mine, more, total = getattr(held, name), getattr(asked, name), getattr(self.held, name)
         most, most_of_one = getattr(self._most, name), getattr(self._most_of_one, name)
         if not more:

@@ -26,7 +26,12 @@ class Generation:
         self._engine, self._admission = engine, admission
 
     async def generate(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, client: Client = NOBODY
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        client: Client = NOBODY,
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         """Decode until EOS, `max_new_tokens` or the end of the context; close the iterator when leaving early.
 
@@ -35,6 +40,7 @@ class Generation:
             max_new_tokens: at least 1.
             sampling: how tokens are drawn; None decodes greedily.
             client: who asks.
+            log_probabilities: tell each token's, too.
 
         Raises:
             CloudRejectedError: the prompt is empty, too long or not of this vocabulary, no token is asked for, or this verifier
@@ -52,7 +58,8 @@ class Generation:
         check_vocabulary(prompt, info.vocab)
         ticket = self._admission.admit(client.account, len(prompt) + room, stream=True)
         decoded: asyncio.Queue[Streamed | None] = asyncio.Queue()  # at most `room` tokens, and the end
-        decoding = asyncio.create_task(self._decode(tuple(prompt), room, sampling, client.account, decoded, ticket))
+        stream = self._engine.stream(tuple(prompt), room, sampling, client.account, log_probabilities)
+        decoding = asyncio.create_task(self._decode(stream, len(prompt), decoded, ticket))
         decoding.add_done_callback(lambda _: decoded.put_nowait(None))
         try:
             while (token := await decoded.get()) is not None:
@@ -69,16 +76,14 @@ class Generation:
 
     async def _decode(
         self,
-        prompt: tuple[int, ...],
-        room: int,
-        sampling: Sampling | None,
-        account: str,
+        stream: AsyncGenerator[Streamed, None],
+        prompt_tokens: int,
         decoded: asyncio.Queue[Streamed | None],
         ticket: Ticket,
     ) -> None:
         count = 0
-        async with aclosing(self._engine.stream(prompt, room, sampling, account)) as stream:
+        async with aclosing(stream):
             async for token in stream:
                 decoded.put_nowait(token)
                 count += 1
-        ticket.worked(len(prompt) + count)
+        ticket.worked(prompt_tokens + count)

@@ -94,14 +94,14 @@ class MeasuredEngine:
         return ran
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         self._check_admitting()
         cost, how, began = Cost(), "left", time.monotonic()  # by its reader, or because the engine failed
         self._streams += 1
         try:
-            async with aclosing(self._engine.stream(prompt, max_new_tokens, sampling, account)) as tokens:
+            async with aclosing(self._engine.stream(prompt, max_new_tokens, sampling, account, log_probabilities)) as tokens:
                 async for token in tokens:
                     self._metrics.streamed(token)
                     cost.add(token)

@@ -61,6 +61,8 @@ class Metrics:
         self.serving = Gauge("synera_serving", "1 while health says SERVING, otherwise 0.", registry=self.registry)
         self.sessions = Gauge("synera_sessions", "Sessions that are open.", registry=self.registry)
         self.streams = Gauge("synera_streams", "Streams that are decoded.", registry=self.registry)
+        kept = "Bytes of chunks' answers that are made, wait to be read, or are kept for who asks again."
+        self.answer_bytes = Gauge("synera_answer_bytes", kept, registry=self.registry)
         places = Gauge("synera_max_sessions", "Most sessions and streams at a time.", registry=self.registry)
         places.set(max_sessions)
         self.registry.register(self._acceptance)

@@ -106,6 +106,8 @@ class CloudServer:
             account_sessions=config.limits.account_sessions,
             now=now,
         )
+        self._forwarding = Forwarding(self._engine, self._table, self._admission, self._monitor)
+        self.metrics.answer_bytes.set_function(lambda: self._forwarding.room.bytes)
         self._health = Health(SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         self._state = "starting"
         self._died = asyncio.Event()
@@ -131,7 +133,7 @@ class CloudServer:
             Openings(self._engine, self._table, self._tokenizer_hash),
             Verification(self._engine, self._table, self._admission, max_draft_tokens=c.max_draft_tokens),
             Generation(self._engine, self._admission),
-            Forwarding(self._engine, self._table, self._admission, self._monitor),
+            self._forwarding,
             lease_seconds=c.lease_seconds,
             reader_seconds=c.limits.reader_seconds,
             paced=c.pace is not None,

@@ -114,9 +114,15 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
         """Stream the LLM's own answer."""
         sampling, client = _asked(read_sampling, request), client_of(context)
         writer = _Writer(context, self._reader_seconds)
-        async with aclosing(self._generation.generate(request.prompt, request.max_new_tokens, sampling, client)) as tokens:
+        asked = request.prompt, request.max_new_tokens, sampling, client, request.log_probabilities
+        async with aclosing(self._generation.generate(*asked)) as tokens:
             async for each in tokens:
-                answer = pb.GenerateResponse(token=each.token, queue_ms=each.queue_ms, compute_ms=each.compute_ms)
+                answer = pb.GenerateResponse(
+                    token=each.token,
+                    queue_ms=each.queue_ms,
+                    compute_ms=each.compute_ms,
+                    log_probability=each.log_probability,
+                )
                 await writer.write(answer)
 
     async def Forward(self, requests: AsyncIterator[pb.ForwardRequest], context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]

@@ -17,6 +17,7 @@ from typing import Any
 
 from cloud.cost import Cost
 from cloud.identity import Client
+from cloud.kept import Place
 from cloud.log import fields
 from cloud.shared import Shared
 from runtime.errors import CloudBusyError, CloudRejectedError, SessionLostError
@@ -42,7 +43,16 @@ class Asked:
     digest: bytes
     """Of what it asked."""
     answer: Shared[Any] | None
-    """Or its running; a repeat gets the same. None when it was refused."""
+    """Or its running; a repeat gets the same. None when it was refused, or is forgotten."""
+    place: Place | None = None
+    """The room that the answer takes; None where it takes none to speak of."""
+    forgotten: bool = False
+    """The answer was made and is not kept any more."""
+
+    def leave(self) -> None:
+        """The session is asked about it no more."""
+        if self.place is not None:
+            self.place.leave()
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +254,7 @@ class SessionTable:
         for each in session.asked:
             if each.answer is not None:
                 each.answer.drop()
+            each.leave()
         task = asyncio.get_running_loop().create_task(self._close(session.session_id))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

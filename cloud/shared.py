@@ -25,6 +25,7 @@ class Shared(Generic[_Outcome]):
         work: Coroutine[Any, Any, _Outcome],
         ended: Callable[[_Outcome | None], object] = lambda outcome: None,
         left: Callable[[], object] = lambda: None,
+        watched: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin.
 
@@ -33,8 +34,9 @@ class Shared(Generic[_Outcome]):
             ended: called once it is over, whichever way and before anybody who waits goes on; with what came of it, None
                 where it failed or was dropped.
             left: called when it is dropped, which is before it has ended.
+            watched: called when the first begins to wait for it, and when the last no longer does.
         """
-        self._left = left
+        self._left, self._watched = left, watched
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(lambda task: ended(_outcome(task)))
         self._dropped = False
@@ -72,12 +74,15 @@ class Shared(Generic[_Outcome]):
     def hold(self) -> None:
         """Wait for it from now on, whether or not in `result`, until `let_go`."""
         self.waiting += 1
+        if self.waiting == 1:
+            self._watched()
 
     def let_go(self) -> None:
         """Wait for it no longer; with the last who does, it is dropped."""
         self.waiting -= 1
         if not self.waiting:
             self.drop()
+            self._watched()
 
     async def ended(self) -> None:
         """Wait until it has ended, whatever came of it."""

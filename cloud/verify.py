@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cloud.admission import Admission
 from cloud.engine.base import Check, Checked, Engine, EngineInfo
 from cloud.identity import NOBODY, Client
+from cloud.kept import AnswerRoom
 from cloud.numbered import Numbered, Piece
 from cloud.sessions import Session, SessionTable, check_session_id
 from runtime.errors import CloudRejectedError
@@ -39,7 +40,7 @@ class Verification:
     def __init__(self, engine: Engine, table: SessionTable, admission: Admission, *, max_draft_tokens: int) -> None:
         self.info, self.max_draft_tokens = engine.info, max_draft_tokens
         self._engine, self._table = engine, table
-        self._numbered = Numbered[Checked](table, admission, most=1)
+        self._numbered = Numbered[Checked](table, admission, most=1, room=AnswerRoom(0))
 
     async def verify(self, request: VerifyRequest, client: Client = NOBODY) -> Checked:
         """Catch up and check a draft; a repeat of the session's last request gets the same result.
@@ -62,7 +63,7 @@ class Verification:
         self._validate(check)
         own = Check(check.prefix_length, tuple(check.context), tuple(check.draft), check.sampled, check.slack_seconds)
         tokens = len(own.context) + len(own.draft) + 1
-        return Piece(tokens, lambda: self._engine.check(session.session_id, own))
+        return Piece(tokens, 0, lambda: self._engine.check(session.session_id, own))
 
     def _validate(self, check: Check) -> None:
         if len(check.draft) > self.max_draft_tokens:

@@ -5,6 +5,7 @@ What does not live here: the calls (client.py) and what an answer means for a ch
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MOST_RETRY_AFTER_SECONDS = 60.0
 """A busy verifier is left alone no longer for its word; it may be asked to wait once more then."""
 MOST_LOAD = 2**20
 """Most requests that a verifier is believed to have at hand. Ours, as is every limit here that the wire does not state."""
+_LARGEST_LOG_PROBABILITY = 1e-3  # rounding may bring one above 0
 _MOST_LAYERS, _MOST_HIDDEN = 1024, 2**17
 _SESSION_ID = re.compile(rf"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
@@ -72,6 +74,8 @@ class GeneratedToken:
     queue_seconds: float
     compute_seconds: float
     """Duration of its batch's forward."""
+    log_probability: float | None = None
+    """By the LLM's own distribution, nats; None where it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +155,20 @@ def read_opened(answer: pb.OpenResponse) -> Opened:
     return Opened(answer.session_id, answer.fingerprint)
 
 
-def read_generated(answer: pb.GenerateResponse, longest_seconds: float) -> GeneratedToken:
-    """Read a token of a stream that was given `longest_seconds`.
+def read_generated(answer: pb.GenerateResponse, longest_seconds: float, log_probability: bool = False) -> GeneratedToken:
+    """Read a token of a stream that was given `longest_seconds`, and its log-probability, where that was asked for.
 
     Raises:
         BadAnswerError: a figure is out of range.
     """
     _whole(answer, "token", 0, MOST_TOKEN_IDS - 1)
     queue, compute = (_seconds(answer, name, longest_seconds) for name in ("queue_ms", "compute_ms"))
-    return GeneratedToken(answer.token, queue, compute)
+    if not log_probability:
+        return GeneratedToken(answer.token, queue, compute)
+    said = answer.log_probability
+    if not answer.HasField("log_probability") or not math.isfinite(said) or said > _LARGEST_LOG_PROBABILITY:
+        raise BadAnswerError(f"the verifier says log_probability={said} of a token; it must be a number of at most 0")
+    return GeneratedToken(answer.token, queue, compute, said)
 
 
 def read_checked(

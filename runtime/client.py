@@ -248,15 +248,23 @@ class CloudClient:
         )
 
     def generate(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        log_probabilities: bool = False,
     ) -> Iterator[GeneratedToken]:
         """Tokens of the LLM alone, as they come, greedy without `sampling`; closing the iterator cancels the rest.
+
+        With `log_probabilities` each comes with its own.
 
         Raises:
             CloudError: the stream could not start, broke, or makes no sense.
         """
         message = sampling_message(sampling)
-        request = pb.GenerateRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=message)
+        request = pb.GenerateRequest(
+            prompt=prompt, max_new_tokens=max_new_tokens, sampling=message, log_probabilities=log_probabilities
+        )
         longest = self.deadlines.generate_seconds
         call = self._attempt(self._stub.Generate, request, longest)
         try:
@@ -265,7 +273,7 @@ class CloudClient:
                     raise answer
                 if count > max_new_tokens:
                     raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
-                yield read_generated(answer, longest)
+                yield read_generated(answer, longest, log_probabilities)
         except grpc.RpcError as failed:
             raise self.error_of(failed) from None
         finally:

@@ -60,6 +60,8 @@ class Begun:
     """Of the prompt's text; tells which answers are to the same prompt."""
     prompt: str | None = None
     """The text, only where the user asked for it. An answer's tokens are always here: whoever reads the file reads it."""
+    first_token_weight: float = 1.0
+    """Of HAT: how many times a second before the first token counts in the reward, 0..1000."""
     format_version: int = FORMAT_VERSION
 
 

@@ -26,6 +26,11 @@ from scripts._load_answers import FIRST_TOKEN
 MOST_CONNECTIONS, MOST_ROUNDS, LONGEST_SECONDS = 4096, 20_000, 4000.0
 BY_ITSELF = "by gRPC itself"
 """Ends the name of a status that no error of the verifier came with."""
+CANCELLED = "cancelled by the attacker"
+"""Likewise, of what this side no longer waits for."""
+CUT_SHORT = "ended while it was sent"
+"""Likewise, of a stream that the verifier ended: grpcio then forgets the status."""
+_CORE = "Internal error from Core"
 ANSWER_SECONDS = 20.0
 """How long an answer is waited for."""
 
@@ -107,6 +112,11 @@ class Attack:
         except TimeoutError:
             self.ended["no end in time"] += 1
             return None
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            self.ended[CANCELLED] += 1  # the call alone
+            return None
         self.ended["OK"] += 1
         return answer
 
@@ -129,9 +139,18 @@ class Attack:
         return np.random.default_rng([self.seed, number])
 
 
+async def read(stream: Any) -> int:
+    """Read what is there of an answer, to its end; how much that was."""
+    return len([each async for each in stream])
+
+
 def _status(error: grpc.aio.AioRpcError) -> str:
+    if error.code() is grpc.StatusCode.INTERNAL and (error.details() or "").startswith(_CORE):
+        return CUT_SHORT
     metadata: Any = error.trailing_metadata() or ()
     kind = dict(metadata).get(ERROR_KIND_KEY)
+    if error.code() is grpc.StatusCode.CANCELLED and not kind:
+        return CANCELLED
     return f"{error.code().name} {kind}" if kind else f"{error.code().name} {BY_ITSELF}"
 
 

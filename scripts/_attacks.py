@@ -1,7 +1,8 @@
 """Peers of a verifier that keep to no rules: each attack is a coroutine of one connection, and many of them run at a time.
 
 They are for verifiers of one's own machine, bounded in time and count, and each has hurt an earlier verifier. What does not live
-here: the bounds and how messages end (_attacker.py), the process, and the honest devices beside it (_hostile.py).
+here: the bounds and how messages end (_attacker.py), attacks by chunks of hidden states (_chunk_attacks.py), the process, and the
+honest devices beside it (_hostile.py).
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
 
 import numpy as np
 
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import longest_request_bytes
-from scripts._attacker import ANSWER_SECONDS, Act, Attack, stub_of
+from scripts._attacker import ANSWER_SECONDS, CANCELLED, Act, Attack, read, stub_of
+from scripts._chunk_attacks import chunk_endless, chunk_garbage, chunk_mute, chunk_order, chunk_unread
 
 OVERSIZE_BYTES = 4_000_000
 """Of a message; just below what gRPC takes where nobody said less."""
@@ -40,7 +42,7 @@ async def churn(attack: Attack, number: int) -> None:
                 asked = stub.Verify(pb.VerifyRequest(session_id=session_id, seq=1, context=context), timeout=ANSWER_SECONDS)
                 await asyncio.sleep(0.002)  # so that it is sent
                 attack.sent += 1
-                attack.ended["cancelled by the attacker" if asked.cancel() else "OK"] += 1
+                attack.ended[CANCELLED if asked.cancel() else "OK"] += 1
                 await attack.close(stub, session_id)
 
 
@@ -71,12 +73,7 @@ async def unread(attack: Attack, number: int) -> None:
         ]
         await attack.rest()
         for each in asked:
-            await attack.ask(asyncio.wait_for(_read(each), ANSWER_SECONDS))
-
-
-async def _read(stream: Any) -> int:
-    """Read what is there of an answer, to its end; how much that was."""
-    return len([each async for each in stream])
+            await attack.ask(asyncio.wait_for(read(each), ANSWER_SECONDS))
 
 
 async def large(attack: Attack, number: int) -> None:
@@ -129,7 +126,7 @@ async def garbage(attack: Attack, number: int) -> None:
             method, data = _nonsense(attack, rng, mine)
             path = f"/{pb.DESCRIPTOR.services_by_name['Synera'].full_name}/{method}"
             if method == "Generate":
-                await attack.ask(_read(channel.unary_stream(path, bytes, bytes)(data, timeout=ANSWER_SECONDS)))
+                await attack.ask(read(channel.unary_stream(path, bytes, bytes)(data, timeout=ANSWER_SECONDS)))
                 continue
             answer = await attack.ask(channel.unary_unary(path, bytes, bytes)(data, timeout=ANSWER_SECONDS))
             if method == "Open" and answer is not None:  # random bytes, too, may be a message
@@ -199,6 +196,14 @@ async def _ended(reader: asyncio.StreamReader) -> None:
         return
 
 
+class Served(Enum):
+    """What a verifier has of a model; one of the middle is asked for chunks of states alone, another for all else."""
+
+    WHOLE = "a whole model"
+    MIDDLE = "the middle of a split model"
+    ANY = "any"
+
+
 @dataclass(frozen=True)
 class Kind:
     """An attack that there is."""
@@ -206,6 +211,8 @@ class Kind:
     act: Act
     connections: int
     """As many as it takes by default."""
+    of: Served = Served.WHOLE
+    """What is attacked."""
 
     @property
     def told(self) -> str:
@@ -215,11 +222,16 @@ class Kind:
 
 ATTACKS: Mapping[str, Kind] = {
     "churn": Kind(churn, 4),
-    "opens": Kind(opens, 16),
+    "opens": Kind(opens, 16, Served.ANY),
     "unread": Kind(unread, 4),
     "large": Kind(large, 4),
     "long": Kind(long, 32),
     "garbage": Kind(garbage, 4),
-    "connections": Kind(connections, 1100),
+    "connections": Kind(connections, 1100, Served.ANY),
+    "chunk-garbage": Kind(chunk_garbage, 4, Served.MIDDLE),
+    "chunk-order": Kind(chunk_order, 4, Served.MIDDLE),
+    "chunk-mute": Kind(chunk_mute, 32, Served.MIDDLE),
+    "chunk-unread": Kind(chunk_unread, 4, Served.MIDDLE),
+    "chunk-endless": Kind(chunk_endless, 8, Served.MIDDLE),
 }
 """By the name that a user gives."""

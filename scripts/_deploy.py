@@ -98,6 +98,7 @@ def live_run(
         fingerprints=fingerprints,
         configuration=configuration,
         keep_prompts=arguments.log_prompts,
+        first_token_weight=arguments.first_token_weight,
     ) as run:
         try:
             yield run

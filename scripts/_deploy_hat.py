@@ -78,9 +78,10 @@ def deploy(arguments: Arguments) -> None:
 
 
 def graphs_of_model(arguments: Arguments) -> dict[str, object]:
-    """The system and the graphs of an evaluation; where those of another model than the bundled one lie is not known here."""
+    """The system, the graphs and the weight of an evaluation; where those of another model than the bundled one lie is not known here."""
     here = arguments.model == bundled.PAIR / "llm" and arguments.adapter == bundled.ADAPTER
-    return {"system": "hat", "graphs": None if here else arguments.graphs or "GRAPHS_OF_THE_MODELS"}
+    graphs = None if here else arguments.graphs or "GRAPHS_OF_THE_MODELS"
+    return {"system": "hat", "graphs": graphs, "first_token_weight": arguments.first_token_weight}
 
 
 def _prompts(arguments: Arguments, graphs: HatGraphs | None) -> list[_Prompt]:

@@ -28,7 +28,8 @@ def show(path: Path, graphs: HatGraphs, found: HatFigures) -> None:
         f"{found.prompts} {harmless(meta.split)} prompts, answers of up to {meta.max_new_tokens} tokens, context {meta.context}; "
         f"split {Split(meta.first_layers, meta.last_layers)}, states of {meta.hidden} numbers"
     )
-    console.print(f"model {meta.model_fingerprint}, adapter {meta.adapter_fingerprint}, tokenizer {meta.tokenizer_hash}")
+    drafter = f"{meta.medusa_heads} Medusa heads" if meta.medusa_heads else "adapter"
+    console.print(f"model {meta.model_fingerprint}, {drafter} {meta.adapter_fingerprint}, tokenizer {meta.tokenizer_hash}")
     if meta.notes:
         console.print(f"recorded with: {harmless(', '.join(f'{name} {value}' for name, value in meta.notes.items()))}")
     kept = ", ".join(f"{share:.3f}" for share in found.accepted_by_place)

@@ -1,4 +1,4 @@
-"""The live world that a replay is held against: a verifier in a process of its own, and devices with the SLM, the link emulated.
+"""The live worlds that replays are held against: a verifier in a process of its own, and devices beside it, the link emulated.
 
 What does not live here: how devices share a plan (agents/fleet.py), the verifier's process (_verifier.py), and what is said of
 the answers.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.errors import CheckpointError
 from scripts._cli import progress
@@ -22,6 +23,12 @@ from traces.profile import DeviceProfile
 from traces.synera.graph import GraphMeta, GraphSet
 from traces.synera.growing import GrowingGraphs
 from traces.tasks.scoring import scorer_of
+
+if TYPE_CHECKING:
+    from runtime.client import CloudClient
+
+LiveWorld = tuple[Callable[[], DecisionEnv], Callable[[], None]]
+"""What makes a device's environment, and what is to be called after each answer: it moves a bar, and minds the verifier."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def live_world(
     outages: Outages | None = None,
     log: Path | None = None,
     models: Models | None = None,
-) -> Iterator[tuple[Callable[[], DecisionEnv], Callable[[], None]]]:
-    """Yield what makes a device's environment, and what is to be called after each answer: it moves a bar, and minds the verifier.
+) -> Iterator[LiveWorld]:
+    """Yield Synera's world: devices with the SLM, beside a verifier that has the LLM.
 
     Args:
         graphs: recorded with the same models; prompts, lens, frame and length of answers are theirs.
@@ -93,7 +100,6 @@ def live_world(
     """
     import torch
 
-    from runtime.client import CloudClient
     from runtime.model.frame import Frame
     from runtime.synera.lens import Lens
     from synera_env.synera.live import LivePrompt, SyneraLiveEnv, load_device
@@ -105,16 +111,58 @@ def live_world(
     device = load_device(models.slm, lens=lens, profile=device_profile, max_new_tokens=limit, paced=paced, frame=frame)
     score = scorer_of(meta, models.score)
     prompts = [LivePrompt(text, kind) for text, kind in zip(meta.prompts, meta.kinds, strict=True)]
+    with _connected(models.llm, cloud_profile, answers, log) as (client, answered):
+        yield lambda: SyneraLiveEnv(client, device, prompts, score, links, outages=outages or Outages()), answered
+
+
+@contextmanager
+def hat_world(
+    links: Sequence[LinkTrace],
+    device_profile: DeviceProfile,
+    cloud_profile: Path,
+    answers: int,
+    outages: Outages | None = None,
+) -> Iterator[LiveWorld]:
+    """Yield HAT's world: devices with the ends of the bundled model and its test prompts, beside a server of the middle.
+
+    Args:
+        links: that are emulated.
+        device_profile: that devices are paced to.
+        cloud_profile: that the server is paced to.
+        answers: in all.
+        outages: of the links; None is the default.
+
+    Raises:
+        SyneraError: a bundled file is damaged, or the server does not start.
+    """
+    import torch
+
+    from synera_env.hat.live import HatLiveEnv, load_hat_device
+
+    torch.set_num_threads(1)  # devices go side by side
+    device = load_hat_device(profile=device_profile)
+    middle = ("--split", str(device.split))
+    with _connected(bundled.PAIR / "llm", cloud_profile, answers, options=middle) as (client, answered):
+        yield lambda: HatLiveEnv(client, device, links=links, outages=outages or Outages()), answered
+
+
+@contextmanager
+def _connected(
+    model: Path, pace: Path | None, answers: int, log: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[tuple[CloudClient, Callable[[], None]]]:
+    """A verifier that runs, a client of it, and what is to be called after each of so many answers."""
+    from runtime.client import CloudClient
+
     with (
         interruptible(),
-        verifier_process(model=models.llm, pace=cloud_profile, log=log) as verifier,
+        verifier_process(model=model, pace=pace, log=log, options=options) as verifier,
         CloudClient(verifier.target) as client,
         progress() as bar,
     ):
         task = bar.add_task(f"live against {verifier.target}", total=answers)
 
         def answered() -> None:
-            verifier.check()  # devices go on alone without it, so it would be noticed nowhere else
+            verifier.check()  # devices may go on alone without it, so it would be noticed nowhere else
             bar.advance(task)
 
-        yield lambda: SyneraLiveEnv(client, device, prompts, score, links, outages=outages or Outages()), answered
+        yield client, answered

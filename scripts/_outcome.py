@@ -126,6 +126,7 @@ def say_what_comes_next(arguments: Arguments, env: TestEnv, controller: str | No
     """Name what was given, the models that the graphs say that they were recorded with, and what is worth deploying."""
     if isinstance(env, HatReplayEnv):
         served, deployed = _of_hat(arguments, env.graphs.meta)
+        deployed["first_token_weight"] = arguments.first_token_weight
     else:
         served, deployed = _of_synera(arguments, env.graphs.meta)
     deployed |= {"links": arguments.links, "fill": arguments.fill}

@@ -185,7 +185,7 @@ def validation_picture(alone: Sequence[Validated], together: Sequence[Validated]
             panel.plot(numbers, [100 * v.agreement.replay_error["seconds"][what] for v in together], style, label=what)
         panel.set_xscale("log", base=2)
         panel.set_xticks(numbers, [str(n) for n in numbers])
-        panel.set_xlabel("devices that share one verifier, each checking every chunk")
+        panel.set_xlabel(harmless(f"devices that share one verifier, control: {together[0].controller}"))
         panel.set_ylabel("replay error of seconds an answer, %")
         panel.set_ylim(bottom=0)
         panel.legend(fontsize=8)

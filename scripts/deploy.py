@@ -35,6 +35,7 @@ from scripts._cli import Dtype, check_output, check_seed, launch
 from scripts._links import check_filling
 from scripts._systems import BUNDLED, Own, SystemName, check_options
 from synera_env import Preference
+from synera_env.hat.charge import check_first_token_weight
 from synera_env.reward import Prefer, chosen_preference
 from traces import bundled
 from traces.links.filling import Filling
@@ -43,7 +44,7 @@ _MOST_TOKENS = 1_000_000
 _CONTROLLERS: Mapping[SystemName, str] = {"synera": "threshold", "hat": "hat-rule"}
 _OWN: Own = {
     "synera": ("slm", "max_offload", "temperature", "top_p", "top_k", "sampling_seed"),
-    "hat": ("model", "adapter"),
+    "hat": ("model", "adapter", "first_token_weight"),
 }
 
 
@@ -74,7 +75,7 @@ class Arguments:
     model: Path = bundled.PAIR / "llm"
     """Of HAT: Hugging Face folder of the model; only its ends are loaded."""
     adapter: Path = bundled.ADAPTER
-    """Of HAT: file or folder of its adapter, which makes a draft model of its first layers."""
+    """Of HAT: file or folder of what drafts: an adapter, which makes a draft model of its first layers, or Medusa heads."""
     profile: Path | None = None
     """Device profile: pace and energy; by default the bundled phone's, of HAT its testbed's board's."""
     device: str = "auto"
@@ -94,6 +95,8 @@ class Arguments:
     (traffic) three times its default; or quality, with all of these a third."""
     preference: Preference = field(default_factory=Preference)
     """What the controller should value, weight by weight."""
+    first_token_weight: float = 1.0
+    """Of HAT: how many times a second before the first token counts in the reward that is written down, as in training."""
     max_offload: float = NO_LIMIT
     """A hard limit for any controller, 0..1: of the first t chunks of an answer at most this share of t, rounded up, is sent."""
     tls_ca: Path | None = None
@@ -133,6 +136,7 @@ class Arguments:
         if self.prompt and self.prompts is not None:
             raise SettingError("prompt and prompts both say what is to be answered; give one of them")
         check_limit(self.max_offload)
+        check_first_token_weight(self.first_token_weight)
         chosen_preference(self.prefer, self.preference)
         within("max_new_tokens", self.max_new_tokens, 1, _MOST_TOKENS)
         cuts = Sampling(self.temperature or 1.0, self.top_p, self.top_k, self.sampling_seed)

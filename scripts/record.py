@@ -61,7 +61,7 @@ class Arguments:
     model: Path = bundled.PAIR / "llm"
     """Of HAT: Hugging Face folder of the model that is split, or its name on the hub."""
     adapter: Path = bundled.ADAPTER
-    """Of HAT: file or folder of its adapter; the model is split where that was trained."""
+    """Of HAT: file or folder of its adapter, or of Medusa heads; the model is split where that was trained."""
     splits: tuple[Split, ...] = SPLITS
     """Which splits to record; the first fits the lens unless one is given."""
     per_kind: int = 40

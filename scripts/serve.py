@@ -84,7 +84,10 @@ class Arguments:
     max_tokens: int | None = None
     """Most tokens that those bring and ask for; by default 262,144, or eight of the model's contexts where that is more."""
     max_streams: int = 128
-    """Most streams at a time."""
+    """Most streams at a time; of a split model those alone that have not asked for anything yet."""
+    max_answer_bytes: int | None = None
+    """Of a split model: bytes of answers that are kept for who asks again; by default 256 MiB, or more where a chunk's answer is long. Who
+    asks for one that is gone opens another session and sends all of it."""
     account_sessions: int = 256
     """Most sessions of one client."""
     account_requests: int = 256
@@ -165,6 +168,7 @@ def _config(arguments: Arguments) -> ServerConfig:
             max_requests=arguments.max_requests,
             max_tokens=arguments.max_tokens,
             max_streams=arguments.max_streams,
+            max_answer_bytes=arguments.max_answer_bytes,
             account_sessions=arguments.account_sessions,
             account_requests=arguments.account_requests,
             account_streams=arguments.account_streams,

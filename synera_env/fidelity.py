@@ -23,12 +23,15 @@ class TokenCheck:
     identical: bool
     first_difference: str
     """Where and how the two parted; empty when they did not."""
+    same_bytes: bool = False
+    """Whether the messages of the whole answer took the same bytes too, up and down; never where the tokens differ."""
 
 
 def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int) -> TokenCheck:
     """Feed the knobs of live records to the replay of the same prompt and compare every chunk.
 
-    A question that the live cloud left without an answer is lost in the replay too, and no other.
+    A question that the live cloud left without an answer is lost in the replay too, and no other; so what a live outage made the
+    device send again has no counterpart in the replay's bytes.
 
     Args:
         records: the live answer's records.
@@ -65,7 +68,12 @@ def same_tokens(records: Sequence[StepRecord], replay: DecisionEnv, prompt: int)
             return TokenCheck(
                 False, f"chunk {number}: the replay {'ended' if replayed.done else 'went on'}, the live run did not"
             )
-    return TokenCheck(True, "")
+    return TokenCheck(True, "", _bytes(records) == _bytes(episode.session.records))
+
+
+def _bytes(records: Sequence[StepRecord]) -> tuple[int, int]:
+    """Of an answer: when an early chunk is answered depends on times, and with it which step counts what came down."""
+    return sum(record.cost.uplink_bytes for record in records), sum(record.cost.downlink_bytes for record in records)
 
 
 def replay_error(live: Sequence[EpisodeMetrics], replayed: Sequence[EpisodeMetrics]) -> dict[str, dict[str, float]]:

@@ -52,7 +52,12 @@ class EpisodeMetrics:
     """Energy of such drafts that were not kept; part of `joules`."""
 
 
-def _cost(record: StepRecord) -> Cost:
+Charged = Callable[[Any], Cost]
+"""Tells what the reward charges for a record."""
+
+
+def cost_of(record: StepRecord) -> Cost:
+    """What the reward charges for a record, unless a system weighs times apart."""
     return record.cost
 
 
@@ -60,7 +65,7 @@ def episode_metrics(
     records: Sequence[StepRecord],
     quality: float,
     preference: Preference,
-    charged: Callable[[Any], Cost] = _cost,
+    charged: Charged = cost_of,
 ) -> EpisodeMetrics:
     """Compute the metrics of a finished answer from its records; the reward is that of the preference.
 

@@ -30,6 +30,7 @@ from runtime.telemetry import (
     prompt_hash,
 )
 from synera_env.arguments import read_preference
+from synera_env.hat.charge import charging, check_first_token_weight
 from synera_env.metrics import EpisodeMetrics, episode_metrics
 from synera_env.plain import as_written
 from synera_env.reward import Preference
@@ -90,7 +91,7 @@ class LoggedAnswer:
         """
         if not self.whole:
             raise TraceError(f"answer {self.begun.answer} is not whole, so it has no metrics")
-        return episode_metrics(self.records, self.quality, self.preference)
+        return episode_metrics(self.records, self.quality, self.preference, charging(self.begun.first_token_weight))
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class _Reading:
         if begun.system not in RECORDS:
             raise TraceError(f"system {shown(begun.system)} is not known; known are {', '.join(RECORDS)}")
         read_preference(begun.preference)
+        check_first_token_weight(begun.first_token_weight)
         self._answers[begun.answer] = _Open(begun)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -28,16 +30,31 @@ hypothesis.settings.load_profile("synera")
 
 _LONGEST = ("test_what_the_readme_says_can_be_done_in_its_order",)
 """Begun first, so that no worker waits at the end for another that has just begun one."""
+_COMPILE = ("scripts", "agents", "contract", "perf", "synera_env")
+"""Rooms that need the environment's compiled step, which takes most of a minute in a new checkout: of two workers one begins with
+them, and the other finds it when it gets there."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.name not in _LONGEST)
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return item.name not in _LONGEST, room not in _COMPILE
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _logs_of_learners(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A learner that is told of no logger makes a folder for one; it is to be among those that pytest clears away."""
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("learners"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What a test or a command set is put back: threads that spin for a core which is not free slow down all that comes after."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", params=PLACEMENTS)

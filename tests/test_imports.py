@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "agents": {"synera_env"},
     "scripts": set(ROOMS),
 }
-MODEL_RUNNERS = ("record", "pair", "growing", "inversion", "recovery", "train_adapter", "adapter_")
+MODEL_RUNNERS = ("record", "pair", "growing", "inversion", "recovery", "train_", "adapter_", "medusa_")
 """Beginnings of the names of those modules and folders of traces/ that run models, and so may import the runtime."""
 SHARED = ("runtime.errors", "runtime.settings", "runtime.scheduling", "runtime.policies", "runtime.hat.rules")
 """What every room may import: the errors that a user reads, the checks of what a user gives, who goes first in a shared cloud, and HAT's
@@ -75,6 +75,7 @@ def test_imports_keep_to_the_rooms(room: str) -> None:
         ("traces/hat/inversion.py", "from runtime.model.decoder import Decoder", False),
         ("traces/hat/texts.py", "from runtime.model.decoder import Decoder", True),
         ("traces/hat/train_adapter.py", "from runtime.hat.adapter import Adapter", False),
+        ("traces/hat/training.py", "from runtime.hat.adapter import Adapter", True),
         ("traces/hat/adapter_texts.py", "from runtime.model.decoder import Decoder", False),
         ("traces/hat/graph.py", "from runtime.hat.adapter import Adapter", True),
         ("traces/errors.py", "from runtime.errors import SyneraError", False),

@@ -136,6 +136,8 @@ class Streamed:
     """This token's share of them, by tokens."""
     processed_tokens: int = 0
     """Tokens that the LLM processed for it: at first the prompt."""
+    log_probability: float | None = None
+    """By the LLM's own distribution, whatever it was drawn from, nats; None where it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,7 @@ class Engine(Protocol):
         ...
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
     ) -> AsyncGenerator[Streamed, None]:
         """Decode until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
 
@@ -286,6 +288,7 @@ class Engine(Protocol):
             max_new_tokens: at least 1; with the prompt it fits the context. The caller has seen to both.
             sampling: how tokens are drawn, each with the TOKEN uniform of its place; None decodes greedily.
             account: see `open`.
+            log_probabilities: tell each token's, too.
 
         Raises:
             CloudUnavailableError: stopped or dead.

@@ -6,31 +6,26 @@ before it and the head after it (runtime/model/decoder.py), and its training (tr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from runtime.errors import CheckpointError
+from runtime.hat.drafter_file import Count, Fingerprint, Form
 from runtime.model.decoder import Decoder, ModelConfig
 from runtime.model.kv import KVCache, KVShape, SequenceKV
 from runtime.model.layer import Linear, Norm, Turns
-from runtime.settings import first_finding, shown
 
 FILE = "adapter.safetensors"
 """Its name in a folder."""
 FORMAT = 1
 """Version of the file; another one is refused."""
-_KEY = "adapter"  # of the metadata that states it, as JSON
-_LARGEST = 2**31  # bytes; the paper's largest has 105 M weights
 _WAY_OUT = "train one with: synera train-adapter"
-_Count = Annotated[int, Field(ge=1, le=2**20)]
 
 
 @dataclass(frozen=True)
@@ -41,13 +36,13 @@ class Stated:
 
     format: int
     """See :data:`FORMAT`."""
-    model: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """Fingerprint of the folder of the model that it was trained on, :func:`runtime.model.loading.fingerprint`."""
+    model: Fingerprint
+    """That it was trained on."""
     first: Annotated[int, Field(ge=0, le=1024)]
     """Layers whose states it reads: the device's first ones."""
-    hidden: _Count
-    heads: _Count
-    head_dim: _Count
+    hidden: Count
+    heads: Count
+    head_dim: Count
     norm_eps: Annotated[float, Field(gt=0, lt=1)]
     training: dict[str, str | int | float] = field(default_factory=dict)
     """Notes of how it was trained, for whoever reads them."""
@@ -66,7 +61,11 @@ class Stated:
 
     def metadata(self) -> dict[str, str]:
         """Return what a safetensors file holds beside its tensors."""
-        return {_KEY: TypeAdapter(Stated).dump_json(self).decode()}
+        return FORM.metadata(self)
+
+
+FORM = Form("adapter", "an adapter", FILE, "adapter", FORMAT, Stated, _WAY_OUT)
+"""Of its file."""
 
 
 class Adapter:
@@ -103,8 +102,8 @@ class Adapter:
         Raises:
             CheckpointError: it is missing, damaged, of another format, model, split or size.
         """
-        file = _file(path)
-        stated, weights, digest = _read(file)
+        file = FORM.find(path)
+        stated, weights, digest = FORM.read(file)
         _require_fit(file, stated, decoder, model)
         return cls(stated, {name: t.to(decoder.device, decoder.dtype) for name, t in weights.items()}, digest)
 
@@ -147,61 +146,6 @@ class Adapter:
         return self._out.onto(states, kv.attend(0, q, new, None).reshape(rows, -1))
 
 
-def read_stated(path: str | Path) -> Stated:
-    """Return what an adapter's file states of itself; see :meth:`Adapter.load` for its path and what is raised."""
-    return _read(_file(path))[0]
-
-
-def _file(path: str | Path) -> Path:
-    """The file that a path names, itself or by its folder."""
-    path = Path(path)
-    try:
-        file = path / FILE if path.is_dir() else path
-        if file.is_file():
-            if (size := file.stat().st_size) > _LARGEST:
-                raise CheckpointError(f"{file} has {size} bytes, and an adapter at most {_LARGEST}; {_WAY_OUT}")
-            return file
-    except (OSError, ValueError) as error:  # a name that is too long, or none at all
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"no adapter at {shown(str(path))}: {reason}; {_WAY_OUT}") from None
-    missing = f"it has no {FILE}" if file != path else "there is no such file"
-    raise CheckpointError(f"no adapter at {path}: {missing}; {_WAY_OUT}")
-
-
-def _read(file: Path) -> tuple[Stated, dict[str, Tensor], str]:
-    """What a file states, its tensors as they are stored, and its fingerprint."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            stated = _stated(file, (opened.metadata() or {}).get(_KEY))
-            found = {name: tuple(opened.get_slice(name).get_shape()) for name in set(opened.keys())}
-            if found != stated.shapes:
-                wrong = next(name for name in (*stated.shapes, *sorted(found)) if found.get(name) != stated.shapes.get(name))
-                raise CheckpointError(
-                    f"{file}: {shown(wrong)} has shape {found.get(wrong)}, but the file's own sizes ask for {stated.shapes.get(wrong)}; "
-                    f"it is damaged, {_WAY_OUT}"
-                )
-            weights = {name: opened.get_tensor(name) for name in stated.shapes}
-        with file.open("rb") as whole:
-            digest = hashlib.file_digest(whole, "sha256").hexdigest()[:16]
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; {_WAY_OUT}") from None
-    if bad := next((name for name, t in weights.items() if not (t.is_floating_point() and t.isfinite().all())), None):
-        raise CheckpointError(f"{file}: {bad} holds values that are no finite numbers; it is damaged, {_WAY_OUT}")
-    return stated, weights, digest
-
-
-def _stated(file: Path, said: str | None) -> Stated:
-    if said is None:
-        raise CheckpointError(f"{file} is not an adapter: it does not state what it is of; {_WAY_OUT}")
-    try:
-        stated = TypeAdapter(Stated).validate_json(said, strict=True)
-    except ValidationError as error:
-        raise CheckpointError(f"{file} is not an adapter: {first_finding(error)}; {_WAY_OUT}") from None
-    if stated.format != FORMAT:
-        raise CheckpointError(f"{file} is of format {stated.format}, and format {FORMAT} is read here; {_WAY_OUT}")
-    return stated
-
-
 def _require_fit(file: Path, stated: Stated, decoder: Decoder, model: str | None) -> None:
     """Refuse an adapter of another model, split or size."""
     config = decoder.config
@@ -209,8 +153,7 @@ def _require_fit(file: Path, stated: Stated, decoder: Decoder, model: str | None
     if wrong := next((name for name, (has, wanted) in sizes.items() if has != wanted), None):
         has, wanted = sizes[wrong]
         raise CheckpointError(f"{file} is of another model: its {wrong} is {has}, the model's {wanted}; {_WAY_OUT}")
-    if model is not None and model != stated.model:
-        raise CheckpointError(f"{file} was trained on the model {stated.model}, not on {model}; {_WAY_OUT} --model FOLDER")
+    FORM.require_model(file, stated.model, model)
     leading = next((place for place, layer in enumerate(decoder.layers) if layer != place), len(decoder.layers))
     whole = leading == config.layers and stated.first < leading
     if not whole and leading != stated.first:

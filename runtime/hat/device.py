@@ -16,14 +16,14 @@ from runtime.answers import ModelInfo
 from runtime.client import CloudClient
 from runtime.clock import Clock, PacedClock, RealClock
 from runtime.errors import CloudError, ModelChangedError, TokenizerMismatchError
-from runtime.hat.adapter import Adapter, read_stated
-from runtime.hat.ends import EndCosts, ModelEnds
+from runtime.hat.drafters import Drafter, ends_over, load_drafter, stated_first
 from runtime.hat.knobs import MOST_DOUBLINGS
 from runtime.hat.middle import RemoteMiddle
 from runtime.hat.opening import Terms
-from runtime.hat.parts import EnergyModel
+from runtime.hat.parts import Ends, EnergyModel
 from runtime.hat.patience import PATIENCE, Patience
 from runtime.hat.session import Session
+from runtime.hat.split_ends import EndCosts
 from runtime.leftovers import Leftovers
 from runtime.link import Link, LinkEmulator
 from runtime.model.decoder import Decoder
@@ -54,7 +54,8 @@ class HatDevice:
 
     ends: Decoder
     split: Split
-    adapter: Adapter
+    adapter: Drafter
+    """What drafts: an adapter, or Medusa heads."""
     tokenizer: Tokenizer
     tokenizer_hash: str
     model_fingerprint: str
@@ -86,25 +87,25 @@ class HatDevice:
 
         Args:
             model: Hugging Face folder.
-            adapter: file or folder of its adapter.
+            adapter: file or folder of its adapter, or of Medusa heads.
             profile: times and energy.
             max_new_tokens: see the class.
-            split: where the model is cut; None is where the adapter was trained, and no last layers.
+            split: where the model is cut; None is where what drafts was trained, and no last layers.
             paced: see the class.
             placement: where it runs, and in which type.
             frame: see the class.
 
         Raises:
-            CheckpointError: something is missing or damaged, or the adapter is of another model or split.
+            CheckpointError: something is missing or damaged, or what drafts is of another model or split.
             SettingError: the split leaves the cloud no layer.
         """
         mark = fingerprint(model)
-        split = split or Split(read_stated(adapter).first)
+        split = split or Split(stated_first(adapter))
         ends = load_ends(model, split, placement)
         return cls(
             ends=ends,
             split=split,
-            adapter=Adapter.load(adapter, ends, mark),
+            adapter=load_drafter(adapter, ends, mark),
             tokenizer=load_tokenizer(model),
             tokenizer_hash=tokenizer_hash(model),
             model_fingerprint=mark,
@@ -196,7 +197,7 @@ class HatConnection:
         """
         device = self.device
         clock = PacedClock() if device.paced else RealClock()
-        ends = ModelEnds(device.ends, device.split, device.adapter, clock, device.profile, device.eos_ids)
+        ends = ends_over(device.ends, device.split, device.adapter, clock, device.profile, device.eos_ids)
         emulator = LinkEmulator(link) if link is not None else None
         middle = RemoteMiddle(
             self._client, self._terms, emulator=emulator, clock=clock, patience=self._patience, leftovers=self._leftovers
@@ -207,7 +208,7 @@ class HatConnection:
 class LiveSession(Session):
     """A session over a device's ends and a cloud's middle."""
 
-    def __init__(self, ends: ModelEnds, middle: RemoteMiddle, clock: Clock, device: HatDevice) -> None:
+    def __init__(self, ends: Ends, middle: RemoteMiddle, clock: Clock, device: HatDevice) -> None:
         super().__init__(ends, middle, clock, device.profile, device.limits, device.split.last, device.returns_all)
         self._remote = middle
 

@@ -1,13 +1,13 @@
-"""The device's part of a split model: first layers, adapter, last layers and head, with what they remember of a prefix.
+"""The device's part of a split model whose first layers draft with an adapter, also ahead while a draft is away.
 
-What does not live here: when to draft or upload (session.py), the adapter's arithmetic (adapter.py), what work costs (a device profile).
+What does not live here: what is alike whatever drafts (split_ends.py), when to draft or upload (session.py), the adapter's arithmetic
+(adapter.py), what work costs (a device profile).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,51 +15,30 @@ from torch import Tensor
 from runtime.clock import Clock
 from runtime.hat.adapter import Adapter
 from runtime.hat.branches import BranchKV
-from runtime.hat.knobs import MAX_CANDIDATES, MAX_DRAFT_LENGTH
-from runtime.hat.ledger import Ledger, Work
+from runtime.hat.knobs import MAX_DRAFT_LENGTH
+from runtime.hat.ledger import Ledger
+from runtime.hat.split_ends import EndCosts, SplitEnds, said
 from runtime.hat.values import DraftToken
 from runtime.model.decoder import Decoder
 from runtime.model.split import Split
 
 
-class EndCosts(Protocol):
-    """The part of a device profile that the ends need."""
-
-    def draft_seconds(self, segments: Sequence[Work], heads: int) -> float:
-        """Time to run batches of positions through layers, and `heads` output heads."""
-        ...
-
-
-class ModelEnds:
+class ModelEnds(SplitEnds):
     """Implements :class:`runtime.hat.parts.Ends` over a decoder's ends and an adapter; owns their caches."""
 
     def __init__(
         self, ends: Decoder, split: Split, adapter: Adapter, clock: Clock, costs: EndCosts, eos_ids: frozenset[int]
     ) -> None:
-        self._decoder, self._split, self._adapter = ends, split, adapter
-        self._clock, self._costs, self._eos_ids = clock, costs, eos_ids
-        self._back = ends.config.layers - split.last  # first of the last layers
-        self._ledger = Ledger(split.first, split.last)
+        super().__init__(ends, split, Ledger(split.first, split.last), clock, costs)
+        self._adapter, self._eos_ids = adapter, eos_ids
         self.begin(())
 
     def begin(self, prompt: Sequence[int]) -> None:
         """See :class:`runtime.hat.parts.Ends`."""
-        self._prefix = list(prompt)
-        self._ledger.begin(len(prompt))
-        # One for the first layers, which run ahead, and one for the last, which follow what comes back.
-        self._kv, self._back_kv = self._decoder.new_cache(), self._decoder.new_cache()
+        super().begin(prompt)
         self._adapter_kv = self._adapter.new_cache()
-        self._states = torch.empty(64, self._decoder.config.hidden, dtype=self._decoder.dtype, device=self._decoder.device)
-        self._looked = 0  # positions that went through the last layers
         self._drafted: list[DraftToken] = []  # the last tokens of the prefix, those that were drafted
         self._branches: _Branches | None = None
-
-    def read(self, length: int) -> None:
-        """See :class:`runtime.hat.parts.Ends`."""
-        began, ran = self._clock.now(), self._ledger.ran
-        works = self._ledger.run(length)
-        self._run(ran, length)
-        self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
 
     def ready_to_draft(self) -> None:
         """See :class:`runtime.hat.parts.Ends`."""
@@ -69,11 +48,6 @@ class ModelEnds:
         self._run(ran, ledger.length)
         self._adapted(adapted, ledger.length)
         self._clock.charge(self._costs.draft_seconds(works, 0), since=began)
-
-    def states(self, first: int, stop: int) -> Tensor:
-        """See :class:`runtime.hat.parts.Ends`: [stop - first, hidden]."""
-        self.read(stop)
-        return self._states[first:stop]
 
     def draft(self) -> DraftToken:
         """See :class:`runtime.hat.parts.Ends`."""
@@ -109,25 +83,13 @@ class ModelEnds:
         branches.said.append(self._say(adapted))
         self._clock.charge(self._costs.draft_seconds(self._ledger.step(len(entering)), 1), since=began)
 
-    def choose(self, states: Sequence[Tensor], wanted: int) -> list[int]:
-        """See :class:`runtime.hat.parts.Ends`."""
-        began, rows = self._clock.now(), torch.cat(list(states)).to(self._states)
-        if self._split.last:
-            positions = torch.arange(self._looked, self._looked + len(rows))
-            rows = self._decoder.run(rows, positions, self._back_kv, self._back)
-            self._looked += len(rows)
-        chosen: list[int] = self._decoder.logits(rows[-wanted:]).argmax(-1).tolist()
-        self._clock.charge(self._costs.draft_seconds(self._ledger.choose(len(rows)), 1), since=began)
-        return chosen
-
     @torch.inference_mode()
     def commit(self, length: int, token: int) -> tuple[DraftToken, ...]:
         """See :class:`runtime.hat.parts.Ends`."""
         branches, self._branches = self._branches, None
-        stands = [*self._prefix[:length], token]
-        adopted = branches.led_to(stands[self._ledger.base :], self._eos_ids) if branches is not None else None
-        self._cut(length)
-        self._prefix, self._looked, self._drafted = stands, min(self._looked, length), []
+        self._stand(length, token)
+        self._drafted = []
+        adopted = branches.led_to(self._prefix[self._ledger.base :], self._eos_ids) if branches is not None else None
         if branches is None or adopted is None:
             self._ledger.commit(length, 0)
             return ()
@@ -143,28 +105,10 @@ class ModelEnds:
 
     def trim(self, tokens: int) -> None:
         """See :class:`runtime.hat.parts.Ends`."""
-        self._cut(len(self._prefix) - tokens)
+        super().trim(tokens)
         del self._drafted[len(self._drafted) - tokens :]
-        self._ledger.keep(len(self._prefix))
 
     # ------------------------------------------------------------ pieces
-
-    def _run(self, first: int, stop: int) -> None:
-        """Run positions through the first layers, and keep their states."""
-        if stop <= first:
-            return
-        states = self._decoder.embed(torch.tensor(self._prefix[first:stop]))
-        states = self._decoder.run(states, torch.arange(first, stop), self._kv, 0, self._split.first)
-        self._keep(states, first)
-
-    @torch.inference_mode()
-    def _keep(self, states: Tensor, first: int) -> None:
-        stop = first + len(states)
-        if stop > len(self._states):
-            grown = self._states.new_empty(max(stop, 2 * len(self._states)), self._states.shape[1])
-            grown[: len(self._states)] = self._states
-            self._states = grown
-        self._states[first:stop] = states
 
     def _adapted(self, first: int, stop: int) -> Tensor:
         """Run states of positions through the adapter: [stop - first, hidden]."""
@@ -174,17 +118,11 @@ class ModelEnds:
 
     def _say(self, adapted: Tensor) -> list[DraftToken]:
         """What the draft model says after each row."""
-        chances = self._decoder.logits(adapted).float().softmax(-1)
-        best, ids = chances.topk(min(MAX_CANDIDATES, chances.shape[-1]), -1)
-        return [
-            DraftToken(said[0], top[0], top[0] - top[1], tuple(said))
-            for top, said in zip(best.tolist(), ids.tolist(), strict=True)
-        ]
+        return said(self._decoder.logits(adapted))
 
     def _cut(self, length: int) -> None:
-        del self._prefix[length:]
-        for kv in (self._kv, self._back_kv, self._adapter_kv):
-            kv.truncate(length)
+        super()._cut(length)
+        self._adapter_kv.truncate(length)
 
 
 @dataclass

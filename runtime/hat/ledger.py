@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 ADAPTER_LAYERS = 1 / 3
 """What the adapter costs, in layers of the model: its attention's weights, 4 d^2, of the usual layer's 12 d^2; ours."""
+MEDUSA_LAYERS = 1 / 12
+"""What a Medusa head costs before the output head, likewise: its d^2."""
 
 
 class Work(NamedTuple):
@@ -74,3 +76,28 @@ class Ledger:
         if kept:  # all but the last token of it have been run on the branch
             self.ran = self.adapted = self.length - 1
         self.steps = 0
+
+
+class MedusaLedger(Ledger):
+    """The same where Medusa heads draft: they run once, all together, when the first draft token after a commitment is asked for."""
+
+    def __init__(self, first_layers: int, last_layers: int, heads: int) -> None:
+        self._heads = heads
+        super().__init__(first_layers, last_layers)
+
+    def begin(self, length: int) -> None:
+        """See :class:`Ledger`."""
+        super().begin(length)
+        self._said = False
+
+    def draft(self) -> list[Work]:
+        """See :class:`Ledger`; nothing is run for a token that the heads have said already."""
+        works = [] if self._said else [Work(self._heads * MEDUSA_LAYERS, 1)]
+        self._said = True
+        self.length += 1
+        return works
+
+    def commit(self, length: int, kept: int) -> None:
+        """See :class:`Ledger`."""
+        super().commit(length, kept)
+        self._said = False

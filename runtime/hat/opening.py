@@ -94,6 +94,7 @@ class Opening:
         elif self._asked is not None:  # the answer to Open may have got lost
             self._asked.cancel()
             leftovers.add(key=self._key)
+            self._key, self._asked = "", None  # what is asked for next is another session
         leftovers.release(self._around.client)
 
     def _send(self, began: float, tries: int) -> None:

@@ -26,12 +26,15 @@ class Ends(Protocol):
         """States of the prefix's positions first..stop as they leave the first layers; what is missing of them is run."""
         ...
 
-    def draft(self) -> DraftToken:
-        """Say the draft model's next token, and append it to the prefix."""
+    def draft(self) -> DraftToken | None:
+        """Say the draft model's next token, and append it to the prefix; None where it has no more to say before something is committed."""
         ...
 
     def branch(self, candidates: int) -> int:
-        """Begin to draft on from the likeliest tokens in the place of the prefix's last one, that is a draft's; say how many there are."""
+        """Begin to draft on from the likeliest tokens in the place of the prefix's last one, that is a draft's; say how many there are.
+
+        There are none, and nothing is begun, where what drafts cannot do so before an answer is there.
+        """
         ...
 
     def step_branches(self) -> None:

@@ -209,9 +209,11 @@ class Session:
         while not full():
             if waiting:
                 tokens.append(waiting.pop(0))
-            else:
-                tokens.append(self._run(self._ends.draft))
+            elif (token := self._run(self._ends.draft)) is not None:
+                tokens.append(token)
                 steps += 1
+            else:
+                break
         if waiting:  # longer than these knobs want it
             self._ends.trim(len(waiting))
         self._measured.drafted(self._clock.now() - began, steps)
@@ -229,7 +231,7 @@ class Session:
         if most < 1:
             return 0, 0
         branches, busy = self._ends.branch(knobs.candidates), self._busy
-        while steps < most and not self._middle.ready():
+        while branches and steps < most and not self._middle.ready():
             self._run(self._ends.step_branches)
             steps += 1
         self._ahead_seconds = self._busy - busy

@@ -1,6 +1,7 @@
 """What a model folder states of its model: config.json and generation_config.json, every figure in its range.
 
-Only what is named here reaches transformers, which fills in each architecture's defaults and works out rotary tables.
+A config that states every figure is taken as it stands. Else transformers, whose import takes seconds, fills in what its
+architecture has for defaults and works out scaled rotary tables; only what is named here reaches it.
 What does not live here: weights (loading.py).
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -28,6 +30,18 @@ SUPPORTED = {
     "Qwen3ForCausalLM": "qwen3",
 }
 """The `model_type` that goes with each architecture."""
+_FIGURES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
+)
+"""What a config must state, and not as null, to be taken as it stands; of all the rest the default is that there is none."""
+_MAY_BE_NULL = {
+    "llama": ("eos_token_id",),
+    "mistral": ("eos_token_id", "sliding_window"),
+    "qwen2": ("eos_token_id",),
+    "qwen3": ("eos_token_id",),
+}
+"""What it must state, too, be it as null."""
 LONGEST_CONTEXT = 2**20
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 _KNOWN_ONLY = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -140,7 +154,8 @@ def read_config(folder: Path) -> Stated:
         )
     if kind.get("model_type", SUPPORTED[architecture]) != SUPPORTED[architecture]:
         raise CheckpointError(f"{path}: model_type={shown(kind['model_type'])} does not go with {architecture}")
-    c = _with_defaults(SUPPORTED[architecture], _parsed(content, _Config, path), path)
+    model_type, stated = SUPPORTED[architecture], _parsed(content, _Config, path)
+    c = _as_stated(model_type, stated) or _with_defaults(model_type, stated, path)
     if getattr(c, "hidden_act", "silu") != "silu":
         raise UnsupportedModelError(f"{folder} uses the activation {shown(c.hidden_act)}; only 'silu' is run here")
     heads = c.num_attention_heads
@@ -184,6 +199,24 @@ def _parsed(content: bytes, kind: type[Any], path: Path) -> Any:
         return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         raise CheckpointError(f"{path} is not a usable config: {first_finding(error)}") from None
+
+
+def _as_stated(model_type: str, stated: dict[str, Any]) -> Any:
+    """What transformers would make of a config that leaves nothing to it; None for another."""
+    figures = (*_FIGURES, "head_dim") if model_type == "qwen3" else _FIGURES
+    if any(stated.get(name) is None for name in figures) or any(name not in stated for name in _MAY_BE_NULL[model_type]):
+        return None
+    rope = stated.get("rope_scaling") or stated.get("rope_parameters") or {}
+    theta = rope.get("rope_theta", stated.get("rope_theta"))
+    scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
+    partial = "partial_rotary_factor" in rope or "partial_rotary_factor" in stated
+    if theta is None or scaled or partial or stated["hidden_size"] % stated["num_attention_heads"]:
+        return None
+    by_layer = model_type in ("qwen2", "qwen3")
+    if by_layer and stated.get("use_sliding_window"):
+        return None
+    windows: dict[str, Any] = {"sliding_window": None} if by_layer else {}
+    return SimpleNamespace(**(stated | windows | {"rope_parameters": {"rope_theta": theta}}))
 
 
 def _with_defaults(model_type: str, stated: dict[str, Any], path: Path) -> Any:
@@ -233,9 +266,7 @@ def _eos_ids(stated: _Eos, folder: Path, vocab: int) -> tuple[int, ...]:
 
 
 def _rope(c: Any, head_dim: int, folder: Path) -> tuple[Tensor, float]:
-    """Rotary frequencies [head_dim / 2] and attention scale, by transformers' own tables."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
+    """Rotary frequencies [head_dim / 2] and attention scale; scaled ones by transformers' own tables."""
     parameters = getattr(c, "rope_parameters", None) or {}
     kind = parameters.get("rope_type", "default")
     if kind not in _ROPE_TYPES:
@@ -245,6 +276,8 @@ def _rope(c: Any, head_dim: int, folder: Path) -> tuple[Tensor, float]:
     if kind == "default":
         theta = parameters.get("rope_theta", getattr(c, "rope_theta", 10000.0))
         return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim), 1.0
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     try:
         inv_freq, scale = ROPE_INIT_FUNCTIONS[kind](c, "cpu")
     except Exception as error:  # what is missing or senseless shows in the midst of its formulas

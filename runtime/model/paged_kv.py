@@ -86,7 +86,8 @@ class PagedKV:
     def attend(self, layer: int, q: Tensor, kv: Tensor, window: int | None) -> Tensor:
         """See :class:`runtime.model.kv.KVCache`."""
         store = self._store.layers[layer]
-        store[self._blocks, :, self._offsets] = kv
+        # Who has a block next weighs the places that it has not filled with 0, and 0 times what is not finite is not 0.
+        store[self._blocks, :, self._offsets] = kv.nan_to_num(0.0, 0.0, 0.0)
         out = torch.empty_like(q)
         for group in self._groups:
             group.attend(store, q, window, out)

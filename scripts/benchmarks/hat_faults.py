@@ -82,6 +82,9 @@ class Found:
     uplink_bytes: int = 0
     tokens: int = 0
     wrong_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Of those, that the cloud's states confirmed."""
     longest_step: dict[str, float] = field(default_factory=dict)
     """Seconds, by kind of fault."""
     why: list[str] = field(default_factory=list)
@@ -110,6 +113,12 @@ class Found:
             share("answers complete or ended with the reason", settled, self.answers, "answers"),
             share("answers ended by the deadline, cloud away", self.away_ended, self.away, "answers of devices that wait 3 s"),
             none("tokens that are not the whole model's", self.wrong_tokens, f"of {self.tokens}"),
+            told(
+                "draft tokens accepted",
+                100.0 * self.accepted_tokens / max(1, self.drafted_tokens),
+                "%",
+                f"{self.accepted_tokens} of {self.drafted_tokens}, by the adapter",
+            ),
             told("answers healed", self.healed, "", "complete, and something was sent once more"),
             told(
                 "answers ended by the deadline, all", self.ended + self.away_ended, "", "; ".join(sorted(set(self.why)))[:200]
@@ -260,6 +269,8 @@ class _Soak:
             found.uplink_bytes += sum(record.cost.uplink_bytes for record in session.records)
             found.tokens += len(answer)
             found.wrong_tokens += wrong
+            found.drafted_tokens += sum(len(record.draft) for record in session.records)
+            found.accepted_tokens += sum(record.accepted for record in session.records)
             if not away:
                 longest = max(record.cost.seconds for record in session.records)
                 found.longest_step[self._kind] = max(found.longest_step.get(self._kind, 0.0), longest)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from runtime.hat.values import HatRecord
 from runtime.session import Cost
-from runtime.settings import within
 from synera_env.arguments import Links
 from synera_env.base import DecisionEnv
+from synera_env.hat.charge import charging, check_first_token_weight
 from synera_env.hat.schema import hat_schema
 from synera_env.radio import Outages
 from synera_env.reward import Preference
@@ -95,14 +94,13 @@ class HatEnv(DecisionEnv, ABC):
         Raises:
             SettingError: see there, or the weight is out of its range.
         """
-        within("first_token_weight", first_token_weight, 0.0, 1000.0)
-        self.first_token_weight = first_token_weight
+        check_first_token_weight(first_token_weight)
+        self.first_token_weight, self._charged = first_token_weight, charging(first_token_weight)
         super().__init__(hat_schema(), prompts, links, preference, outages, render_mode, startable)
 
     def charged(self, record: HatRecord) -> Cost:  # type: ignore[override]  # it is always this system's own
         """See :class:`synera_env.base.DecisionEnv`."""
-        cost = record.cost
-        return replace(cost, seconds=cost.seconds * self.first_token_weight) if record.first_token else cost
+        return self._charged(record)
 
     def _line(self, record: HatRecord) -> str:
         what = f"prompt {record.prompt_rows} tokens" if record.prompt_rows else f"draft {self._said(record.drafted)}"

@@ -117,7 +117,7 @@ class HatLiveEnv(HatEnv):
 
         Args:
             cloud: `host:port` of a server of the middle (`synera serve --split 2`), or a client, which stays its owner's.
-            device: what the device has loaded, or the folder of a model whose adapter is in its folder `adapter`, paced to the
+            device: what the device has loaded, or the folder of a model whose adapter, or Medusa heads, are in its folder `adapter`, paced to the
                 testbed's device; None is the bundled model's ends.
             prompts: what to answer; None takes the prompts of the bundled test graphs, with their scores.
             scorer: (prompt, answer) to task score, 0..1; None scores bundled prompts, and leaves the quality of others unknown.
@@ -181,7 +181,7 @@ class HatLiveEnv(HatEnv):
         episode.session.shutdown()
 
     def deployment(self) -> Deployment:
-        """See :class:`synera_env.base.DecisionEnv`: the model, its tokenizer, and the adapter."""
+        """See :class:`synera_env.base.DecisionEnv`: the model, its tokenizer, and what drafts."""
         return hat_deployment_of(self.device)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from synera_env.busy import Busy, CloudLoad, busy_of, read_cloud_load
 from synera_env.episode import Episode, Start
 from synera_env.hat.env import HatEnv
 from synera_env.hat.middle import ReplayMiddle
-from synera_env.hat.walk import ReplayEnds
+from synera_env.hat.walk import ReplayEnds, ReplayMedusaEnds
 from synera_env.radio import Outages
 from synera_env.reward import Preference
 from traces import bundled
@@ -76,9 +76,9 @@ class ReplayEpisode:
     ) -> None:
         """Put the answer together."""
         meta, clock = graphs.meta, SimulatedClock()
-        ends = ReplayEnds(
-            graphs.graph(start.prompt, 0), meta.first_layers, meta.last_layers, clock, device, frozenset(meta.eos_ids)
-        )
+        path, eos_ids = graphs.graph(start.prompt, 0), frozenset(meta.eos_ids)
+        of_ends = (path, meta.first_layers, meta.last_layers, clock, device, eos_ids)
+        ends = ReplayMedusaEnds(*of_ends, meta.medusa_heads) if meta.medusa_heads else ReplayEnds(*of_ends)
         fit = cloud.forward_ms / 1e3, cloud.token_ms / 1e3
         middle = ReplayMiddle(meta.hidden, clock, start.radio, busy, *fit, start.lost)
         self.session = ReplaySession(graphs, start.prompt, ends, middle, clock, device, returns_all)
@@ -148,7 +148,7 @@ class HatReplayEnv(HatEnv, EzPickle):
         return ReplayEpisode(self.graphs, start, self.device, self.cloud, busy, self.returns_all)
 
     def deployment(self) -> Deployment:
-        """See :class:`synera_env.base.DecisionEnv`: the model, its tokenizer, and the adapter."""
+        """See :class:`synera_env.base.DecisionEnv`: the model, its tokenizer, and what drafts."""
         meta = self.graphs.meta
         fingerprints = {
             "model": meta.model_fingerprint,

@@ -48,7 +48,7 @@ def hat_schema() -> Schema:
 
 def _choices() -> list[Knobs]:
     """Chunks of 16, 64 or 512 tokens or all; no draft, or a short or long one, sure or not; precision by half or by int8."""
-    drafts = [(0.6, 0, 0), (0.9, 2, 2), (0.6, 4, 2), (0.6, 8, 4), (0.3, 8, 4)]
+    drafts = [(0.6, 0, 0), (0.9, 2, 2), (0.6, 4, 2), (0.6, 8, 4), (0.3, 8, 4), (0.3, 8, 0)]
     return [
         Knobs(doublings, threshold, length, candidates, precision)
         for precision in (HALF, HALF + 1)

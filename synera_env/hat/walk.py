@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.clock import SimulatedClock
-from runtime.hat.ledger import Ledger, Work
+from runtime.hat.ledger import Ledger, MedusaLedger, Work
 from runtime.hat.values import DraftToken
 from traces.hat.graph import HatGraph
 from traces.profile import DeviceProfile
@@ -50,7 +50,7 @@ class ReplayEnds:
         """See :class:`runtime.hat.parts.Ends`: their time alone."""
         self.read(stop)
 
-    def draft(self) -> DraftToken:
+    def draft(self) -> DraftToken | None:
         """See :class:`runtime.hat.parts.Ends`."""
         place = self._ledger.length - self._prompt - self._committed
         self._charge(self._ledger.draft(), 1)
@@ -114,3 +114,36 @@ class ReplayEnds:
 
     def _charge(self, works: Sequence[Work], heads: int) -> None:
         self._clock.charge(self._profile.draft_seconds(works, heads), since=self._clock.now())
+
+
+class ReplayMedusaEnds(ReplayEnds):
+    """The same where Medusa heads drafted: they say a chain at once, and nothing ahead (`runtime.hat.medusa_ends`)."""
+
+    def __init__(
+        self,
+        graph: HatGraph,
+        first_layers: int,
+        last_layers: int,
+        clock: SimulatedClock,
+        profile: DeviceProfile,
+        eos_ids: frozenset[int],
+        heads: int,
+    ) -> None:
+        super().__init__(graph, first_layers, last_layers, clock, profile, eos_ids)
+        self._heads, self._ledger = heads, MedusaLedger(first_layers, last_layers, heads)
+
+    def ready_to_draft(self) -> None:
+        """See :class:`runtime.hat.parts.Ends`."""
+
+    def draft(self) -> DraftToken | None:
+        """See :class:`runtime.hat.parts.Ends`."""
+        place = self._ledger.length - self._prompt - self._committed
+        if place == self._heads:
+            return None
+        if works := self._ledger.draft():
+            self._charge(works, 1)
+        return self._drafted(self._committed, place)
+
+    def branch(self, candidates: int) -> int:
+        """See :class:`runtime.hat.parts.Ends`."""
+        return 0

@@ -21,6 +21,7 @@ def answered(env: SyneraReplayEnv) -> list[Answered]:
 def test_the_same_answers_agree_in_everything(env: SyneraReplayEnv, answered: list[Answered]) -> None:
     found = agreement(env, answered, answered)
     assert (found.tokens_identical, found.same_knobs, found.same_tokens, found.differences) == (1.0, 1.0, 1.0, ())
+    assert found.bytes_identical == 1.0
     assert found.replay_error["seconds"] == {"mean": 0.0, "p95": 0.0}
 
 
@@ -31,9 +32,19 @@ def test_a_live_answer_that_the_replay_does_not_reproduce_is_counted_and_shown(
     wrong = replace(first, committed=(*first.committed[:-1], first.committed[-1] + 1))
     live = [replace(answered[0], records=(wrong, *answered[0].records[1:])), *answered[1:]]
     found = agreement(env, live, answered)
-    assert found.tokens_identical == 0.75
+    assert (found.tokens_identical, found.bytes_identical) == (0.75, 0.75)
     assert [d.split(":")[0] for d in found.differences] == ["chunk 1"]
     assert (found.same_knobs, found.same_tokens) == (1.0, 1.0)  # what it decided and said was the same
+
+
+def test_bytes_that_the_replay_does_not_reproduce_are_counted_although_the_tokens_are_the_same(
+    env: SyneraReplayEnv, answered: list[Answered]
+) -> None:
+    first = answered[0].records[0]
+    longer = replace(first, cost=replace(first.cost, downlink_bytes=first.cost.downlink_bytes + 1))
+    live = [replace(answered[0], records=(longer, *answered[0].records[1:])), *answered[1:]]
+    found = agreement(env, live, answered)
+    assert (found.tokens_identical, found.bytes_identical) == (1.0, 0.75)
 
 
 def test_knobs_and_tokens_that_differ_are_counted(env: SyneraReplayEnv, answered: list[Answered]) -> None:

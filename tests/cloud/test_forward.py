@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,19 +15,21 @@ from torch import Tensor
 
 from cloud.admission import Admission, Limits
 from cloud.engine.base import Check
-from cloud.forward import MOST_CHUNKS, Answer, Forwarding, ForwardRequest
+from cloud.forward import MOST_CHUNKS, MOST_STREAMS, Answer, Forwarding, ForwardRequest
 from cloud.generate import Generation
 from cloud.identity import Client
 from cloud.monitor import Monitor
 from cloud.openings import Openings
 from cloud.sessions import SessionTable
 from cloud.verify import Verification, VerifyRequest
-from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, SessionLostError
+from runtime.errors import CloudBusyError, CloudError, CloudRejectedError, SessionLostError, SettingError
 from runtime.wire.sizes import PRECISIONS, row_bytes
 from runtime.wire.tensors import decoded, encoded
 from tests.support.engine import HIDDEN, FakeForward, FakeMiddle, after_middle, fake_engine, fake_middle
 
 LEASE = 60.0
+LEAST_ROOM = 16 * 40 * row_bytes(HIDDEN, "fp32")
+"""Of answers, as chunks have up to 40 rows."""
 UNKNOWN = "0" * 32
 STATES = torch.arange(100 * HIDDEN).reshape(100, HIDDEN).float() % 7
 
@@ -43,6 +46,7 @@ class World:
         self.monitor = Monitor()
         self.engine.watch(self.monitor.iterated)
         self.f = Forwarding(self.engine, self.table, self.admission, self.monitor)
+        self.streams: list[Stream] = []
 
     async def entered(self) -> None:
         assert await asyncio.to_thread(self.forward.entered.wait, 30)
@@ -59,8 +63,13 @@ def run(body: Callable[[World], Awaitable[None]], limits: Limits | None = None, 
         await world.engine.start()
         try:
             await body(world)
+            for each in world.streams:
+                await each.close()
             while world.admission.held:  # all is given back, whichever way it ended
                 await asyncio.sleep(0)
+            assert not world.f._streams
+            await world.table.end()
+            assert world.f.room.bytes == 0
             assert len(world.admission) == 0 or limits is not None
         finally:
             world.forward.gate.set()
@@ -93,6 +102,7 @@ class Stream:
         """Chunks that were read off it."""
         who = () if client is None else (client,)
         self.answers = world.f.forward(self._requests(), *who)
+        world.streams.append(self)
 
     async def _requests(self) -> AsyncGenerator[ForwardRequest, None]:
         while (request := await self._queue.get()) is not None:
@@ -518,6 +528,116 @@ def test_a_middle_and_a_whole_model_refuse_what_is_the_others() -> None:
     run(body)
 
 
+# ---------------------------------------------------------------- how much is kept
+
+
+async def filled(world: World, session_id: str, chunks: int) -> list[ForwardRequest]:
+    """Ask for so many of the longest answers."""
+    asks = [asked(session_id, seq, 0, 40) for seq in range(1, chunks + 1)]
+    await ask(world, *asks)
+    return asks
+
+
+def test_answers_make_way_for_others_and_who_repeats_such_a_chunk_has_lost_its_session() -> None:
+    async def body(world: World) -> None:
+        ids = [await world.o.open("hash") for _ in range(3)]
+        first, second = [await filled(world, each, 8) for each in ids[:2]]
+        assert world.f.room.bytes == LEAST_ROOM
+        await filled(world, ids[2], 3)
+        assert world.f.room.bytes == LEAST_ROOM
+        ran = len(world.forward.batches)
+        assert [each.seq for each in await ask(world, *first[3:])] == [4, 5, 6, 7, 8]  # the longest unused had to go
+        assert [each.seq for each in await ask(world, *second)] == list(range(1, 9))
+        assert len(world.forward.batches) == ran
+        for each in first[:3]:
+            with pytest.raises(SessionLostError, match=f"the answer to seq={each.seq} had to make way.*--max-answer-bytes"):
+                await ask(world, each)
+        with pytest.raises(CloudRejectedError, match="seq=2 was asked before, with other content"):
+            await ask(world, asked(ids[0], 2, 0, 39))
+        assert (await ask(world, asked(ids[0], 9, 40, 1)))[0].seq == 9  # who repeats nothing notices nothing
+        await world.o.close(ids[0])
+        new = await world.o.open("hash")
+        assert torch.equal(states((await ask(world, asked(new, 1, 0, 40)))[0]), after_middle(STATES[:40]))
+
+    run(body, Limits(max_answer_bytes=LEAST_ROOM))
+
+
+def test_chunks_that_ask_for_no_states_take_no_room() -> None:
+    async def body(world: World) -> None:
+        session_id = await world.o.open("hash")
+        await ask(world, *(asked(session_id, seq, 0, 40, 0) for seq in range(1, 9)))
+        assert world.f.room.bytes == 0
+        await ask(world, asked(session_id, 9, 40, 40, 3, "bf16"))
+        assert world.f.room.bytes == 3 * row_bytes(HIDDEN, "bf16")
+
+    run(body)
+
+
+def test_answers_that_are_not_read_are_not_forgotten_and_too_many_of_them_are_refused_with_when_to_come_back() -> None:
+    async def body(world: World) -> None:
+        ids = [await world.o.open("hash") for _ in range(3)]
+        unread = Stream(world)
+        unread.send(*(asked(ids[0], seq, 0, 40) for seq in range(1, 9)), None)
+        first = await anext(unread.answers)
+        while world.admission.held:
+            await asyncio.sleep(0)
+        with pytest.raises(CloudBusyError, match="bytes of answers are made or wait to be read") as busy:
+            await filled(world, ids[1], 1)
+        assert busy.value.retry_after_seconds is not None
+        assert [first.seq, *[each.seq async for each in unread.answers]] == list(range(1, 9))
+        await filled(world, ids[1], 1)  # by the same number
+
+    run(body, Limits(max_answer_bytes=LEAST_ROOM))
+
+
+def test_room_that_a_sessions_eight_answers_might_not_fit_into_is_refused() -> None:
+    with pytest.raises(SettingError, match=f"max_answer_bytes={LEAST_ROOM - 1} is less than sixteen answers of 640 bytes"):
+        World(Limits(max_answer_bytes=LEAST_ROOM - 1), FakeMiddle())
+    assert Limits().answer_bytes(640) == 2**28
+    assert Limits().answer_bytes(2**27) == 2**31
+
+
+# ---------------------------------------------------------------- streams
+
+
+def test_a_session_has_only_so_many_streams() -> None:
+    async def body(world: World) -> None:
+        session_id = await world.o.open("hash")
+        chunk = asked(session_id, 1, 0, 3)
+        streams = [Stream(world) for _ in range(MOST_STREAMS)]
+        for each in streams:
+            assert (await each.ask(chunk)).seq == 1
+        with pytest.raises(CloudBusyError, match="this session has 8 streams, which is the most"):
+            await ask(world, chunk)
+        await streams[0].close()
+        assert (await ask(world, asked(session_id, 2, 3, 3)))[0].seq == 2
+        for each in streams[1:]:
+            await each.close()
+
+    run(body)
+
+
+def test_streams_that_ask_for_nothing_are_counted_and_end_after_a_while() -> None:
+    async def body(world: World) -> None:
+        session_id = await world.o.open("hash")
+        silent = [asyncio.create_task(anext(Stream(world).answers)) for _ in range(2)]
+        while world.admission.held.streams < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(CloudBusyError, match="2 streams in flight, of at most 2"):
+            await ask(world, asked(session_id, 1, 0, 3))
+        for each in silent:
+            with pytest.raises(CloudBusyError, match=r"no chunk came over this stream for 0\.2 s"):
+                await each
+        stream, world.table.lease_seconds = Stream(world), 0.2
+        await stream.ask(asked(session_id, 1, 0, 3))
+        assert not world.admission.held.streams  # it is its session's now
+        with pytest.raises(CloudBusyError, match="no chunk came"):
+            await anext(stream.answers)
+        assert (await ask(world, asked(session_id, 2, 3, 3)))[0].seq == 2  # which others go on with
+
+    run(body, Limits(account_streams=2, reader_seconds=0.2))
+
+
 @settings(max_examples=40)
 @given(
     st.lists(
@@ -558,3 +678,54 @@ def test_whatever_is_repeated_left_and_rolled_back_answers_are_those_of_one_who_
             answered.append((request, wanted))
 
     run(body)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["next", "next", "repeat", "leave"]), st.integers(20, 40), st.floats(0, 1)
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_whatever_is_forgotten_an_answer_is_right_or_its_session_is_lost_and_the_room_is_never_more(
+    moves: list[tuple[int, str, int, float]],
+) -> None:
+    """Three devices, and room for sixteen answers; who has lost its session opens another and sends all of it again."""
+
+    async def body(world: World) -> None:
+        ids = [await world.o.open("hash") for _ in range(3)]
+        answered: list[list[tuple[ForwardRequest, Tensor]]] = [[], [], []]
+        for device, move, rows, share in moves:
+            known = answered[device]
+            if move == "repeat" and known:
+                again, wanted = known[-1 - int(share * (min(len(known), MOST_CHUNKS) - 1))]
+                try:
+                    assert torch.equal(states((await ask(world, again))[0]), wanted)
+                except SessionLostError:
+                    await world.o.close(ids[device])
+                    ids[device], again = await world.o.open("hash"), known[-1][0]
+                    known.clear()
+                    whole = replace(again, session_id=ids[device], seq=1)
+                    [answer] = await ask(world, whole)
+                    known.append((whole, states(answer)))
+                continue
+            request = asked(ids[device], len(known) + 1, 0, (STATES[:rows] + len(known)) % 7)
+            if move == "leave":
+                world.hold()
+                stream = Stream(world)
+                stream.send(request)
+                reading = asyncio.create_task(anext(stream.answers))
+                await world.entered()
+                reading.cancel()
+                await asyncio.wait([reading])
+                await stream.close()
+                world.forward.gate.set()
+            [answer] = await ask(world, request)
+            assert torch.equal(states(answer), after_middle((STATES[:rows] + len(known)) % 7))
+            known.append((request, states(answer)))
+            assert world.f.room.bytes <= LEAST_ROOM
+
+    run(body, Limits(max_answer_bytes=LEAST_ROOM))

@@ -258,15 +258,16 @@ def test_the_longest_chunk_is_taken_and_what_is_longer_is_refused_by_grpc_itself
 
 
 def test_a_full_table_and_too_much_to_do_say_when_to_come_back(tiny_llm: Path) -> None:
-    fake = Fake(tiny_llm, limits=Limits(max_tokens=150), context_tokens=150)
-    with fake.chunks() as chunks:
+    fake = Fake(tiny_llm, limits=Limits(max_tokens=150), context_tokens=150, max_rows=90)
+    with fake.served() as port, stub_of(port) as stub:
+        running, chunks = (Chunks(stub, opened(stub, tiny_llm), HIDDEN) for _ in range(2))
         fake.forward.gate.clear()
+        running.send(running.request(STATES[:80], 0, 0))
+        assert fake.forward.entered.wait(30)
         chunks.send(chunks.request(STATES[:40], 0, 0))
-        chunks.send(chunks.request(STATES[40:80], 40, 0))
-        chunks.send(chunks.request(STATES[:40], 80, 0))
-        poll(lambda: fake.forward.entered.is_set())
-        fake.forward.gate.set()
         code, details = chunks.refusal()
+        fake.forward.gate.set()
+        assert [each.seq for each in running.end()] == [1]
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "tokens are in flight" in details
         assert int(dict(chunks.call.trailing_metadata())[RETRY_AFTER_KEY]) > 0

@@ -217,11 +217,12 @@ WORDS = [
     ("bench", "--before", ("HEAD", ESCAPES, LONG)),
     *[(name, "--preference", ("none", "", ESCAPES)) for name in ("train", "tune", "bounds")],
     *[(name, "--agent", ("ppo2", "", ESCAPES)) for name in ("train", "tune")],
+    ("train-adapter", "--drafter", ("heads", "", "Medusa", ESCAPES)),
     *[
         (name, "--system", ("pice", "", "HAT", ESCAPES))
-        for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy")
+        for name in ("record", "train", "sweep", "tune", "bounds", "evaluate", "deploy", "validate-replay")
     ],
-    *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate")],
+    *[(name, "--first-token-weight", ("much", "")) for name in ("train", "evaluate", "deploy")],
     ("train", "--stop-when", ("bored", "", ESCAPES)),
     *[(name, "--set", _CHANGES) for name in ("train", "tune")],
     ("tune", "--name", ("", "..", "a/b", LONG, ESCAPES)),
@@ -382,6 +383,7 @@ INPUTS = [
     ("validate-load", ("--workload",), "workload"),
     ("validate-load", ("--pace",), "gpu"),
     ("validate-replay", ("--answers", "1", "--bundle"), "bundle"),
+    ("validate-replay", (*_HAT, "--answers", "1", "--bundle"), "bundle"),
     ("serve", ("--port", "0", "--model"), "model"),
     ("serve", ("--port", "0", "--pace"), "gpu"),
     ("serve", ("--port", "0", "--tls-key", "{f}/file", "--tls-cert"), "pem"),
@@ -556,6 +558,7 @@ OTHERS = [
     Case("evaluate", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--bundle", "{bundle}"), "was trained with the slm"),
     Case("validate-replay", ("--devices", "2", "2"), "names a number twice"),
+    Case("validate-replay", (*_HAT, "--bundle", "{bundle}"), "of synera, it would act in"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "{graphs}"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--json", "x.png", "--picture", "x.png"), "files of their own"),
     Case("evaluate", ("--graphs", "{graphs}", "--search"), "train.safetensors"),
@@ -643,6 +646,8 @@ OTHERS = [
     ),
     Case("deploy", (*_HAT, "--cloud", NOBODY, "--slm", "{slm}"), "--slm is of --system synera"),
     Case("deploy", ("--cloud", NOBODY, "--model", "{hat}"), "--model is of --system hat"),
+    Case("deploy", ("--cloud", NOBODY, "--first-token-weight", "2"), "--first-token-weight is of --system hat"),
+    Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--first-token-weight", "1001"), "first_token_weight=1001"),
     Case("deploy", (*_DEVICE, "--cloud", NOBODY), "a device without the middle layers cannot answer alone"),
     Case("deploy", (*_DEVICE, "--cloud", f"{NOBODY},127.0.0.1:2"), "stands for 2 servers"),
     Case("deploy", (*_DEVICE, "--cloud", NOBODY, "--controller", "margin=0.5"), "shows no margin"),
@@ -714,8 +719,9 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a server that begins to listen; it should have been refused. The log of this process stays as it is."""
-    from cloud import log, process
+    """End a server that begins to listen; it should have been refused. The log of this process stays as it is, and no other begins."""
+    from cloud import log, process, server
+    from cloud.engine.registry import load_here
 
     real: Callable[..., None] = process.serve
 
@@ -723,6 +729,7 @@ def never_serves(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it began to serve")
 
     monkeypatch.setattr(log, "configure", lambda level, form: None)
+    monkeypatch.setattr(server, "load_engine", load_here)
     monkeypatch.setattr(process, "serve", lambda config, announce: real(config, listens))
 
 
@@ -774,6 +781,7 @@ def check(code: object, said: str, names: str) -> None:
         ("trian",),
         ("evaluate", "--graphs", "{f}/graphs-half/test.safetensors"),
         ("deploy", "--cloud", "example.com:443", "--prompt", "[INST]"),
+        ("serve", "--port", "0", "--model", "{f}/model-config-list"),
     ],
     ids=lambda words: words[0],
 )

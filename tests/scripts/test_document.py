@@ -138,7 +138,9 @@ def test_a_report_says_who_won_who_lost_answers_and_how_worlds_rank() -> None:
     found = some(lost=[[None] * 10, [0.2] * 10], poor=[[0.9] + [None] * 9, [0.9] + [None] * 9])
     one = found.scenarios[0].name
     replay = {name: answered([x, x + 0.1]) for name, x in (("never", 0.1), ("always", 0.2), ("mine", 0.3))}
-    alike = Agreement(tokens_identical=0.5, same_knobs=1.0, same_tokens=1.0, replay_error={}, differences=())
+    alike = Agreement(
+        tokens_identical=0.5, bytes_identical=0.5, same_knobs=1.0, same_tokens=1.0, replay_error={}, differences=()
+    )
     both = Proof(BothWorlds(replay, replay, dict.fromkeys(replay, alike)), "never", 3, ("remote",))
     matter = Matter(found, "never", ("mine",), "T", ["S."], Bounds({"clairvoyant": {one: 1.0}}), live=both)
     document, _ = document_of(matter)

@@ -13,18 +13,22 @@ from typing import Any
 
 import pytest
 import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cloud.config import ServerConfig
 from cloud.server import running_server
-from runtime.errors import CloudUnavailableError, SettingError
+from runtime.errors import CloudUnavailableError, SettingError, UnauthenticatedError
 from runtime.model.split import Split
 from scripts import __main__ as command
-from scripts import deploy, evaluate, inspect_trace, record, train
+from scripts import deploy, evaluate, inspect_trace, make_certs, record, train
 from scripts._evaluation import Evaluation
 from scripts._systems import check_options
 from scripts.inspect_trace import HatInspection
+from synera_env import Preference
+from synera_env.hat.replay import HatReplayEnv
+from synera_env.metrics import episode_metrics
 from synera_env.telemetry import read_run
-from tests.support.hat import prompts, recorded_hat, save_splits, split_world
+from tests.support.hat import prompts, recorded_hat, save_heads, save_splits, split_world
 from tests.support.recorded import GPU, PHONE, tiny_training
 from traces.hat.graph import HatGraphs
 from traces.hat.inspection import figures
@@ -64,6 +68,13 @@ def synera(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return said.out
 
 
+def synera_plain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command of every system."""
+    monkeypatch.setattr(sys, "argv", ["synera", *map(str, words)])
+    command.main()
+    return capsys.readouterr().out
+
+
 def following(said: str) -> list[list[str]]:
     """The commands that are to be typed next, as words; each can be read by its command."""
     found = [shlex.split(line, comments=True) for line in re.findall(r"^(?:next:|\s{5}) +(synera .*)$", said, re.MULTILINE)]
@@ -80,7 +91,7 @@ def following(said: str) -> list[list[str]]:
 def test_from_prompts_to_a_live_answer(
     user: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = synera(monkeypatch, capsys, "record", *MODELS, "--per-kind", 2, "--max-new-tokens", 8)
+    said = synera(monkeypatch, capsys, "record", *MODELS, "--per-kind", 2, "--max-new-tokens", 8, "--threads", 1)
     assert "answers changed by int8" in said
     (trains,) = following(said)
     assert trains == ["synera", "train", "--system", "hat", "--name", "own-hat", "--graphs", "runs/hat-graphs"]
@@ -115,6 +126,34 @@ def test_from_prompts_to_a_live_answer(
     assert answer.begun.fingerprints == stated["fingerprints"] | {"policy": stated["policy_sha256"]}
 
 
+def test_medusa_heads_are_named_where_an_adapter_is(
+    user: Path, tiny_deep: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_heads(Path("heads"), tiny_deep, 1)
+    models = ("--model", "model", "--adapter", "heads")
+    synera(monkeypatch, capsys, "record", *models, "--per-kind", 1, "--max-new-tokens", 8, "--splits", "test")
+    graphs = HatGraphs.load("runs/hat-graphs/test.safetensors")
+    assert (graphs.meta.medusa_heads, graphs.meta.notes["adapter"]) == (3, "heads")
+    assert "3 Medusa heads" in synera_plain(monkeypatch, capsys, "inspect-trace", "runs/hat-graphs/test.safetensors")
+    said = synera(
+        monkeypatch,
+        capsys,
+        "evaluate",
+        "--graphs",
+        "runs/hat-graphs/test.safetensors",
+        *PROFILES,
+        "--answers",
+        2,
+        "--json",
+        "e.json",
+    )
+    assert "--adapter heads" in said
+    quick = ("--profile", "phone.json", "--cloud", server, "--unpaced", "--no-emulate-link", "--prompt", prompts()[0])
+    said = synera(monkeypatch, capsys, "deploy", *models, *quick, "--controller", "drafts", "--max-new-tokens", 8)
+    assert "draft" in said
+    assert "tokens a draft" in said
+
+
 # ---------------------------------------------------------------- record
 
 
@@ -122,7 +161,7 @@ def test_own_prompts_are_their_own_questions_and_compared_with_the_models_answer
     user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("prompts.txt").write_text("\n".join(f"the river {n} ." for n in range(10)))
-    words = (*MODELS, "--prompts", "prompts.txt", "--splits", "test", "--max-new-tokens", 6, "--out", "own")
+    words = (*MODELS, "--prompts", "prompts.txt", "--splits", "test", "--max-new-tokens", 6, "--out", "own", "--threads", 1)
     following(synera(monkeypatch, capsys, "record", *words))
     graphs = HatGraphs.load("own/test.safetensors")
     meta = graphs.meta
@@ -138,7 +177,7 @@ def test_references_score_where_there_are_some(
     lines = [json.dumps({"prompt": f"the river {n} .", "reference": "river"}) for n in range(10)]
     Path("prompts.jsonl").write_text("\n".join(lines))
     words = (*MODELS, "--prompts", "prompts.jsonl", "--splits", "validation", "--max-new-tokens", 4, "--out", "own")
-    said = synera(monkeypatch, capsys, "record", *words)
+    said = synera(monkeypatch, capsys, "record", *words, "--threads", 1)
     assert "next: the same command with --splits train, then synera train --system hat\n" in said
     assert HatGraphs.load("own/validation.safetensors").meta.scorer == "token-f1"
 
@@ -254,6 +293,28 @@ def test_bundled_prompts_are_long_and_their_answers_are_scored_in_the_log(
     assert "chunk_doublings" in capsys.readouterr().out
 
 
+def test_the_reward_that_is_written_down_is_the_one_that_the_environment_gives(
+    user: Path, server: str, tiny_deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weighted = ("--first-token-weight", "5", "--preference.latency", "2")
+    words = (*LIVE, "--cloud", server, "--controller", "u-sarathi", "--max-new-tokens", 3, "--log", "log", *weighted)
+    said = synera(monkeypatch, capsys, "deploy", *words)
+    assert "--first-token-weight 5.0 " in said
+    env = HatReplayEnv(recorded_hat(tiny_deep), first_token_weight=5.0)
+    for answer in read_run("log").answers:
+        assert answer.ended is not None
+        wanted = env.metrics(answer.records, answer.quality, Preference(latency=2.0)).reward
+        assert answer.ended.metrics["reward"] == pytest.approx(wanted)
+        assert answer.metrics().reward == pytest.approx(wanted)
+        plain = episode_metrics(answer.records, answer.quality, Preference(latency=2.0))
+        assert wanted == pytest.approx(plain.reward - 2.0 * 4.0 * plain.ttft_seconds)
+    events = EventAccumulator("log/tb")
+    events.Reload()
+    latency = [each.value for each in events.Scalars("reward_terms/latency")]
+    paid = [answer.metrics().seconds + 4.0 * answer.metrics().ttft_seconds for answer in read_run("log").answers]
+    assert latency == pytest.approx([-2.0 * each for each in paid])
+
+
 def test_prompts_of_graphs_are_answered_and_cut_as_they_were(
     user: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +337,84 @@ def test_without_a_server_of_the_middle_nothing_can_be_answered(user: Path, tiny
         pytest.raises(Exception, match="serves a whole model; have it serve the middle: synera serve --split 1:0"),
     ):
         deploy.main(deploy.Arguments(**given, cloud=f"127.0.0.1:{port}"))
+
+
+# ---------------------------------------------------------------- deploy, to a server that asks who is there
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `synera make-certs` makes for a server and a phone."""
+    folder = tmp_path_factory.mktemp("tls") / "certs"
+    make_certs.main(make_certs.Arguments(folder, clients=("phone",), tokens=("phone",)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_deep: Path, certs: Path) -> Iterator[str]:
+    """A server of the middle that wants a certificate and a token of its devices."""
+    tls = {"tls_certificate": certs / "server.pem", "tls_key": certs / "server-key.pem", "tls_ca": certs / "ca.pem"}
+    with running_server(ServerConfig(model=tiny_deep, split=Split(1), tokens=certs / "tokens", **tls)) as port:  # type: ignore[arg-type]
+        yield f"localhost:{port}"
+
+
+def shown(certs: Path, *without: str) -> list[str]:
+    """What a device names of its credentials, less some."""
+    own = certs / "clients" / "phone"
+    given = {
+        "--tls-ca": certs / "ca.pem",
+        "--tls-cert": own / "cert.pem",
+        "--tls-key": own / "key.pem",
+        "--token-file": own / "token",
+    }
+    return [str(word) for name, path in given.items() if name not in without for word in (name, path)]
+
+
+def test_hidden_states_travel_by_mutual_tls_under_the_devices_token(
+    user: Path,
+    guarded: str,
+    certs: Path,
+    tiny_deep: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = (*LIVE, "--cloud", guarded, "--max-new-tokens", 6, "--prompt", prompts()[0], "--log", "log")
+    said = synera(monkeypatch, capsys, "deploy", *words, *shown(certs))
+    world = split_world(tiny_deep)
+    wanted = world.device.text(world.greedy(world.device.encode(prompts()[0]), "bf16")[:6])
+    assert f"answer: {wanted}\n" in said
+    (answer,) = read_run("log").answers
+    assert not any(record.error for record in answer.records)
+    secret = (certs / "clients/phone/token").read_text().strip()
+    assert secret not in said
+    assert not any(secret.encode() in each.read_bytes() for each in Path("log").rglob("*") if each.is_file())
+
+
+@pytest.mark.parametrize(
+    ("without", "kind", "named"),
+    [
+        (("--token-file",), UnauthenticatedError, "does not take this device"),
+        (("--tls-cert", "--tls-key"), CloudUnavailableError, "no verifier answers"),
+    ],
+)
+def test_a_device_that_does_not_say_who_it_is_is_told_so_and_sends_no_state(
+    without: tuple[str, ...], kind: type[Exception], named: str, user: Path, guarded: str, certs: Path
+) -> None:
+    words = (
+        *MODELS,
+        "--profile",
+        "phone.json",
+        "--unpaced",
+        "--no-emulate-link",
+        "--cloud",
+        guarded,
+        "--prompt",
+        "the river .",
+    )
+    arguments = tyro.cli(deploy.Arguments, args=[*words, "--system", "hat", "--log", "log", *shown(certs, *without)])
+    with pytest.raises(kind, match=named):
+        deploy.main(arguments)
+    assert not Path("log").exists()
 
 
 # ---------------------------------------------------------------- options
@@ -310,6 +449,7 @@ def test_what_is_of_another_system_is_refused_by_its_name(kind: Any, wrong: dict
         (evaluate.Arguments, {"first_token_weight": 2.0}),
         (record.Arguments, {"adapter": Path("x")}),
         (deploy.Arguments, {"model": Path("x")}),
+        (deploy.Arguments, {"first_token_weight": 2.0}),
     ],
 )
 def test_so_is_what_is_of_hat_alone(kind: Any, wrong: dict[str, Any]) -> None:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from runtime.errors import SettingError
 from scripts import privacy
 from scripts.privacy import Arguments, Inverted
 from traces.schemas import read_json
-
-
-@pytest.fixture(autouse=True)
-def _as_many_threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_it_prints_draws_and_writes_the_same_figures(

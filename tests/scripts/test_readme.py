@@ -23,10 +23,11 @@ from agents.learning import imitation
 from scripts import __main__ as command
 from scripts import _live_world, _over_scenarios, evaluate, sweep
 from scripts._scale import Ended
-from scripts.benchmarks import env, faults, vector, vector_growth
+from scripts.benchmarks import env, exits, faults, vector, vector_growth
 from tests.support.link_files import every_form
 from tests.support.own_pair import save_pair, write_prompts
 from tests.support.process import served, verifier_here
+from traces import bundled
 from traces.hat import adapter_card
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ SHORTER = {
     "synera bench sampling": "--repetitions 1",
     "synera bench faults": "--repetitions 1",
     "synera bench precision": "--repetitions 1",
-    "synera train --preference sampled": f"--name sampled {_LITTLE} --grow yes",
+    "synera train --preference sampled": f"--name sampled {_LITTLE} --grow yes --steps 128",
     "synera train --agent discrete-sac --set learning_rate=0.001 --set hidden=128": (
         "--name chosen --steps 64 --envs 2 --validation-answers 2 --set learning_starts=32 --set batch=16 --grow no"
     ),
@@ -85,7 +86,7 @@ SHORTER = {
     ),
     "synera serve --split 2": "",
     "synera deploy --system hat": "--unpaced --no-emulate-link --max-new-tokens 6",
-    "synera record --system hat": "--per-kind 2 --max-new-tokens 10",
+    "synera record --system hat": "--per-kind 2 --max-new-tokens 10 --threads 1",
     "synera inspect-trace runs/hat-graphs/test.safetensors": "",
     "synera train --system hat --name hat --graphs runs/hat-graphs": _LITTLE,
     "synera evaluate --system hat --graphs runs/hat-graphs/test.safetensors --bundle runs/hat/bundle": "--answers 2",
@@ -106,6 +107,8 @@ ANOTHER_NUMBER = {
 """In their short form they are what was run a line before: here they are understood."""
 SMALLER: tuple[tuple[Any, dict[str, Any]], ...] = (
     (_live_world, {"verifier_process": verifier_here}),
+    (bundled, {"MAX_NEW_TOKENS": 24}),
+    (exits, {"_MARGINS": (0.5,)}),
     (env, {"_ANSWERS": 1}),
     (evaluate, {"_SEARCHED_ANSWERS": 12}),
     (_over_scenarios, {"SEARCHED_ANSWERS": 12}),
@@ -127,6 +130,7 @@ ELSEWHERE = {
         "synera bench record",
         "synera bench stall-free",
         "synera validate-replay",
+        "synera validate-replay --system hat",
     ),
     *("synera inspect-trace", "synera validate-load", "synera bounds", "synera bench agents --threads 2"),
 }
@@ -237,8 +241,6 @@ class User:
 @contextmanager
 def _served(options: dict[str, str]) -> Iterator[str]:
     """A verifier as a process of its own."""
-    from traces import bundled
-
     given = dict(options)
     model = Path(given.pop("--model", str(bundled.PAIR / "llm")))
     with served(model, *(word for pair in given.items() for word in pair)) as process:

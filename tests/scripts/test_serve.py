@@ -11,7 +11,7 @@ import pytest
 
 from runtime.wire import synera_pb2 as pb
 from runtime.wire import synera_pb2_grpc
-from tests.support.process import ROOT, Served, command, served
+from tests.support.process import ROOT, Served, command, served, why_not_served
 from tests.support.raw import channel_to, refused
 
 
@@ -70,12 +70,10 @@ def test_the_log_is_a_line_an_event_on_standard_error(tiny_llm: Path, level: tup
         (("--tokens", "none"), "cannot use the tokens of 'none': No such file or directory"),
     ],
 )
-def test_a_wrong_setting_is_one_line(tiny_llm: Path, arguments: tuple[str, ...], said: str) -> None:
-    line = command("--model", tiny_llm, "--port", "0", *arguments)
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {said}")
-    assert done.stderr.count("\n") == 1
+def test_a_wrong_setting_is_one_line(
+    tiny_llm: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why_not_served(capsys, "--model", tiny_llm, "--port", 0, *arguments).startswith(f"error: {said}")
 
 
 def test_the_middle_of_a_split_model_is_served_and_said_to_be_that(tiny_llm: Path) -> None:

@@ -9,33 +9,57 @@ import pytest
 
 from runtime.errors import SettingError
 from scripts import _live_world, validate_replay
+from scripts._systems import BUNDLED, Bundled, SystemName
 from scripts.validate_replay import Arguments
 from tests.support.process import verifier_here
 from tests.support.recorded import GPU, PHONE
-from traces import bundled
 from traces.links.generators import constant_link
 
 
+@pytest.mark.parametrize(
+    ("system", "wanted", "metric", "shared"),
+    [
+        ("synera", {"never", "always", "always, stop-and-wait"}, "uplink B error", "always"),
+        ("hat", {"u-shape", "u-sarathi", "drafts", "hat-fixed", "hat-rule", "random"}, "cloud s error", "hat-fixed"),
+    ],
+)
 def test_it_writes_figures_and_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    system: SystemName,
+    wanted: set[str],
+    metric: str,
+    shared: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Paced to machines that are quicker than those of the bundle: what is written does not depend on that."""
     monkeypatch.setattr(validate_replay, "_SHARED_ROUNDS", 1)
     monkeypatch.setattr(_live_world, "verifier_process", verifier_here)
-    monkeypatch.setattr(validate_replay, "links_of", lambda *_: lambda split: [constant_link(rtt_ms=10.0)])
-    for name, profile in {"phone": PHONE, "gpu": GPU}.items():
-        profile.save(tmp_path / f"{name}.json")
-    monkeypatch.setattr(bundled, "profile", lambda name: tmp_path / f"{name}.json")
-    validate_replay.main(Arguments(answers=1, devices=(2,), out=tmp_path / "found"))
+    monkeypatch.setattr(validate_replay, "links_of", lambda *_: lambda split: [constant_link(rtt_ms=4.0)])
+    PHONE.save(tmp_path / "phone.json")
+    GPU.save(tmp_path / "gpu.json")
+    quick = Bundled(BUNDLED[system].graphs, tmp_path / "phone.json", tmp_path / "gpu.json")
+    monkeypatch.setattr(validate_replay, "BUNDLED", {system: quick})
+    validate_replay.main(Arguments(system, answers=1, devices=(2,), out=tmp_path / "found"))
     text = capsys.readouterr().out
-    assert "tokens identical" in text
-    assert "always, stop-and-wait" in text
+    head = set(text.split("one device")[1].split("u-shape" if system == "hat" else "never")[0].split())
+    assert {"tokens", *metric.split()} <= head
+    assert ("bytes" in head) == (system == "hat")
     assert "next: synera evaluate" in text
     figures = json.loads((tmp_path / "found/validation.json").read_text())
-    assert [v["controller"] for v in figures["alone"]][:3] == ["never", "always", "always, stop-and-wait"]
-    assert [(v["controller"], v["devices"], len(v["live_seconds"])) for v in figures["shared"]] == [("always", 2, 2)]
-    assert all(v["agreement"]["tokens_identical"] == 1.0 for v in (*figures["alone"], *figures["shared"]))
+    assert wanted <= {v["controller"] for v in figures["alone"]}
+    assert [(v["controller"], v["devices"], len(v["live_seconds"])) for v in figures["shared"]] == [(shared, 2, 2)]
+    for each in (*figures["alone"], *figures["shared"]):
+        found = each["agreement"]
+        assert found["tokens_identical"] == 1.0, each
+        assert system == "synera" or found["bytes_identical"] == 1.0, each
+        assert {"seconds", "ttft_seconds", "tbt_mean_seconds"} <= set(found["replay_error"])
     assert (tmp_path / "found/validation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_system_has_a_folder_of_its_own() -> None:
+    assert (Arguments().folder, Arguments("hat").folder) == (Path("runs/validation"), Path("runs/hat-validation"))
+    assert Arguments("hat", out=Path("x")).folder == Path("x")
 
 
 @pytest.mark.parametrize(

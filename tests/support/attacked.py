@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -24,16 +24,20 @@ CONTEXT = 4000
 class World:
     """A server on this event loop, whose clock stands still unless a test moves it, and devices of it."""
 
-    def __init__(self, folder: Path, forward: FakeForward, context_tokens: int = CONTEXT, **options: Any) -> None:
+    def __init__(self, folder: Path, context_tokens: int = CONTEXT, **options: Any) -> None:
         self.seconds = 0.0
         """What the clock says; leases and limits run on it."""
-        self.forward, self.hashed = forward, tokenizer_hash(folder)
-        self.engine = fake_engine(forward, context_tokens=context_tokens)
+        self.hashed = tokenizer_hash(folder)
+        self.engine, self.forward = self._made(context_tokens)
         config = ServerConfig(model=folder, grace_seconds=0, **options)
         self.server = CloudServer(config, engine=self.engine, now=lambda: self.seconds)
         self.admission, self.table = self.server._admission, self.server._table
         self.port = 0
         self._channels: list[grpc.aio.Channel] = []
+
+    def _made(self, context_tokens: int) -> tuple[Any, FakeForward]:
+        forward = FakeForward()
+        return fake_engine(forward, context_tokens=context_tokens), forward
 
     def device(self) -> synera_pb2_grpc.SyneraAsyncStub:
         """One with a connection, and so an account, of its own."""
@@ -79,6 +83,9 @@ class World:
         await device.Close(pb.CloseRequest(session_id=session_id), timeout=30)
 
 
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
 async def _awaited(call: Any) -> Any:
     return await call
 
@@ -89,12 +96,19 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def run(folder: Path, body: Callable[[World], Awaitable[None]], *, context_tokens: int = CONTEXT, **options: Any) -> None:
+def run(
+    folder: Path,
+    body: Callable[[AnyWorld], Awaitable[None]],
+    *,
+    context_tokens: int = CONTEXT,
+    world_of: type[AnyWorld] = World,  # type: ignore[assignment]
+    **options: Any,
+) -> None:
     """Serve while `body` runs; afterwards nothing is left of it."""
 
     async def live() -> None:
-        forward = FakeForward()
-        world = World(folder, forward, context_tokens, **options)
+        world = world_of(folder, context_tokens, **options)
+        forward = world.forward
         world.port = await world.server.start()
         try:
             await body(world)

@@ -44,6 +44,13 @@ def save_checkpoint(folder: Path, kind: str, *, shard: str = "1GB", exits: Seque
     return model
 
 
+def save_config(folder: Path, kind: str) -> None:
+    """Write the config.json of such a checkpoint alone."""
+    config = getattr(transformers, f"{kind}Config")(**_SIZES)
+    config.architectures = [f"{kind}ForCausalLM"]
+    config.save_pretrained(folder)
+
+
 def random_ids(count: int, seed: int = 0) -> torch.Tensor:
     """Token ids [count]."""
     return torch.randint(0, VOCAB, (count,), generator=torch.Generator().manual_seed(seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 from runtime.clock import RealClock
 from runtime.hat.adapter import FILE, Stated
 from runtime.hat.device import HatDevice
-from runtime.hat.ends import ModelEnds
+from runtime.hat.drafters import ends_over
+from runtime.hat.medusa import FILE as HEADS_FILE
+from runtime.hat.medusa import FORMAT as HEADS_FORMAT
+from runtime.hat.medusa import MedusaStated
 from runtime.hat.session import Session
 from runtime.hat.values import Lost, Reply, Upload
 from runtime.model.loading import fingerprint, load_decoder, load_middle
@@ -39,6 +42,16 @@ def save_adapter(folder: Path, model: Path, first: int, seed: int = 3) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / FILE, stated.metadata())
+    return folder
+
+
+def save_heads(folder: Path, model: Path, first: int, heads: int = 3, seed: int = 3) -> Path:
+    """Write random Medusa heads of a model, small, so that they say some of what the model says."""
+    config, noise = load_decoder(model).config, torch.Generator().manual_seed(seed)
+    stated = MedusaStated(HEADS_FORMAT, fingerprint(model), first, config.hidden, heads)
+    weights = {name: 0.02 * torch.randn(shape, generator=noise) for name, shape in stated.shapes.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / HEADS_FILE, stated.metadata())
     return folder
 
 
@@ -105,10 +118,12 @@ class LocalMiddle:
 class SplitWorld:
     """A model, cut in two, with all that is made of it."""
 
-    def __init__(self, folder: Path, model: Path, split: Split) -> None:
-        """Make one of a model folder with a tokenizer."""
+    def __init__(
+        self, folder: Path, model: Path, split: Split, drafter: Callable[[Path, Path, int], Path] = save_adapter
+    ) -> None:
+        """Make one of a model folder with a tokenizer; `drafter` writes what drafts."""
         self.model, self.split = model, split
-        self.adapter = save_adapter(folder, model, split.first)
+        self.adapter = drafter(folder, model, split.first)
         profile = DeviceProfile("quick", "for tests", 0.5, 0.3, 0.05, 0.2, 5.0, 1.0, 0.2)
         self.device = HatDevice.load(model, self.adapter, profile, max_new_tokens=MAX_NEW_TOKENS, split=split)
         self.models = HatModels.load(model, self.adapter, split)
@@ -121,7 +136,7 @@ class SplitWorld:
     def session(self, middle: LocalMiddle | None = None, polls: int = 0) -> Session:
         """A live session whose cloud is in this process."""
         d = self.device
-        ends = ModelEnds(d.ends, d.split, d.adapter, RealClock(), d.profile, d.eos_ids)
+        ends = ends_over(d.ends, d.split, d.adapter, RealClock(), d.profile, d.eos_ids)
         return Session(
             ends, middle or LocalMiddle(self.model, self.split, polls), RealClock(), d.profile, d.limits, self.split.last
         )

@@ -14,16 +14,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from cloud import log, server
 from cloud.config import ServerConfig
+from cloud.engine.registry import load_here
 from cloud.server import running_server
 from runtime.clock import RealClock
+from runtime.model.split import Split
 from runtime.sampling import Sampling
 from runtime.session import Limits
 from runtime.synera.chunk import DraftToken
 from runtime.synera.knobs import Knobs
 from runtime.synera.lens import Lens
 from runtime.synera.session import Session, Verifier
+from scripts import __main__ as synera
 from traces.profile import CloudProfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,9 +111,28 @@ def served(folder: Path, *arguments: object) -> Iterator[Served]:
         process.communicate()
 
 
+def why_not_served(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The line that `synera serve` ends with where it cannot serve; in this process, with the engine in it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "configure", lambda level, form: None)
+        patch.setattr(server, "load_engine", load_here)
+        patch.setattr(sys, "argv", ["synera", "serve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            synera.main()
+    said = capsys.readouterr()
+    assert (left.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    return said.err
+
+
 @contextmanager
-def verifier_here(*, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None) -> Iterator[Any]:
-    """Stands in for a verifier's process where a test is of what is done with it: as the real one, but on a thread of this one."""
+def verifier_here(
+    *, model: Path, pace: Path | None, threads: int = 1, log: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[Any]:
+    """Stands in for a verifier's process where a test is of what is done with it: as the real one, but on a thread of this one.
+
+    Of the options of `synera serve` it takes `--split` alone.
+    """
     paced = None if pace is None else CloudProfile.load(pace)
-    with running_server(ServerConfig(model=model, pace=paced, threads=threads)) as port:
+    split = Split.parse(options[options.index("--split") + 1]) if options else None
+    with running_server(ServerConfig(model=model, pace=paced, threads=threads, split=split)) as port:
         yield SimpleNamespace(target=f"127.0.0.1:{port}", check=lambda: None)

@@ -183,6 +183,26 @@ def test_the_bundled_adapter_drafts_for_the_bundled_llm() -> None:
     assert f"`{adapter.stated.model}`" in (bundled.ADAPTER / "README.md").read_text()
 
 
+def test_the_bundled_medusa_heads_draft_for_the_bundled_llm() -> None:
+    from runtime.hat.drafters import load_drafter
+    from runtime.hat.medusa import FILE, MedusaHeads
+    from runtime.model.loading import fingerprint, load_decoder
+    from runtime.model.tokenizer import load_tokenizer
+    from traces.hat.adapter_drafts import measured
+
+    folder = pair_folder("llm")
+    decoder, tokenizer = load_decoder(folder), load_tokenizer(folder)
+    heads = load_drafter(bundled.MEDUSA, decoder, fingerprint(folder))
+    assert isinstance(heads, MedusaHeads)
+    assert (heads.first, heads.heads) == (2, 4)
+    assert (bundled.MEDUSA / FILE).stat().st_size <= 1e6
+    prompts = [tokenizer.encode(prompt.text).ids for prompt in bundled_prompts("test", 2)]
+    found = measured(decoder, heads, prompts, bundled.MAX_NEW_TOKENS)
+    assert found.same == found.answers == 8
+    assert found.committed > 1.3
+    assert f"`{heads.stated.model}`" in (bundled.MEDUSA / "README.md").read_text()
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("model", ["slm", "llm"])
 def test_the_bundled_pair_writes_the_same_tokens_on_cuda(model: str) -> None:

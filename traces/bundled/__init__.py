@@ -15,6 +15,8 @@ ADAPTER = PAIR / "adapter"
 """Folder of HAT's adapter of the bundled LLM, with which its first two layers draft, and of the adapter's card."""
 TOURS_FORM = ROOT / "tours.yaml"
 """How the pair of PICE is asked for outlines and passages of tours."""
+MEDUSA = PAIR / "medusa"
+"""Folder of Medusa heads of the bundled LLM, a baseline beside the adapter, and of their card."""
 
 MAX_NEW_TOKENS = 112
 """Where answers to the bundled tasks are cut; the longest reference answer is shorter."""

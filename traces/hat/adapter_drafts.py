@@ -1,6 +1,6 @@
-"""What an adapter's drafts are worth: greedy speculative decoding on one device, held against plain greedy decoding.
+"""What an adapter's drafts are worth, or those of Medusa heads: greedy speculative decoding on one device, beside plain greedy decoding.
 
-What does not live here: the card that states it (adapter_card.py), and drafting over a network (runtime/hat/).
+What does not live here: how heads draft (medusa_drafts.py), the card (adapter_card.py), and drafting over a network (runtime/hat/).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from runtime.hat.adapter import Adapter
+from runtime.hat.drafters import Drafter
+from runtime.hat.medusa import MedusaHeads
 from runtime.model.decoder import Decoder
 from runtime.settings import whole, within
+from traces.hat.medusa_drafts import MedusaAnswer
 
 CONFIDENCE_BINS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0)
 """Edges of the bins of a draft token's probability."""
@@ -76,9 +79,9 @@ def plain(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int) -> Decod
 
 
 @torch.inference_mode()
-def speculative(decoder: Decoder, adapter: Adapter, prompt: Sequence[int], max_new_tokens: int, rule: DraftRule) -> Decoded:
-    """Decode greedily with drafts of the adapter, each verified by the layers after it; the tokens are :func:`plain`'s."""
-    answer = _Answer(decoder, adapter, prompt)
+def speculative(decoder: Decoder, drafter: Drafter, prompt: Sequence[int], max_new_tokens: int, rule: DraftRule) -> Decoded:
+    """Decode greedily with drafts, each verified by what of the model has not seen it; the tokens are :func:`plain`'s."""
+    answer = MedusaAnswer(decoder, drafter, prompt) if isinstance(drafter, MedusaHeads) else _Answer(decoder, drafter, prompt)
     said, drafts, ends = [answer.first_token], list[Draft](), decoder.config.eos_ids
     began = time.perf_counter()
     while len(said) < max_new_tokens and said[-1] not in ends:
@@ -235,7 +238,7 @@ class Figures:
 
 def measured(
     decoder: Decoder,
-    adapter: Adapter,
+    drafter: Drafter,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     rule: DraftRule = DraftRule(),
@@ -245,7 +248,7 @@ def measured(
 
     Args:
         decoder: the whole model.
-        adapter: its adapter.
+        drafter: its adapter, or Medusa heads of it.
         prompts: as tokens.
         max_new_tokens: where answers are cut.
         rule: when drafts end.
@@ -254,9 +257,9 @@ def measured(
     found = list[Figures]()
     for number, prompt in enumerate(track(prompts)):
         if number % 2:  # neither always comes second, with warm caches
-            alone, drafted = plain(decoder, prompt, max_new_tokens), speculative(decoder, adapter, prompt, max_new_tokens, rule)
+            alone, drafted = plain(decoder, prompt, max_new_tokens), speculative(decoder, drafter, prompt, max_new_tokens, rule)
         else:
-            drafted, alone = speculative(decoder, adapter, prompt, max_new_tokens, rule), plain(decoder, prompt, max_new_tokens)
+            drafted, alone = speculative(decoder, drafter, prompt, max_new_tokens, rule), plain(decoder, prompt, max_new_tokens)
         same = alone.tokens == drafted.tokens
         timed = (len(alone.tokens) - 1, alone.seconds, drafted.seconds) if same else (0, 0.0, 0.0)
         found.append(Figures(1, int(same), drafted.drafts, *timed))

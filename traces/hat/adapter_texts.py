@@ -68,12 +68,19 @@ class WorldTexts:
         """Return the tokens of prompts of a kind after so many earlier exchanges, every second marked."""
         return [self._prompt(rng, kind, exchanges, marked=bool(i % 2))[0] for i in range(count)]
 
-    def _text(self, rng: np.random.Generator) -> Text:
+    def asked(self, rng: np.random.Generator, count: int) -> list[list[int]]:
+        """Return the tokens of so many prompts, of the kinds and lengths that texts have."""
+        return [self._drawn(rng)[0] for _ in range(count)]
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[list[int], list[bool], Task]:
         kinds = list(_FORM_WEIGHTS)
         shares = np.array(list(_FORM_WEIGHTS.values()))
         kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
         exchanges, marked = int(rng.integers(EXCHANGES + 1)), bool(rng.integers(2))
-        ids, learned, task = self._prompt(rng, kind, exchanges, marked=marked)
+        return self._prompt(rng, kind, exchanges, marked=marked)
+
+    def _text(self, rng: np.random.Generator) -> Text:
+        ids, learned, task = self._drawn(rng)
         said = [*self._words(task.answer), self._eos]
         learned[-1] = True
         return Text((*ids, *said), (*learned, *([True] * (len(said) - 1)), False))

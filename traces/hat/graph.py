@@ -40,7 +40,7 @@ _REST: dict[str, type[np.generic]] = {
     "prompt_offsets": np.int64,  # [prompts + 1], into prompt_tokens
     "path_offsets": np.int64,  # [paths + 1], into the arrays of places
     "score": np.float32,  # [paths], of the whole answer
-    "path_of": np.int32,  # [prompts * precisions]; precisions that give one answer share its path
+    "path_of": np.int32,  # [prompts * precisions]; precisions that give one answer and the same drafts share its path
 }
 
 
@@ -65,6 +65,7 @@ class HatMeta:
     context: _Tokens
     model_fingerprint: Name
     adapter_fingerprint: Name
+    """Of what drafted."""
     tokenizer_hash: Name
     split: Name
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -78,6 +79,9 @@ class HatMeta:
     joined: tuple[_Token, ...] = ()
     scorer: Annotated[str, Field(max_length=200)] = ""
     frame: dict[str, str | bool | list[_Token]] = field(default_factory=dict)
+    medusa_heads: Annotated[int, Field(ge=0, le=DRAFTED)] = 0
+    """That drafted: so many tokens, and none at the first place of an answer, where no state has come back; 0: an adapter did.
+    In fp32 they are the live ones; below, a live state may be rounded otherwise in some last bits, and a confidence with it."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -155,14 +159,14 @@ class HatGraphs:
         Args:
             meta: the description.
             prompts: tokens of each.
-            paths: of each prompt one in each precision: arrays of :data:`PATH_ARRAYS`, and its `score`. Equal answers share one.
+            paths: of each prompt one in each precision: arrays of :data:`PATH_ARRAYS`, and its `score`. Equal ones are kept once.
         """
         kept: list[dict[str, Any]] = []
         path_of: list[int] = []
         for by_precision in paths:
             mine: dict[bytes, int] = {}
             for path in by_precision:
-                key = np.asarray(path["token"], np.int32).tobytes()
+                key = b"".join(np.asarray(path[name], dtype).tobytes() for name, (dtype, _) in PATH_ARRAYS.items())
                 if key not in mine:
                     mine[key] = len(kept)
                     kept.append(path)
@@ -221,7 +225,10 @@ def _faults(meta: HatMeta, arrays: dict[str, NDArray[Any]]) -> Iterator[str]:
     score, draft = arrays["score"], arrays["draft"]
     if not ((score >= 0) & (score <= 1)).all():
         yield "a score is outside 0..1"
-    if min(arrays["token"].min(), arrays["prompt_tokens"].min()) < 0 or (draft < -1).any() or (draft[:, 0, 0] < 0).any():
+    drafted = np.ones(len(draft), bool)
+    drafted[arrays["path_offsets"][:-1]] = not meta.medusa_heads
+    nothing_drafted = (draft[drafted, 0, 0] < 0).any()
+    if min(arrays["token"].min(), arrays["prompt_tokens"].min()) < 0 or (draft < -1).any() or nothing_drafted:
         yield "a token is below 0"
     for name in ("confidence", "margin"):
         if not ((arrays[name] >= 0) & (arrays[name] <= 1 + 1e-5)).all():

@@ -100,10 +100,10 @@ def _kind(graphs: Sequence[HatGraph], eos_ids: frozenset[int]) -> HatKindFigures
 
 
 def _stood(graph: HatGraph) -> NDArray[np.bool_]:
-    """Which draft tokens the model would keep at each place of the answer, [places, drafted]: up to the first that differs."""
+    """Which draft tokens the model would keep at each place of the answer that has some, [places, drafted]: up to the first that differs."""
     drafted = graph.draft[:, :, 0]
     places, longest = drafted.shape
     said = np.full((places + longest,), -2, np.int32)  # neither a token nor a draft's end
     said[:places] = graph.token
     wanted = np.lib.stride_tricks.sliding_window_view(said, longest)[:places]
-    return np.logical_and.accumulate(drafted == wanted, axis=1)
+    return np.logical_and.accumulate(drafted == wanted, axis=1)[drafted[:, 0] >= 0]

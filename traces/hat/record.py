@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from runtime.hat.adapter import Adapter, read_stated
+from runtime.hat.adapter import Adapter
+from runtime.hat.drafters import Drafter, load_drafter, stated_first
+from runtime.hat.medusa import MedusaHeads
 from runtime.model.decoder import Decoder
 from runtime.model.frame import Frame
 from runtime.model.loading import fingerprint, load_decoder
@@ -36,11 +39,12 @@ Score = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class HatModels:
-    """What is recorded: a whole model, cut in two, and its adapter."""
+    """What is recorded: a whole model, cut in two, and what drafts for it."""
 
     model: Decoder
     split: Split
-    adapter: Adapter
+    adapter: Drafter
+    """An adapter, or Medusa heads."""
     tokenizer: Tokenizer
     model_fingerprint: str
     tokenizer_hash: str
@@ -48,15 +52,15 @@ class HatModels:
 
     @classmethod
     def load(cls, model: Path, adapter: Path, split: Split | None = None, frame: Frame = Frame()) -> Self:
-        """Load a model folder and the adapter of it; the split is by default where that was trained.
+        """Load a model folder and what drafts for it; the split is by default where that was trained.
 
         Raises:
             CheckpointError: one of them is missing, damaged, or of another model or split.
         """
         decoder, mark = load_decoder(model), fingerprint(model)
-        split = split or Split(read_stated(adapter).first)
+        split = split or Split(stated_first(adapter))
         split.middle(decoder.config.layers)
-        loaded = Adapter.load(adapter, decoder, mark)
+        loaded = load_drafter(adapter, decoder, mark)
         return cls(decoder, split, loaded, load_tokenizer(model), mark, tokenizer_hash(model), frame)
 
 
@@ -82,12 +86,7 @@ class HatRecorder:
         for prompt in prompts:
             ids = m.frame.encode(m.tokenizer, prompt.text)
             encoded.append(ids)
-            answers = [self.answer(ids, precision) for precision in PRECISIONS]
-            known: dict[tuple[int, ...], dict[str, Any]] = {}
-            for answer in answers:
-                if tuple(answer) not in known:
-                    known[tuple(answer)] = self.drafts(ids, answer) | {"score": self.scored(prompt.question, answer)}
-            paths.append([known[tuple(answer)] for answer in answers])
+            paths.append(self._paths(ids, prompt.question))
             done()
         flips = {
             f"answers_changed_{name}": sum(by[place]["token"].tolist() != by[0]["token"].tolist() for by in paths) / len(paths)
@@ -116,8 +115,23 @@ class HatRecorder:
             joined=joined,
             scorer=self.scorer,
             frame=m.frame.stated,
+            medusa_heads=m.adapter.heads if isinstance(m.adapter, MedusaHeads) else 0,
         )
         return HatGraphs.build(meta, encoded, paths)
+
+    def _paths(self, ids: Sequence[int], question: str) -> list[dict[str, Any]]:
+        """A prompt's path in each precision."""
+        drafter, score = self.models.adapter, cache(lambda answer: self.scored(question, answer))
+        paths, known = list[dict[str, Any]](), dict[tuple[int, ...], dict[str, NDArray[Any]]]()
+        for precision in PRECISIONS:
+            answer, finals = self._said(ids, precision)
+            if isinstance(drafter, MedusaHeads):  # what they read came back in that precision
+                drafts = self._chains(drafter, answer, finals)
+            else:
+                key = tuple(answer)
+                drafts = known[key] = known[key] if key in known else self._drafts(drafter, ids, answer)
+            paths.append(drafts | {"token": np.array(answer, np.int32), "score": score(tuple(answer))})
+        return paths
 
     @property
     def _limits(self) -> Limits:
@@ -128,39 +142,57 @@ class HatRecorder:
         """Return the score of an answer's tokens."""
         return self.score(question, self.models.tokenizer.decode(list(answer), skip_special_tokens=True))
 
-    @torch.inference_mode()
     def answer(self, prompt: Sequence[int], precision: str) -> list[int]:
         """Return what the model says where states travel in a precision, greedily, up to its end."""
+        return self._said(prompt, precision)[0]
+
+    @torch.inference_mode()
+    def _said(self, prompt: Sequence[int], precision: str) -> tuple[list[int], Tensor]:
+        """An answer, and the last states after which each of its tokens was said, [places, hidden]."""
         m, limits = self.models, self._limits
         cut, kv = m.model.config.layers - m.split.last, m.model.new_cache()
-        answer, room = list[int](), limits.room(len(prompt))
+        answer, finals, room = list[int](), list[Tensor](), limits.room(len(prompt))
         rows, first = list(prompt), 0
         while len(answer) < room:
             places = torch.arange(first, first + len(rows))
             states = m.model.run(m.model.embed(torch.tensor(rows)), places, kv, 0, m.split.first)
             states = m.model.run(quantised(states, precision), places, kv, m.split.first, cut)
             states = m.model.run(quantised(states, precision), places, kv, cut)
+            finals.append(states[-1:])
             token = int(m.model.logits(states[-1:]).argmax())
             answer.append(token)
             if token in limits.eos_ids:
                 break
             first, rows = first + len(rows), [token]
-        return answer
+        return answer, torch.cat(finals)
 
     @torch.inference_mode()
-    def drafts(self, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a path: at each place of an answer what is drafted after the tokens before it."""
+    def _chains(self, heads: MedusaHeads, answer: Sequence[int], finals: Tensor) -> dict[str, NDArray[Any]]:
+        """What Medusa heads draft at each place of an answer, from the state that came back before it."""
+        places, count = len(answer), heads.heads
+        draft, confidence, margin = _nothing(places)
+        best, said = heads.logits(self.models.model, finals[:-1]).float().softmax(-1).topk(CANDIDATES, -1)
+        draft[1:, :count] = said.numpy()
+        confidence[1:, :count] = best[..., 0].numpy()
+        margin[1:, :count] = (best[..., 0] - best[..., 1]).numpy()
+        ends = np.isin(draft[:, :, 0], list(self._limits.eos_ids))
+        behind = np.cumsum(ends, 1) - ends > 0
+        draft[behind], confidence[behind], margin[behind] = -1, 0, 0
+        return {"draft": draft, "confidence": confidence, "margin": margin}
+
+    @torch.inference_mode()
+    def _drafts(self, adapter: Adapter, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """What an adapter drafts at each place of an answer, after the tokens before it."""
         m, places = self.models, len(answer)
         ids = torch.tensor([*prompt, *answer[:-1]])
-        ends, own = m.model.new_tree(), TreeKV(m.adapter.shape, dtype=m.model.dtype, device=m.model.device)
-        draft = np.full((places, DRAFTED, CANDIDATES), -1, np.int32)
-        confidence, margin = np.zeros((places, DRAFTED), np.float32), np.zeros((places, DRAFTED), np.float32)
+        ends, own = m.model.new_tree(), TreeKV(adapter.shape, dtype=m.model.dtype, device=m.model.device)
+        draft, confidence, margin = _nothing(places)
         length = len(ids)
         paths = torch.arange(length).expand(length, -1).contiguous()
         slots, lengths, entering, next_slot = torch.arange(length), torch.arange(1, length + 1), ids, length
         open_ = np.ones(places, bool)  # chains that have not ended the answer
         for step in range(DRAFTED):
-            adapted = self._adapted(ends, own, entering, slots, paths, lengths)
+            adapted = self._adapted(adapter, ends, own, entering, slots, paths, lengths)
             best, said = m.model.logits(adapted[-places:]).float().softmax(-1).topk(CANDIDATES, -1)
             draft[open_, step] = said.numpy()[open_]
             confidence[open_, step] = best[:, 0].numpy()[open_]
@@ -176,12 +208,20 @@ class HatRecorder:
             paths, lengths = grown, lengths + 1
             if int(lengths.max()) > m.model.config.context or not open_.any():
                 break
-        return {"token": np.array(answer, np.int32), "draft": draft, "confidence": confidence, "margin": margin}
+        return {"draft": draft, "confidence": confidence, "margin": margin}
 
-    def _adapted(self, ends: TreeKV, own: TreeKV, ids: Tensor, slots: Tensor, paths: Tensor, lengths: Tensor) -> Tensor:
+    def _adapted(
+        self, adapter: Adapter, ends: TreeKV, own: TreeKV, ids: Tensor, slots: Tensor, paths: Tensor, lengths: Tensor
+    ) -> Tensor:
         """What the adapter makes of tokens at the ends of paths: [rows, hidden]."""
         m, places = self.models, lengths - 1
         ends.place(slots, paths, lengths)
         own.place(slots, paths, lengths)
         states = m.model.run(m.model.embed(ids), places, ends, 0, m.split.first)
-        return m.adapter.run(states, m.model.turns(places), own)
+        return adapter.run(states, m.model.turns(places), own)
+
+
+def _nothing(places: int) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Draft tokens, confidences and margins of places at which nothing is drafted."""
+    confidence, margin = (np.zeros((places, DRAFTED), np.float32) for _ in range(2))
+    return np.full((places, DRAFTED, CANDIDATES), -1, np.int32), confidence, margin

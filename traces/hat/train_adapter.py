@@ -1,22 +1,17 @@
-"""Training an adapter on one frozen model: the recipe, its resumable checkpoint, and the file that the device loads.
+"""Training an adapter on one frozen model: the recipe, the loss (HAT, arXiv 2503.18989), and the file that the device loads.
 
-What lives here: the loss (HAT, arXiv 2503.18989) and the run. What does not: the texts (adapter_texts.py), what drafts are worth
-(adapter_drafts.py), and the adapter as it drafts (runtime/hat/adapter.py).
+What does not live here: the run (training.py), the texts (adapter_texts.py), what drafts are worth (adapter_drafts.py), and the
+adapter as it drafts (runtime/hat/adapter.py).
 """
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,54 +20,20 @@ from runtime.hat.adapter import FILE, Stated
 from runtime.model.decoder import Decoder
 from runtime.model.kv import RaggedKV
 from runtime.model.layer import Turns
-from runtime.settings import above, shown, whole
-from traces.errors import TraceError
-from traces.files import make_folder, replacing
+from traces.files import replacing
 from traces.hat.adapter_texts import Text, Texts
+from traces.hat.training import Notes, Recipe, trained
 
-Notes = dict[str, str | int | float]
 CHECKPOINT = "adapter.ckpt"
 """Its name in a run's folder."""
-_LOG_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
-class AdapterRecipe:
-    """How an adapter is trained; AdamW, warm-up, then a cosine to nothing.
+class AdapterRecipe(Recipe):
+    """How an adapter is trained."""
 
-    Raises:
-        SettingError: a value is outside its range.
-    """
-
-    first: int
-    """Layers before the adapter."""
-    steps: int = 800
-    rows: int = 16
-    """Texts of a step."""
-    learning_rate: float = 6e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Longest gradient; longer ones are cut to it."""
     cross_entropy: float = 0.1
     """Its weight beside the distance of states, as in the paper."""
-    seed: int = 0
-    checkpoint_every: int = 200
-    """Steps."""
-
-    def __post_init__(self) -> None:
-        whole("first", self.first, 0, 1024)
-        whole("steps", self.steps, 1, 10**7)
-        whole("rows", self.rows, 1, 4096)
-        above("learning_rate", self.learning_rate, 0)
-        whole("seed", self.seed, 0, 2**32 - 1)
-        whole("checkpoint_every", self.checkpoint_every, 1, 10**7)
-
-    def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        left = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * left))
 
 
 class AdapterModule(nn.Module):
@@ -199,23 +160,13 @@ def train(
             or of another model or recipe.
     """
     stated = Stated.of(decoder.config, model, recipe.first, asdict(recipe) | notes)
-    run = _Run(AdapterModule(stated, recipe.seed).to(decoder.device), recipe, out / CHECKPOINT)
-    if resume:
-        run.resume()
-    elif run.checkpoint.exists():
-        raise TraceError(
-            f"{run.checkpoint} is of an earlier run; go on with it with --resume, delete it, or name another folder"
-        )
-    make_folder(out)
-    with _Log(out, run.step) as log:
-        for step in _progress(range(run.step, recipe.steps), recipe.steps):
-            found = features(decoder, texts.draw(np.random.default_rng([recipe.seed, step]), recipe.rows), recipe.first)
-            met = run.take(losses(run.module, decoder, found, recipe.cross_entropy))
-            log.add(step + 1, met, recipe.learning_rate_at(step))
-            if (step + 1) % recipe.checkpoint_every == 0:
-                run.save()
-    run.save()
-    save_adapter(run.module, stated, out / FILE)
+    module = AdapterModule(stated, recipe.seed).to(decoder.device)
+
+    def meet(some: Sequence[Text]) -> Losses:
+        return losses(module, decoder, features(decoder, some, recipe.first), recipe.cross_entropy)
+
+    trained(module, meet, texts, recipe, {"model": model, **stated.training}, out / CHECKPOINT, resume=resume)
+    save_adapter(module, stated, out / FILE)
     return out / FILE
 
 
@@ -224,90 +175,3 @@ def save_adapter(module: AdapterModule, stated: Stated, file: Path) -> None:
     tensors = {name: t.detach().float().cpu().contiguous() for name, t in module.state_dict().items()}
     with replacing(file) as part:
         save_file(tensors, part, metadata=stated.metadata())
-
-
-class _Run:
-    """A training under way: the module, its optimiser, and how many steps were taken."""
-
-    def __init__(self, module: AdapterModule, recipe: AdapterRecipe, checkpoint: Path) -> None:
-        self.module, self.checkpoint, self.step = module, checkpoint, 0
-        self._recipe = recipe
-        self._optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
-
-    def take(self, met: Losses) -> dict[str, float]:
-        """Take a step; return what was met."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.learning_rate_at(self.step)
-        self._optimizer.zero_grad()
-        met.whole.backward()  # type: ignore[no-untyped-call]
-        length = nn.utils.clip_grad_norm_(self.module.parameters(), self._recipe.clip)
-        self._optimizer.step()
-        self.step += 1
-        return {name: value.item() for name, value in met._asdict().items()} | {"gradient": length.item()}
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self.step}
-        with replacing(self.checkpoint) as part:
-            torch.save(state | {"of": self._of()}, part)
-
-    def resume(self) -> None:
-        """Take up the checkpoint."""
-        if not self.checkpoint.is_file():
-            raise TraceError(f"there is no checkpoint at {self.checkpoint}; leave out --resume, or name the folder of a run")
-        try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location=next(self.module.parameters()).device)
-            of, self.step = dict(state["of"]), int(state["step"])
-        except Exception as error:  # torch raises whatever a damaged file leads it to
-            raise TraceError(
-                f"{self.checkpoint} cannot be taken up ({shown(str(error), 120)[1:-1]}); delete it to begin anew"
-            ) from None
-        if differing := [name for name, value in self._of().items() if of.get(name) != value]:
-            name = differing[0]
-            raise TraceError(
-                f"{self.checkpoint} is of another run: {name}={shown(of.get(name))}, not {shown(self._of()[name])}; "
-                "give that, delete it to begin anew, or name another folder"
-            )
-        self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
-
-    def _of(self) -> dict[str, str | int | float]:
-        """What a run must have in common with the one that it goes on with."""
-        stated = self.module.stated
-        return {"model": stated.model, **stated.training}
-
-
-class _Log:
-    """Lines of JSON every few steps, and the same figures for TensorBoard."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to load, and only a training needs it
-
-        self._lines = out / "log.jsonl"
-        self._writer = SummaryWriter(str(out / "tb"), purge_step=step + 1)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    def add(self, step: int, met: dict[str, float], learning_rate: float) -> None:
-        """Note what a step met; `step` counts from 1."""
-        if step % _LOG_EVERY:
-            return
-        figures = {f"loss_{name}" if name != "gradient" else name: value for name, value in met.items()}
-        figures["learning_rate"] = learning_rate
-        for name, value in figures.items():
-            self._writer.add_scalar(f"adapter/{name}", value, step)
-        with self._lines.open("a") as lines:
-            lines.write(json.dumps({"step": step, **{n: round(v, 6) for n, v in figures.items()}, "time": time.time()}) + "\n")
-
-
-def _progress(steps: range, total: int) -> Iterator[int]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("train adapter", total=total, completed=steps.start)
-        for step in steps:
-            yield step
-            bar.advance(task)

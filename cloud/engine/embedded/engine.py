@@ -66,13 +66,14 @@ class EmbeddedEngine(BatchedEngine[_Session, list[int], Rows]):
         raise CloudRejectedError("this engine runs a whole model, not the middle of one")
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         self._check_size(len(prompt) + max_new_tokens)
         arrival = self._arrivals.draw()
         table = self._new_table(account)
-        job = StreamJob(table, prompt, max_new_tokens, frozenset(self._info.eos_ids), sampling, account=account)
+        ends = frozenset(self._info.eos_ids)
+        job = StreamJob(table, prompt, max_new_tokens, ends, sampling, account=account, log_probabilities=log_probabilities)
         self._batcher.put(job, wait_seconds=arrival.wait_seconds)
         try:
             while (result := await job.results.get()) is not None:

@@ -204,9 +204,11 @@ class StreamJob(OfTokens):
         sampling: Sampling | None = None,
         *,
         account: str = "",
+        log_probabilities: bool = False,
     ) -> None:
         self.table, self.tokens, self.kept, self.account, self.deadline = table, list(prompt), 0, account, float("inf")
         self._left, self._eos_ids, self._sampling = max_new_tokens, eos_ids, sampling
+        self._log_probabilities = log_probabilities
         self._draws = None if sampling is None else Draws(sampling.seed, prompt)
         self._loop = asyncio.get_running_loop()
         self.results: asyncio.Queue[Streamed | CloudError | None] = asyncio.Queue()
@@ -221,7 +223,8 @@ class StreamJob(OfTokens):
             self._draws = self._draws.after([token])
         self.kept, self._left = len(self.tokens), self._left - 1
         took = outcome.queue_ms, outcome.compute_ms, outcome.compute_share_ms
-        self._put(Streamed(token, *took, outcome.processed_tokens))
+        said = _logprobs(rows.logits, [0], [token])[0] if self._log_probabilities else None
+        self._put(Streamed(token, *took, outcome.processed_tokens, said))
         more = self._left > 0 and token not in self._eos_ids
         if more:
             self.tokens.append(token)

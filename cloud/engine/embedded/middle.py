@@ -109,10 +109,11 @@ class MiddleEngine(BatchedEngine[_Session, Tensor, Tensor]):
         session.held = chunk.prefix_length
         job = ChunkJob(session.table, chunk.prefix_length, states, chunk.returned, account=session.account, deadline=until)
         outcome = await self._settled(session, job, arrival.wait_seconds)
-        session.held = chunk.prefix_length + chunk.rows
         given = len(chunk.states) // chunk.rows * chunk.returned
+        written = await _aside(given, partial(_written, outcome.results, chunk.precision))
+        session.held = chunk.prefix_length + chunk.rows
         return Ran(
-            await _aside(given, partial(_written, outcome.results, chunk.precision)),
+            written,
             queue_ms=outcome.queue_ms,
             compute_ms=outcome.compute_ms,
             compute_share_ms=outcome.compute_share_ms,
@@ -125,7 +126,7 @@ class MiddleEngine(BatchedEngine[_Session, Tensor, Tensor]):
         raise CloudRejectedError("this engine runs the middle of a model, which checks no drafts")
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         raise CloudRejectedError("this engine runs the middle of a model, which writes no tokens")
@@ -142,7 +143,19 @@ class MiddleEngine(BatchedEngine[_Session, Tensor, Tensor]):
 
 
 def _written(results: Sequence[Tensor], precision: str) -> bytes:
-    return encoded(torch.cat(list(results)), precision) if results else b""
+    """Results as they travel.
+
+    Raises:
+        CloudRejectedError: they cannot.
+    """
+    if not results:
+        return b""
+    states = torch.cat(list(results)).float().cpu()
+    if not states.isfinite().all():
+        raise CloudRejectedError(
+            "the middle makes no finite numbers of these states; send such as the model's first layers give"
+        )
+    return encoded(states, precision)
 
 
 async def _aside(size: int, work: Callable[[], _Value]) -> _Value:

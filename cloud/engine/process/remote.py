@@ -122,10 +122,10 @@ class EngineProcess:
         return ran
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = ""
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
-        number, result = self._ask("stream", tuple(prompt), max_new_tokens, sampling, account)
+        number, result = self._ask("stream", tuple(prompt), max_new_tokens, sampling, account, log_probabilities)
         tokens = self._streamed[number] = asyncio.Queue()
         result.add_done_callback(lambda _: tokens.put_nowait(None))
         try:

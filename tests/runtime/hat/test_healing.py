@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cloud.config import ServerConfig
 from cloud.engine.embedded.loading import load
+from cloud.kept import AnswerRoom, Place
 from cloud.server import running_server
 from runtime.client import CloudClient
 from runtime.clock import RealClock
@@ -152,6 +153,29 @@ def test_a_fault_at_each_upload_costs_bytes_and_not_the_answer(served: Served, f
     plain = sum(record.cost.uplink_bytes for record in session.records) - resent
     uploads = sum(reply.uplink_bytes for record in session.records for reply in record.replies)
     assert plain == pytest.approx(uploads, rel=0.02)  # numbers of a new session may take another byte
+    assert not served.is_left()
+
+
+def test_answers_that_the_cloud_keeps_for_nobody_cost_bytes_and_not_the_answer(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where others' answers take all the room that there is."""
+    take = AnswerRoom.take
+
+    def forgets(room: AnswerRoom, account: str, size_bytes: int, forget: Callable[[], object]) -> Place:
+        for each in [each for of in room._accounts.values() for each in of.unused]:
+            each.forgotten()
+        return take(room, account, size_bytes, forget)
+
+    monkeypatch.setattr(AnswerRoom, "take", forgets)
+    prompt = served.world.device.encode(prompts()[5])
+    session, _ = served.session(["cut behind"] * 12)
+    knobs = Knobs(chunk_doublings=4, draft_length=2, draft_threshold=0.0, candidates=2)
+    with session:
+        session.begin(prompt, knobs)
+        while not session.advance(knobs).done:
+            pass
+    assert session.answer == served.world.greedy(prompt)
     assert not served.is_left()
 
 

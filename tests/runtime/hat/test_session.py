@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runtime.clock import RealClock
 from runtime.errors import CloudUnavailableError, ContextOverflowError, SettingError
-from runtime.hat.ends import ModelEnds
+from runtime.hat.drafters import ends_over
 from runtime.hat.knobs import Knobs
 from runtime.hat.session import ALONE, Session
 from runtime.hat.values import Lost
@@ -135,7 +135,7 @@ def limited(world: SplitWorld, polls: int = 3, **changes: Any) -> Session:
     """A session whose answers end otherwise."""
     d = world.device
     limits = replace(d.limits, **changes)
-    ends = ModelEnds(d.ends, d.split, d.adapter, RealClock(), d.profile, limits.eos_ids)
+    ends = ends_over(d.ends, d.split, d.adapter, RealClock(), d.profile, limits.eos_ids)
     return Session(ends, LocalMiddle(world.model, world.split, polls), RealClock(), d.profile, limits, world.split.last)
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from runtime.errors import CheckpointError, UnsupportedModelError
-from runtime.model.config import read_config
+from runtime.model import config
+from runtime.model.config import Stated, read_config
 from runtime.model.loading import fingerprint, load_decoder
 from runtime.model.tokenizer import load_tokenizer, tokenizer_hash
-from tests.support.checkpoints import save_checkpoint
+from tests.support.checkpoints import save_checkpoint, save_config
+from traces import bundled
 
 NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**400
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 24}
@@ -180,6 +185,90 @@ def test_a_rotary_embedding_as_it_was_written_before_is_read(folder: Path, rope:
     assert (theirs["rope_theta"], theirs["factor"]) == (500.0, 2.0)
     wanted = 1.0 / 500.0 ** (torch.arange(0, 8, 2) / 8) / 2.0
     torch.testing.assert_close(read_config(folder).inv_freq, wanted)
+
+
+# ---------------------------------------------------------------- without transformers
+
+
+def without_transformers(folder: Path) -> Stated:
+    """What is read where transformers cannot be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        patch.setitem(sys.modules, "transformers.modeling_rope_utils", None)
+        return read_config(folder)
+
+
+def same(one: Stated, other: Stated) -> bool:
+    return torch.equal(one.inv_freq, other.inv_freq) and replace(one, inv_freq=other.inv_freq) == other
+
+
+OLDER: dict[str, Any] = {"rope_parameters": None, "rope_theta": 500.0}
+"""As it was written before transformers 5."""
+SLIDING = ["full_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        OLDER,
+        OLDER | {"rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 700.0}, "rope_theta": 500.0},
+        {"sliding_window": 7},
+        {"sliding_window": 7, "use_sliding_window": False, "layer_types": SLIDING},
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "eos_token_id": [2, 5]},
+        {"eos_token_id": None, "rms_norm_eps": 1, "head_dim": 16, "layer_types": None},
+    ],
+)
+def test_a_whole_config_is_what_transformers_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, changes: dict[str, Any]
+) -> None:
+    save_config(tmp_path, kind)
+    edit(tmp_path, **changes)
+    own = without_transformers(tmp_path)
+    monkeypatch.setattr(config, "_as_stated", lambda *_: None)
+    assert same(own, read_config(tmp_path))
+
+
+NEEDED = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id", "rope_parameters"),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "absent"), [*(("Llama", name) for name in NEEDED), ("Mistral", "sliding_window"), ("Qwen3", "head_dim")]
+)
+def test_what_is_absent_is_the_default_of_its_architecture(tmp_path: Path, kind: str, absent: str) -> None:
+    save_config(tmp_path, kind)
+    edit(tmp_path, hidden_size=64, num_attention_heads=4)  # fits each default of a figure
+    whole = json.loads((tmp_path / "config.json").read_text())
+    defaults = getattr(transformers, f"{kind}Config")()
+    (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in whole.items() if name != absent}))
+    with pytest.raises(ImportError):
+        without_transformers(tmp_path)
+    found = read_config(tmp_path)
+    edit(tmp_path, **{absent: getattr(defaults, absent) if absent != "num_key_value_heads" else 4})
+    assert same(found, read_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"rope_parameters": YARN}, {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}]
+)
+def test_what_is_worked_out_is_left_to_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save_config(tmp_path, "Qwen2")
+    edit(tmp_path, **changes | {"layer_types": None})
+    with pytest.raises(ImportError):
+        without_transformers(tmp_path)
+    found = read_config(tmp_path)
+    assert found.config.windows == ((None, 7, 7) if "sliding_window" in changes else (None, None, None))
+    assert (found.rope_scale > 1) == ("rope_parameters" in changes)
+
+
+def test_the_bundled_models_need_no_transformers() -> None:
+    for name in ("slm", "llm"):
+        assert without_transformers(bundled.PAIR / name).config.vocab > 0
 
 
 # ---------------------------------------------------------------- weights

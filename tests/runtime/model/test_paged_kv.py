@@ -55,6 +55,25 @@ def test_a_batch_is_what_each_sequence_would_be_in_a_cache_of_its_own(
             torch.testing.assert_close(PagedKV(store, parts).attend(layer, q, kv, window), torch.cat(want))
 
 
+@pytest.mark.parametrize("few_rows", [0, 32], ids=["gathered", "compiled"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_of_no_consequence_to_others(wrong: float, few_rows: int) -> None:
+    """To who is in the same forward, and to who has the blocks next: places that are not filled yet are weighed with 0."""
+    torch.manual_seed(0)
+    store, alone = PagedStore(SHAPE, 6), SequenceKV(SHAPE)
+    ill, sound = rows(40), rows(20)
+    for each in ill:
+        each[::3] = wrong
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paged_kv, "FEW_ROWS", few_rows)
+        want = alone.attend(0, *sound, None)
+        q, kv = (torch.cat(each) for each in zip(ill, sound, strict=True))
+        got = PagedKV(store, [Part([0, 1, 2], 0, 40), Part([3, 4], 0, 20)]).attend(0, q, kv, None)
+        torch.testing.assert_close(got[40:], want)
+        later = PagedKV(store, [Part([2, 0], 0, 20)]).attend(0, *sound, None)
+        torch.testing.assert_close(later, want)
+
+
 def test_every_type_and_device_gives_the_same(placement: Placement) -> None:
     torch.manual_seed(0)
     sizes = [(20, 3), (0, 5), (33, 1), (4, 40)]

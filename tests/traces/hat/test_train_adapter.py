@@ -21,12 +21,12 @@ from runtime.model.loading import fingerprint, load_decoder
 from tests.support.adapters import random_module
 from tests.support.checkpoints import random_ids, save_checkpoint
 from traces.errors import TraceError
-from traces.hat import train_adapter
+from traces.hat import training
 from traces.hat.adapter_texts import OwnTexts, Text, answered
 from traces.hat.train_adapter import CHECKPOINT, AdapterModule, AdapterRecipe, features, losses, save_adapter, train
 
 RECIPE = AdapterRecipe(first=1, steps=6, rows=4, learning_rate=5e-3, warmup_steps=2, checkpoint_every=2)
-NOTES: train_adapter.Notes = {"texts": "random"}
+NOTES: training.Notes = {"texts": "random"}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,6 @@ def decoder(folder: Path) -> Decoder:
 @pytest.fixture(scope="module")
 def texts(decoder: Decoder) -> OwnTexts:
     return OwnTexts(list(answered(decoder, [random_ids(5 + seed, seed).tolist() for seed in range(8)], 12)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def run(decoder: Decoder, texts: OwnTexts, out: Path, recipe: AdapterRecipe = RECIPE, **more: Any) -> dict[str, torch.Tensor]:
@@ -144,7 +139,7 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
     decoder: Decoder, texts: OwnTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(decoder, texts, tmp_path / "whole")
-    taken, real = [0], train_adapter._Run.take
+    taken, real = [0], training.Run.take
 
     def interrupted(*given: Any) -> Any:
         taken[0] += 1
@@ -153,7 +148,7 @@ def test_a_resumed_run_ends_with_the_very_same_weights(
         return real(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_adapter._Run, "take", interrupted)
+        patched.setattr(training.Run, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(decoder, texts, tmp_path / "parts")
     assert not (tmp_path / "parts" / FILE).exists()

@@ -159,6 +159,48 @@ def test_states_that_are_no_numbers_are_rejected_and_harm_nothing(wrong: float) 
     run(body)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_that_the_middle_makes_no_numbers_of_poison_nobody_elses(dtype: str, tiny_llm: Path) -> None:
+    """In one forward, and for who has the same blocks next. The largest number of a float32 is infinite in bfloat16."""
+    engine = load(ServerConfig(model=tiny_llm, split=Split(1, 1), dtype=dtype, kv_tokens=256, token_budget=200))
+    assert isinstance(engine, MiddleEngine)
+    hidden, largest = 32, torch.finfo(torch.float32).max
+    sound, ill = [torch.randn(40, hidden, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    ill[::3] = largest
+    ill[1::3, 5] = -largest
+
+    async def answer(session_id: str) -> Tensor:
+        ran = [await engine.forward(session_id, chunk(sound[:35])), await engine.forward(session_id, chunk(sound[35:], 35))]
+        return torch.cat([read(each, hidden=hidden) for each in ran])
+
+    async def live() -> None:
+        await engine.start()
+        for name in ("alone", "beside", "ill"):
+            await engine.open(name)
+        want = await answer("alone")
+        assert want.isfinite().all()
+        for returned in (40, 1, 0):
+            got, said = await asyncio.gather(
+                answer("beside"), engine.forward("ill", chunk(ill, 0, returned)), return_exceptions=True
+            )
+            assert isinstance(got, Tensor)
+            torch.testing.assert_close(got, want)
+            if dtype == "bfloat16" and returned == 40:
+                assert isinstance(said, CloudRejectedError)
+                assert "makes no finite numbers of these states" in str(said)
+            else:
+                assert isinstance(said, Ran | CloudRejectedError)
+        for name in ("alone", "beside", "ill"):
+            await engine.close(name)
+        for number in range(4):  # among them the ones that have the blocks of the ill one
+            await engine.open(f"later {number}")
+            torch.testing.assert_close(await answer(f"later {number}"), want)
+        await engine.stop()
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+    engine.check_integrity()
+
+
 def test_drafts_and_prompts_of_several_devices_share_forwards_within_the_token_budget() -> None:
     seen: list[Iteration] = []
 
