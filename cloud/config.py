@@ -18,6 +18,7 @@ from cloud.sessions import MOST_SESSIONS
 from runtime.errors import SettingError
 from runtime.model.placement import Placement
 from runtime.model.split import Split
+from runtime.pice.form import Form
 from runtime.policies import DEFAULT_POLICY, POLICIES
 from runtime.scheduling import TOKEN_BUDGET
 from runtime.settings import one_of, shown, whole, within
@@ -47,6 +48,8 @@ class ServerConfig:
     many, at the price of one more process and its memory."""
     split: Split | None = None
     """Run the middle of a split model, for devices that have its ends; None is the whole model, for devices with one of their own."""
+    sketch: Form | None = None
+    """How sketches are asked for and read; None writes none."""
     max_chunk_rows: int = 512
     """Longest chunk of hidden states for the middle, 1..8192."""
     device: str = "cpu"
@@ -122,6 +125,8 @@ class ServerConfig:
         within("drain_seconds", self.drain_seconds, 0, 3600)
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingError("TLS needs both a certificate and its key")
+        if self.sketch is not None and self.split is not None:
+            raise SettingError("sketch needs a whole model, which writes tokens; leave the split out")
         if self.tls_ca is not None and self.tls_certificate is None:
             raise SettingError("tls_ca asks clients for certificates, which needs TLS: give a certificate and its key as well")
         if not self.engine_process:  # which finds out by itself; this one then need not load torch
@@ -133,6 +138,7 @@ class ServerConfig:
         for name, allowed in {
             "model": (Path,),
             "split": (Split, optional),
+            "sketch": (Form, optional),
             "host": (str,),
             "metrics_host": (str,),
             "device": (str,),

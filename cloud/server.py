@@ -39,6 +39,7 @@ from cloud.renewal import Renewed
 from cloud.security import server_credentials
 from cloud.service import SERVICE, Statuses, SyneraServicer
 from cloud.sessions import SessionTable
+from cloud.sketch import Sketching
 from cloud.tokens import Tokens, load_tokens
 from cloud.verify import Verification
 from runtime.errors import SyneraError
@@ -106,6 +107,8 @@ class CloudServer:
             account_sessions=config.limits.account_sessions,
             now=now,
         )
+        self._generation = Generation(self._engine, self._admission)
+        self._sketching = None if config.sketch is None else Sketching.of(self._generation, config.model, config.sketch)
         self._forwarding = Forwarding(self._engine, self._table, self._admission, self._monitor)
         self.metrics.answer_bytes.set_function(lambda: self._forwarding.room.bytes)
         self._health = Health(SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -132,8 +135,9 @@ class CloudServer:
         servicer = SyneraServicer(
             Openings(self._engine, self._table, self._tokenizer_hash),
             Verification(self._engine, self._table, self._admission, max_draft_tokens=c.max_draft_tokens),
-            Generation(self._engine, self._admission),
+            self._generation,
             self._forwarding,
+            self._sketching,
             lease_seconds=c.lease_seconds,
             reader_seconds=c.limits.reader_seconds,
             paced=c.pace is not None,

@@ -1,6 +1,6 @@
 """The gRPC face of the verifier: handlers, and the one place where errors become statuses (read back in runtime/client.py).
 
-What does not live here: what the handlers do (openings.py, verify.py, generate.py, forward.py) and the process (server.py).
+What does not live here: what the handlers do (openings.py, verify.py, generate.py, sketch.py, forward.py) and the process (server.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cloud.handlers import KINDS
 from cloud.identity import client_of
 from cloud.log import fields
 from cloud.openings import Openings
+from cloud.sketch import Sketching
 from cloud.verify import Verification, VerifyRequest
 from runtime.errors import (
     CloudBusyError,
@@ -38,7 +39,7 @@ from runtime.wire.statuses import STATUS
 SERVICE = pb.DESCRIPTOR.services_by_name["Synera"].full_name
 LONGEST_DETAILS = 500
 """Characters of a status. Escaped for the wire each takes up to 12 bytes, and peers take 8 KB of trailers."""
-_WRITERS = frozenset({"Open", "Generate", "Forward"})
+_WRITERS = frozenset({"Open", "Generate", "Sketch", "Forward"})
 """Methods that write their answers themselves, as only so they learn whether those could be sent. On the wire an answer that
 is written looks like one that is returned."""
 _PATIENCES = 10
@@ -57,13 +58,14 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
         verification: Verification,
         generation: Generation,
         forwarding: Forwarding,
+        sketching: Sketching | None,
         *,
         lease_seconds: float,
         reader_seconds: float,
         paced: bool,
     ) -> None:
         self._openings, self._verification = openings, verification
-        self._generation, self._forwarding = generation, forwarding
+        self._generation, self._forwarding, self._sketching = generation, forwarding, sketching
         self._lease_seconds, self._reader_seconds, self._paced = lease_seconds, reader_seconds, paced
 
     async def ModelInfo(self, request: pb.ModelInfoRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfoResponse:
@@ -122,6 +124,24 @@ class SyneraServicer(synera_pb2_grpc.SyneraServicer):
                     queue_ms=each.queue_ms,
                     compute_ms=each.compute_ms,
                     log_probability=each.log_probability,
+                )
+                await writer.write(answer)
+
+    async def Sketch(self, request: pb.SketchRequest, context: grpc.aio.ServicerContext) -> None:  # type: ignore[override]
+        """Stream the key points of an answer."""
+        if self._sketching is None:
+            raise CloudRejectedError("this verifier writes no sketches; start it with --sketch")
+        sampling, client = _asked(read_sampling, request), client_of(context)
+        writer = _Writer(context, self._reader_seconds)
+        asked = request.prompt, request.length, request.max_new_tokens, sampling, client
+        async with aclosing(self._sketching.sketch(*asked)) as lines:
+            async for each in lines:
+                answer = pb.SketchResponse(
+                    text=each.line.text,
+                    heading=each.line.heading,
+                    tokens=each.tokens,
+                    queue_ms=each.queue_ms,
+                    compute_ms=each.compute_ms,
                 )
                 await writer.write(answer)
 

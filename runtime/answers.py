@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runtime.errors import BadAnswerError
+from runtime.pice.lines import Line
 from runtime.settings import plain, shown
 from runtime.wire import synera_pb2 as pb
 from runtime.wire.sizes import SESSION_ID_CHARACTERS, row_bytes
@@ -23,6 +24,7 @@ MOST_RETRY_AFTER_SECONDS = 60.0
 MOST_LOAD = 2**20
 """Most requests that a verifier is believed to have at hand. Ours, as is every limit here that the wire does not state."""
 _LARGEST_LOG_PROBABILITY = 1e-3  # rounding may bring one above 0
+_MOST_TOKEN_CHARACTERS = 1024
 _MOST_LAYERS, _MOST_HIDDEN = 1024, 2**17
 _SESSION_ID = re.compile(rf"[0-9a-f]{{{SESSION_ID_CHARACTERS}}}")
 _MILLISECONDS = re.compile(r"[0-9]{1,18}")
@@ -76,6 +78,19 @@ class GeneratedToken:
     """Duration of its batch's forward."""
     log_probability: float | None = None
     """By the LLM's own distribution, nats; None where it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SketchedLine:
+    """A key point of an answer."""
+
+    line: Line
+    tokens: int
+    """Written since the sketch began, the end of this line among them."""
+    queue_seconds: float
+    """Since the line before."""
+    compute_seconds: float
+    """Duration of its batches' forwards, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +184,28 @@ def read_generated(answer: pb.GenerateResponse, longest_seconds: float, log_prob
     if not answer.HasField("log_probability") or not math.isfinite(said) or said > _LARGEST_LOG_PROBABILITY:
         raise BadAnswerError(f"the verifier says log_probability={said} of a token; it must be a number of at most 0")
     return GeneratedToken(answer.token, queue, compute, said)
+
+
+def read_sketched(answer: pb.SketchResponse, tokens: int, most_tokens: int, longest_seconds: float) -> SketchedLine:
+    """Read a line of a sketch.
+
+    Args:
+        answer: the message.
+        tokens: that were written up to the line before.
+        most_tokens: that may be written.
+        longest_seconds: how long the call was given.
+
+    Raises:
+        BadAnswerError: a figure is out of range, or the line is empty or longer than its tokens can say.
+    """
+    _whole(answer, "tokens", tokens, most_tokens)
+    queue, compute = (_seconds(answer, name, longest_seconds) for name in ("queue_ms", "compute_ms"))
+    size = len(answer.text) + len(answer.heading)
+    if not answer.text or size > most_tokens * _MOST_TOKEN_CHARACTERS:
+        raise BadAnswerError(
+            f"the verifier sent a line of {size} characters; it must have some, and no more than {most_tokens} tokens can say"
+        )
+    return SketchedLine(Line(answer.text, answer.heading), answer.tokens, queue, compute)
 
 
 def read_checked(

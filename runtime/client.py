@@ -15,7 +15,17 @@ from typing import Any, Self
 
 import grpc
 
-from runtime.answers import GeneratedToken, ModelInfo, Opened, read_generated, read_model_info, read_opened, read_retry_after
+from runtime.answers import (
+    GeneratedToken,
+    ModelInfo,
+    Opened,
+    SketchedLine,
+    read_generated,
+    read_model_info,
+    read_opened,
+    read_retry_after,
+    read_sketched,
+)
 from runtime.channels import Channels
 from runtime.credentials import Credentials
 from runtime.deadline import LONGEST_CHECK_SECONDS, LONGEST_OPEN_SECONDS
@@ -274,6 +284,35 @@ class CloudClient:
                 if count > max_new_tokens:
                     raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
                 yield read_generated(answer, longest, log_probabilities)
+        except grpc.RpcError as failed:
+            raise self.error_of(failed) from None
+        finally:
+            call.cancel()
+
+    def sketch(self, prompt: str, length: int, max_new_tokens: int, sampling: Sampling | None = None) -> Iterator[SketchedLine]:
+        """Lines of a sketch of the answer to a prompt, as they come, greedy without `sampling`; closing the iterator cancels the rest.
+
+        Args:
+            prompt: as a user wrote it.
+            length: one of :data:`runtime.pice.form.LENGTHS`.
+            max_new_tokens: most that are written.
+            sampling: how it is drawn.
+
+        Raises:
+            CloudError: the stream could not start, broke, or makes no sense.
+        """
+        request = pb.SketchRequest(
+            prompt=prompt, length=length, max_new_tokens=max_new_tokens, sampling=sampling_message(sampling)
+        )
+        longest, tokens = self.deadlines.generate_seconds, 0
+        call = self._attempt(self._stub.Sketch, request, longest)
+        try:
+            for answer in call:
+                if isinstance(answer, BadAnswerError):
+                    raise answer
+                line = read_sketched(answer, tokens, max_new_tokens, longest)
+                tokens = line.tokens
+                yield line
         except grpc.RpcError as failed:
             raise self.error_of(failed) from None
         finally:

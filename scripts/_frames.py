@@ -1,6 +1,6 @@
 """How a recording reads its prompts: as they are, in a chat, or as those were read that a lens is taken from.
 
-What does not live here: what a frame is (runtime/model/frame.py) and chat templates (traces/synera/record_chat.py).
+What does not live here: what a frame is (runtime/model/frame.py) and chat templates (runtime/model/chat.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agents.bundle import META, Bundle
 from runtime.errors import SettingError
+from runtime.model import chat as templates
 from runtime.model.frame import Frame
 from traces.errors import TraceError
-from traces.synera import record_chat
 from traces.synera.graph import GraphSet
 
 
@@ -27,7 +27,7 @@ def asked_frame(
         texts: the prompts.
         chat: put them into a chat.
         system: its system message.
-        thinking: see :func:`traces.synera.record_chat.chat_frame`.
+        thinking: see :func:`runtime.model.chat.chat_frame`.
         bos: have the tokenizer put its own special tokens around a prompt that is in no chat.
         lens: a graph file, or the tables of a bundle, that the new graphs are to go with.
 
@@ -36,8 +36,8 @@ def asked_frame(
     """
     frame = Frame(special_tokens=bos)
     if chat:
-        folder = llm if record_chat.has_chat_template(llm) else slm
-        frame = record_chat.chat_frame(folder, texts, system, thinking=thinking)
+        folder = llm if templates.has_chat_template(llm) else slm
+        frame = templates.chat_frame(folder, texts, system, thinking=thinking)
     known = None if lens is None else _known(lens)
     if known is None:
         return frame

@@ -37,6 +37,8 @@ class Arguments:
     split: str | None = None
     """FIRST or FIRST:LAST: serve the middle of the LLM, for devices that run its embeddings, its first and last so many layers and its
     head. By default all of it is served, for devices with a model of their own."""
+    sketch: str | None = None
+    """Also write sketches, for PICE: instruct, for an instruction model, or a YAML file that says how yours is asked for them."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 50051
@@ -146,11 +148,13 @@ def _config(arguments: Arguments) -> ServerConfig:
     from cloud.admission import Limits
     from cloud.config import ServerConfig
     from runtime.model.split import Split
+    from runtime.pice.form import Form
     from traces.profile import CloudProfile
 
     return ServerConfig(
         model=arguments.model,
         split=None if arguments.split is None else Split.parse(arguments.split),
+        sketch=None if arguments.sketch is None else Form.named(arguments.sketch),
         host=arguments.host,
         port=arguments.port,
         engine=arguments.engine,

@@ -277,7 +277,12 @@ class Engine(Protocol):
         ...
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         """Decode until EOS (which is yielded) or `max_new_tokens`: the cloud-only baseline.
 

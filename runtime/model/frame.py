@@ -1,6 +1,6 @@
 """How the text of a prompt becomes the tokens that models read: what stands around it, and what ends its answer.
 
-What does not live here: tokenizers (tokenizer.py) and how the frame of a chat is found (traces/synera/record_chat.py).
+What does not live here: tokenizers (tokenizer.py) and how the frame of a chat is found (runtime/model/chat.py).
 """
 
 from __future__ import annotations

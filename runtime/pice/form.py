@@ -1,6 +1,6 @@
 """The form of sketches: how a model is asked for one, what its lines look like, and how a model is asked to expand some of them.
 
-A form is a YAML file of texts, so that users write their own beside their models; `Form.instruct()` is for instruction models. What does not live here:
+A form is a YAML file of texts, so that users write their own; `Form.instruct()` is for instruction models. What does not live here:
 the cutting of lines (lines.py), chat templates, which stand around what is written here (runtime/model/frame.py).
 """
 
@@ -18,13 +18,15 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runtime.errors import SettingError
+from runtime.model.chat import chat_frame, states_chat_template
+from runtime.model.frame import Frame
 from runtime.pice.lines import Line, Lines
 from runtime.settings import shown, whole
 
 LENGTHS = (1, 2, 3)
 """Of a sketch: short, middle, long."""
-FILE_NAME = "sketch.yaml"
-"""Of the form that a model folder holds, if it does."""
+INSTRUCT = "instruct"
+"""Name of the form for instruction models."""
 _LONGEST_PROMPT = 1_000_000
 
 
@@ -49,11 +51,14 @@ class Form:
     """Regular expression: what a line may begin with that says nothing, such as a dash; empty: nothing."""
     joint: str = " "
     """What stands between the parts of an answer."""
+    chat: bool = False
+    """What is asked is put into the chat template of the model that is asked, where it has one."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not isinstance(value := getattr(self, field.name), str):
-                raise SettingError(f"{field.name}={shown(value)} of a sketch's form must be a text")
+            wanted = (bool, "true or false") if field.name == "chat" else (str, "a text")
+            if not isinstance(value := getattr(self, field.name), wanted[0]):
+                raise SettingError(f"{field.name}={shown(value)} of a sketch's form must be {wanted[1]}")
         for name in ("line_end", "heading", "mark"):
             self._expression(name)
         if not self.line_end or self._expression("line_end").match(""):
@@ -89,6 +94,15 @@ class Form:
         """Return the form for instruction models."""
         return cls.load(Path(__file__).with_name("instruct.yaml"))
 
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the form for instruction models by the name `instruct`, else that of a file.
+
+        Raises:
+            SettingError: as of `load`.
+        """
+        return cls.instruct() if name == INSTRUCT else cls.load(Path(name))
+
     def ask(self, prompt: str, length: int) -> str:
         """Return the text that asks for a sketch.
 
@@ -105,6 +119,16 @@ class Form:
             SettingError: the prompt is too long, or the template fails.
         """
         return self._rendered("expand", prompt=prompt, lines=list(lines))
+
+    def frame(self, model: Path) -> Frame:
+        """Return what stands around what a model is asked.
+
+        Raises:
+            SettingError, CheckpointError: its chat template cannot be used.
+        """
+        if not self.chat or not states_chat_template(model):
+            return Frame()
+        return chat_frame(model, ())
 
     def reader(self) -> Lines:
         """Return what cuts a sketch into lines."""

@@ -28,7 +28,7 @@ def proposals_message(sampled: SampledDraft | None) -> pb.Proposals | None:
     )
 
 
-def read_sampling(request: pb.VerifyRequest | pb.GenerateRequest) -> Sampling | None:
+def read_sampling(request: pb.VerifyRequest | pb.GenerateRequest | pb.SketchRequest) -> Sampling | None:
     """Read the settings of a request; None where it asks for greedy decoding.
 
     Raises:

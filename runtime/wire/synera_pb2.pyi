@@ -153,24 +153,54 @@ class CloseResponse(_message.Message):
     def __init__(self, compute_ms: _Optional[float] = ..., processed_tokens: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "max_new_tokens", "sampling")
+    __slots__ = ("prompt", "max_new_tokens", "sampling", "log_probabilities")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     prompt: _containers.RepeatedScalarFieldContainer[int]
     max_new_tokens: int
     sampling: Sampling
-    def __init__(self, prompt: _Optional[_Iterable[int]] = ..., max_new_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    log_probabilities: bool
+    def __init__(self, prompt: _Optional[_Iterable[int]] = ..., max_new_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., log_probabilities: bool = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("token", "queue_ms", "compute_ms")
+    __slots__ = ("token", "queue_ms", "compute_ms", "log_probability")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     token: int
     queue_ms: float
     compute_ms: float
-    def __init__(self, token: _Optional[int] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ...) -> None: ...
+    log_probability: float
+    def __init__(self, token: _Optional[int] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., log_probability: _Optional[float] = ...) -> None: ...
+
+class SketchRequest(_message.Message):
+    __slots__ = ("prompt", "length", "max_new_tokens", "sampling")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    length: int
+    max_new_tokens: int
+    sampling: Sampling
+    def __init__(self, prompt: _Optional[str] = ..., length: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+
+class SketchResponse(_message.Message):
+    __slots__ = ("text", "heading", "tokens", "queue_ms", "compute_ms")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    HEADING_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    heading: str
+    tokens: int
+    queue_ms: float
+    compute_ms: float
+    def __init__(self, text: _Optional[str] = ..., heading: _Optional[str] = ..., tokens: _Optional[int] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ...) -> None: ...
 
 class ForwardRequest(_message.Message):
     __slots__ = ("session_id", "seq", "prefix_length", "states", "precision", "returned", "slack_ms")

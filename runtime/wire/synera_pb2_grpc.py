@@ -59,6 +59,11 @@ class SyneraStub(object):
                 request_serializer=runtime_dot_wire_dot_synera__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=runtime_dot_wire_dot_synera__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Sketch = channel.unary_stream(
+                '/synera.v1.Synera/Sketch',
+                request_serializer=runtime_dot_wire_dot_synera__pb2.SketchRequest.SerializeToString,
+                response_deserializer=runtime_dot_wire_dot_synera__pb2.SketchResponse.FromString,
+                _registered_method=True)
         self.Forward = channel.stream_stream(
                 '/synera.v1.Synera/Forward',
                 request_serializer=runtime_dot_wire_dot_synera__pb2.ForwardRequest.SerializeToString,
@@ -107,9 +112,19 @@ class SyneraServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sketch(self, request, context):
+        """PICE: the key points of an answer, each as soon as its line is written. UNIMPLEMENTED: this verifier has no form of sketches.
+        INVALID_ARGUMENT: there is no such length, or the prompt cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Forward(self, request_iterator, context):
         """HAT: run the middle layers of a split model over hidden states. The chunks of one session, answered in order; each is idempotent by
-        (session_id, seq), also over another stream: a repeat has the same content. An error ends the stream, as of Verify.
+        (session_id, seq), also over another stream: a repeat has the same content. The answers of a session's last eight chunks are kept while
+        there is room for them. An error ends the stream, as of Verify. NOT_FOUND also: the answer that is asked for once more is not kept, so
+        that a new session has to be told all. RESOURCE_EXHAUSTED also: too many streams, or bytes of answers that nobody reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +157,11 @@ def add_SyneraServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=runtime_dot_wire_dot_synera__pb2.GenerateRequest.FromString,
                     response_serializer=runtime_dot_wire_dot_synera__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Sketch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Sketch,
+                    request_deserializer=runtime_dot_wire_dot_synera__pb2.SketchRequest.FromString,
+                    response_serializer=runtime_dot_wire_dot_synera__pb2.SketchResponse.SerializeToString,
             ),
             'Forward': grpc.stream_stream_rpc_method_handler(
                     servicer.Forward,
@@ -284,6 +304,33 @@ class Synera(object):
             '/synera.v1.Synera/Generate',
             runtime_dot_wire_dot_synera__pb2.GenerateRequest.SerializeToString,
             runtime_dot_wire_dot_synera__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sketch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/synera.v1.Synera/Sketch',
+            runtime_dot_wire_dot_synera__pb2.SketchRequest.SerializeToString,
+            runtime_dot_wire_dot_synera__pb2.SketchResponse.FromString,
             options,
             channel_credentials,
             insecure,

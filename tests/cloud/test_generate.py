@@ -86,7 +86,7 @@ def test_a_closed_stream_is_closed_in_the_engine_at_once() -> None:
         plain, closed = world.engine.stream, []
 
         async def stream(
-            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str, log_probabilities: bool
         ) -> AsyncGenerator[Streamed, None]:
             try:
                 async for token in plain(prompt, max_new_tokens, sampling, account):
@@ -162,7 +162,7 @@ def test_work_is_charged_to_who_asks() -> None:
         plain, accounts = world.engine.stream, []
 
         def stream(
-            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str
+            prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None, account: str, log_probabilities: bool
         ) -> AsyncGenerator[Streamed, None]:
             accounts.append(account)
             return plain(prompt, max_new_tokens, sampling, account)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from runtime.errors import SettingError
+from runtime.model import chat
 from runtime.model.frame import Frame
 from scripts import record
 from synera_env.synera.replay import SyneraReplayEnv
 from tests.support.own_pair import OwnPair, save_pair, write_prompts
-from traces.synera import record_chat, record_cost
+from traces.synera import record_cost
 from traces.synera.graph import GraphSet
 from traces.tasks.scoring import scorer_of
 from traces.tasks.splits import own_prompts
@@ -119,13 +120,13 @@ def test_what_is_recorded_another_day_is_read_as_before(pair: OwnPair, tmp_path:
     """The template writes today's date, and graphs of two dates would be of two worlds."""
     prompts = write_prompts(tmp_path / "prompts.jsonl", 8)
     before = recorded(tmp_path, pair, prompts, splits=("train",), chat=True)
-    plain = record_chat.chat_frame
+    plain = chat.chat_frame
 
     def tomorrow(*arguments: Any, **named: Any) -> Frame:
         frame = plain(*arguments, **named)
         return replace(frame, before=frame.before.replace("Today Date: ", "Today Date: not "))
 
-    monkeypatch.setattr(record_chat, "chat_frame", tomorrow)
+    monkeypatch.setattr(chat, "chat_frame", tomorrow)
     lens = tmp_path / "graphs" / "train.safetensors"
     after = recorded(tmp_path, pair, prompts, lens=lens, chat=True)
     assert after.meta.frame == before.meta.frame

@@ -53,7 +53,12 @@ class ScriptedEngine:
         return Ran(chunk.states[: chunk.returned * len(chunk.states) // chunk.rows], 2.0, 4.0, 3.0, chunk.rows, 1)
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         for number in range(max_new_tokens):
             yield Streamed(7, 1.0, 4.0, 2.0, len(prompt) if number == 0 else 1)

@@ -66,7 +66,12 @@ class EmbeddedEngine(BatchedEngine[_Session, list[int], Rows]):
         raise CloudRejectedError("this engine runs a whole model, not the middle of one")
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         self._check_size(len(prompt) + max_new_tokens)

@@ -126,7 +126,12 @@ class MiddleEngine(BatchedEngine[_Session, Tensor, Tensor]):
         raise CloudRejectedError("this engine runs the middle of a model, which checks no drafts")
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         raise CloudRejectedError("this engine runs the middle of a model, which writes no tokens")

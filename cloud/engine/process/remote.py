@@ -122,7 +122,12 @@ class EngineProcess:
         return ran
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         """See :class:`cloud.engine.base.Engine`."""
         number, result = self._ask("stream", tuple(prompt), max_new_tokens, sampling, account, log_probabilities)

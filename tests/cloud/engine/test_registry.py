@@ -65,7 +65,12 @@ class Parrot:
         raise CloudRejectedError("a parrot has no middle")
 
     async def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, account: str = "", log_probabilities: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        account: str = "",
+        log_probabilities: bool = False,
     ) -> AsyncGenerator[Streamed, None]:
         for _ in range(max_new_tokens):
             yield Streamed(prompt[0], 0.0, 1.0)

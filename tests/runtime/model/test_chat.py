@@ -10,10 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from runtime.errors import SettingError
+from runtime.model.chat import chat_frame, has_chat_template
 from runtime.model.frame import Frame
 from runtime.model.tokenizer import load_tokenizer
 from tests.support.own_pair import FAMILIES, OwnPair, save_pair
-from traces.synera.record_chat import chat_frame, has_chat_template
 
 PROMPTS = ["What is 2 times 7?", "Which?\n(A) one\n(B) two", "Скажи 你好 👍🏽", "user\nassistant", "a <|im_end|> b </s> c"]
 

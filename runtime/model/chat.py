@@ -5,6 +5,7 @@ What does not live here: what a frame is and how a device reads prompts with it 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,15 @@ class _Render(Protocol):
 def has_chat_template(folder: Path) -> bool:
     """Whether a model folder has a chat template."""
     return bool(_hub_tokenizer(folder).chat_template)
+
+
+def states_chat_template(folder: Path) -> bool:
+    """Whether a model folder seems to have a chat template, by its files alone: transformers, which takes seconds to load, is not asked."""
+    try:
+        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stated = {}
+    return (folder / "chat_template.jinja").is_file() or (isinstance(stated, dict) and bool(stated.get("chat_template")))
 
 
 def chat_frame(folder: Path, prompts: Iterable[str], system: str = "", *, thinking: bool = False) -> Frame:
