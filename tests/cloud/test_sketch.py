@@ -100,6 +100,8 @@ def test_a_verifier_sketches_over_the_wire_and_one_without_a_form_says_so() -> N
         lines = list(client.sketch(PROMPT, 2, 60))
         assert lines
         assert all(each.queue_seconds >= 0 and each.compute_seconds > 0 for each in lines)
+        told = list(client.generate([1, 5, 6, 3], 4, log_probabilities=True))
+        assert all(each.log_probability is not None and each.log_probability <= 0 for each in told)
         with pytest.raises(CloudRejectedError, match="length=7"):
             list(client.sketch(PROMPT, 7, 60))
     with (

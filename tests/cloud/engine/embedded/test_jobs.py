@@ -161,3 +161,19 @@ def test_a_sampled_stream_is_the_llms_own_sampling_by_the_numbers_of_its_places(
         assert together[2] != wanted[3:] != continuation(PROMPT, 12)
 
     run(body)
+
+
+@pytest.mark.parametrize("sampling", [None, SAMPLING])
+def test_a_stream_tells_log_probabilities_where_it_is_asked_for_them(sampling: Sampling | None) -> None:
+    """By the LLM's own distribution, also where tokens are drawn from another."""
+
+    async def body(engine: EmbeddedEngine, forward: FakeForward) -> None:
+        found = [each async for each in engine.stream(PROMPT, 6, sampling, log_probabilities=True)]
+        history = list(PROMPT)
+        for each in found:
+            wanted = logits_after(history).log_softmax(-1)[each.token].item()
+            assert each.log_probability == pytest.approx(wanted, abs=1e-6)
+            history.append(each.token)
+        assert [each.log_probability async for each in engine.stream(PROMPT, 2, sampling)] == [None, None]
+
+    run(body)
