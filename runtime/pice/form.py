@@ -77,7 +77,7 @@ class Form:
         """
         try:
             stated = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise SettingError(f"{path} cannot be read as the form of sketches: {shown(str(error), 200)[1:-1]}") from None
         names = [field.name for field in fields(cls)]
         if not isinstance(stated, Mapping) or not {"sketch", "expand"} <= set(stated) <= set(names):
