@@ -10,8 +10,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
@@ -48,6 +49,7 @@ from runtime.wire.sampled import sampling_message
 from runtime.wire.sizes import KEY_CHARACTERS
 from runtime.wire.statuses import STATUS
 
+_Read = TypeVar("_Read")
 _NAMED = {kind.__name__: (kind, status) for kind, status in STATUS.items()}
 RETRIES = 3
 """How often a call is made again that was refused, as no connection could be made or it broke."""
@@ -123,6 +125,32 @@ class Asked:
         if isinstance(answer, BadAnswerError):
             raise answer
         return answer
+
+
+class Stream(Generic[_Read]):
+    """What a verifier streams, read as it comes. One thread iterates; any may close it, which cancels the rest."""
+
+    def __init__(self, client: CloudClient, call: Any, read: Callable[[Any], _Read]) -> None:
+        self._client, self._call, self._read = client, call, read
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Read:
+        try:
+            answer = next(self._call)
+            if isinstance(answer, BadAnswerError):
+                raise answer
+            return self._read(answer)
+        except grpc.RpcError as failed:
+            raise self._client.error_of(failed) from None
+        except BadAnswerError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel what has not come; who iterates is told that it was cancelled, unless all has."""
+        self._call.cancel()
 
 
 class CloudClient:
@@ -263,34 +291,29 @@ class CloudClient:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         log_probabilities: bool = False,
-    ) -> Iterator[GeneratedToken]:
-        """Tokens of the LLM alone, as they come, greedy without `sampling`; closing the iterator cancels the rest.
+    ) -> Stream[GeneratedToken]:
+        """Begin to have the LLM alone decode, greedily without `sampling`; tokens come as they are iterated over.
 
         With `log_probabilities` each comes with its own.
 
         Raises:
-            CloudError: the stream could not start, broke, or makes no sense.
+            CloudError: the stream could not start; while it is iterated over: it broke, or makes no sense.
         """
         message = sampling_message(sampling)
         request = pb.GenerateRequest(
             prompt=prompt, max_new_tokens=max_new_tokens, sampling=message, log_probabilities=log_probabilities
         )
-        longest = self.deadlines.generate_seconds
-        call = self._attempt(self._stub.Generate, request, longest)
-        try:
-            for count, answer in enumerate(call, 1):
-                if isinstance(answer, BadAnswerError):
-                    raise answer
-                if count > max_new_tokens:
-                    raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
-                yield read_generated(answer, longest, log_probabilities)
-        except grpc.RpcError as failed:
-            raise self.error_of(failed) from None
-        finally:
-            call.cancel()
+        longest, counted = self.deadlines.generate_seconds, count(1)
 
-    def sketch(self, prompt: str, length: int, max_new_tokens: int, sampling: Sampling | None = None) -> Iterator[SketchedLine]:
-        """Lines of a sketch of the answer to a prompt, as they come, greedy without `sampling`; closing the iterator cancels the rest.
+        def read(answer: pb.GenerateResponse) -> GeneratedToken:
+            if next(counted) > max_new_tokens:
+                raise BadAnswerError(f"the verifier streams more than the {max_new_tokens} tokens that were asked for")
+            return read_generated(answer, longest, log_probabilities)
+
+        return Stream(self, self._attempt(self._stub.Generate, request, longest), read)
+
+    def sketch(self, prompt: str, length: int, max_new_tokens: int, sampling: Sampling | None = None) -> Stream[SketchedLine]:
+        """Begin a sketch of the answer to a prompt, greedily without `sampling`; lines come as they are iterated over.
 
         Args:
             prompt: as a user wrote it.
@@ -299,24 +322,19 @@ class CloudClient:
             sampling: how it is drawn.
 
         Raises:
-            CloudError: the stream could not start, broke, or makes no sense.
+            CloudError: the stream could not start; while it is iterated over: it broke, or makes no sense.
         """
-        request = pb.SketchRequest(
-            prompt=prompt, length=length, max_new_tokens=max_new_tokens, sampling=sampling_message(sampling)
-        )
-        longest, tokens = self.deadlines.generate_seconds, 0
-        call = self._attempt(self._stub.Sketch, request, longest)
-        try:
-            for answer in call:
-                if isinstance(answer, BadAnswerError):
-                    raise answer
-                line = read_sketched(answer, tokens, max_new_tokens, longest)
-                tokens = line.tokens
-                yield line
-        except grpc.RpcError as failed:
-            raise self.error_of(failed) from None
-        finally:
-            call.cancel()
+        message = sampling_message(sampling)
+        request = pb.SketchRequest(prompt=prompt, length=length, max_new_tokens=max_new_tokens, sampling=message)
+        longest, written = self.deadlines.generate_seconds, 0
+
+        def read(answer: pb.SketchResponse) -> SketchedLine:
+            nonlocal written
+            line = read_sketched(answer, written, max_new_tokens, longest)
+            written = line.tokens
+            return line
+
+        return Stream(self, self._attempt(self._stub.Sketch, request, longest), read)
 
     def forward(self, requests: Iterator[pb.ForwardRequest], channel: int) -> Any:
         """Begin a stream of states over a channel: a gRPC call, whose answers come as they are iterated over, and which its owner cancels.

@@ -45,7 +45,7 @@ def test_closing_a_stream_frees_its_session(world: World) -> None:
     for _ in range(5):  # more than the cloud has sessions
         stream = world.client.generate(PROMPT, 90)
         assert next(stream).token == continuation(PROMPT, 1)[0]
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         poll(lambda: not list(try_all(world)))
 
 
