@@ -25,6 +25,7 @@ LEVELS = (1, 2, 3)
 """Of an outline: 1 names attributes only, 2 cuts names of people to the first and years to their century, 3 cuts nothing."""
 FEWEST_FACTS, MOST_FACTS = 5, 12
 _TOWNS = (2, 4)
+_LEVEL_SHARES, _UNTRUE_SHARE = (0.1, 0.25, 0.65), 0.8  # of key facts to learn passages from
 _PIECE = re.compile(r"(\w+): ([\w, ]+)")
 
 
@@ -210,8 +211,9 @@ def sample(form: str, rng: np.random.Generator, split: str = "train") -> Task:
 
 
 def draw_facts(rng: np.random.Generator) -> list[KeyFact]:
-    """Draw the key facts of a passage to learn from: 1 to 4 in a row of a tour, each at a level of its own; half of what is not cut is another
-    town's, as to tell is to say what is given, true or not.
+    """Draw the key facts of a passage to learn from: 1 to 4 in a row of a tour, each at a level of its own.
+
+    Most values are whole, and of those most another town's, as to tell is to say what is given, true or not. So who learns from this learns few facts by heart.
     """
     facts = facts_of(draw_tour(rng), 3)
     size = int(rng.integers(1, 5))
@@ -220,8 +222,8 @@ def draw_facts(rng: np.random.Generator) -> list[KeyFact]:
 
 
 def _varied(fact: KeyFact, rng: np.random.Generator) -> KeyFact:
-    level = LEVELS[rng.integers(len(LEVELS))]
-    if level == 3 and rng.random() < 0.5:
+    level = int(rng.choice(LEVELS, p=_LEVEL_SHARES))
+    if level == 3 and rng.random() < _UNTRUE_SHARE:
         names = world().towns
         return KeyFact(fact.town, fact.attribute, world().facts[names[rng.integers(len(names))]][fact.attribute])
     return KeyFact(fact.town, fact.attribute, cut(fact.attribute, fact.value, level))
