@@ -42,7 +42,7 @@ from tests.support.engine import FakeForward, fake_engine
 
 
 class Failing:
-    """Raises one error, whatever it is asked: as openings, a verification, a generation and a forwarding."""
+    """Raises one error, whatever it is asked: as openings, a verification, a generation, a forwarding and sketches."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -53,7 +53,15 @@ class Failing:
     async def verify(self, request: object, client: Client) -> object:
         raise self._error
 
-    async def generate(self, prompt: object, max_new_tokens: int, sampling: object, client: Client) -> AsyncIterator[object]:
+    async def generate(
+        self, prompt: object, max_new_tokens: int, sampling: object, client: Client, log_probabilities: bool
+    ) -> AsyncIterator[object]:
+        raise self._error
+        yield
+
+    async def sketch(
+        self, prompt: str, length: int, max_new_tokens: int, sampling: object, client: Client
+    ) -> AsyncIterator[object]:
         raise self._error
         yield
 
@@ -66,7 +74,9 @@ def ask(error: Exception, call: Callable[[CloudClient], Any]) -> Any:
     async def live() -> Any:
         server = grpc.aio.server(interceptors=(Statuses(),))
         failing: Any = Failing(error)
-        servicer = SyneraServicer(failing, failing, failing, failing, lease_seconds=1.0, reader_seconds=9.0, paced=False)
+        servicer = SyneraServicer(
+            failing, failing, failing, failing, failing, lease_seconds=1.0, reader_seconds=9.0, paced=False
+        )
         synera_pb2_grpc.add_SyneraServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -83,6 +93,7 @@ CALLS = {
     "open": lambda client: client.open("hash"),
     "verify": lambda client: client.verify(pb.VerifyRequest()),
     "generate": lambda client: list(client.generate([1], 1)),
+    "sketch": lambda client: list(client.sketch("a prompt", 1, 1)),
 }
 
 
@@ -139,7 +150,7 @@ def test_what_is_too_long_is_rejected_before_anything_is_made_of_it() -> None:
         openings = Openings(engine, table, "hash")
         verification = Verification(engine, table, admission, max_draft_tokens=4)
         asked_of = verification, Generation(engine, admission), Forwarding(engine, table, admission, Monitor())
-        servicer = SyneraServicer(openings, *asked_of, lease_seconds=60, reader_seconds=9.0, paced=False)
+        servicer = SyneraServicer(openings, *asked_of, None, lease_seconds=60, reader_seconds=9.0, paced=False)
         session_id = await openings.open("hash")
         context: Any = SimpleNamespace(peer=lambda: "", time_remaining=lambda: None, auth_context=dict)
         greedy: Any = {"HasField": lambda name: False, "proposals": pb.Proposals()}
