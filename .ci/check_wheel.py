@@ -59,10 +59,8 @@ def check_contents(wheel: Path) -> None:
 
 def is_shipped(path: str) -> bool:
     """Modules, the wire contract, what is bundled, the agents' settings, the form of sketches, the files of operations and the report's page; not the pictures of the README."""
-    if path.startswith("runtime/pice/") and path.endswith(".yaml"):
-        return True
     return path.endswith((".py", ".pyi", ".proto")) or path.startswith(
-        ("traces/bundled/", "agents/tuned/", "cloud/operations/", "scripts/templates/")
+        ("traces/bundled/", "agents/tuned/", "cloud/operations/", "scripts/templates/", "runtime/pice/instruct.yaml")
     )
 
 
